@@ -1,0 +1,36 @@
+"""kdcore: the methods of the knowledge-distillation papers, exact, on plain torch.
+
+Shape letters used in all docstrings: ``N`` samples, ``C`` classes, ``D`` features, ``T`` tokens, ``H, W`` height and width.
+Public names are loaded on first use, so that ``import kdcore`` costs no more than torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "MethodCard": "registry", "Knob": "registry", "list_methods": "registry", "list_objectives": "registry",
+    "get_card": "registry", "create_method": "registry",
+    "Method": "method", "Signals": "method", "Needs": "method",
+    "tap": "taps", "Taps": "taps", "layers": "taps", "pair_layers": "taps", "collect_features": "taps",
+    "make_projector": "projectors",
+    "TeacherCache": "cache",
+    "Distiller": "distiller", "distill": "distiller", "Step": "distiller", "Epoch": "distiller",
+    "cka_map": "cka_maps", "CKAResult": "cka_maps",
+    "load_task": "tasks", "list_tasks": "tasks",
+    "compare": "experiment", "Arm": "experiment", "Claim": "experiment",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,21 @@
+"""The shared maths as pure functions of tensors; one home for each formula.
+
+==================  =====================================================================================
+module              formulas
+==================  =====================================================================================
+``checks``          border checks, error messages
+``reductions``      per-sample loss -> number
+``divergences``     temperature KL and relatives, soft cross-entropy, target/non-target split, KD, DKD, DIST
+``correlation``     Pearson, cosine, batched Kendall
+``ranking``         Plackett-Luce, rankings, list-wise weights
+``prototypes``      class means, streaming class means
+``similarity``      Gram, HSIC, CKA (scalar, mini-batch map, exact stream), CCA family, Procrustes, RSA, k-NN
+``masks``           occlusion masks, block masks, mask sampling
+``boxes``           box formats, IoU family, heat-map focal loss
+``graphs``          adjacency and Laplacian operators
+``retrieval``       ranking metrics of retrieval
+``segmentation``    region metrics
+==================  =====================================================================================
+
+The last rows name where later formulas go; a module is created with its first formula.
+"""

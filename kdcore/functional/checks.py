@@ -1,0 +1,114 @@
+"""Border checks: bad input is refused with a message that names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+_INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def describe(value: object) -> str:
+    """A tensor in words (``float32 (8, 10)``), anything else by its repr; used in error messages."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return repr(value)
+
+
+def closest(name: str, known: Iterable[str], n: int = 3) -> str:
+    """``" Did you mean 'a' or 'b'?"`` for the names nearest to ``name``, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=n, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""
+
+
+def check_choice(argument: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        hint = closest(value, allowed) if isinstance(value, str) else ""
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}.{hint}")
+
+
+def check_positive(argument: str, value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number above zero (temperatures, bandwidths)."""
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{argument} must be a finite number > 0, got {value!r}.")
+
+
+def check_non_negative(argument: str, value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number >= 0 (weights)."""
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{argument} must be a finite number >= 0, got {value!r}.")
+
+
+def check_fraction(argument: str, value: float, *, closed: bool = True) -> None:
+    """Raise ``ValueError`` unless ``value`` is in [0, 1] (``closed``) or [0, 1)."""
+    if not (0 <= value <= 1 and (closed or value < 1)):
+        raise ValueError(f"{argument} must be in [0, 1{']' if closed else ')'}, got {value!r}.")
+
+
+def check_logits_pair(student_logits: Tensor, teacher_logits: Tensor, *, ndim: Sequence[int] = (2,),
+                      min_classes: int = 1, min_samples: int = 1) -> None:
+    """Raise ``ValueError`` unless both are floating logits of the same shape and an allowed rank.
+
+    Args:
+        student_logits: ``(N, C)`` raw scores (``(N, C, H, W)`` where ``ndim`` admits 4).
+        teacher_logits: same shape.
+        ndim: admitted ranks.
+        min_classes: fewest classes for which the loss is defined.
+        min_samples: fewest samples for which the loss is defined.
+    """
+    for argument, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        if logits.ndim not in ndim:
+            ranks = " or ".join("(N, C)" if d == 2 else "(N, C, H, W)" if d == 4 else f"{d}-D" for d in ndim)
+            raise ValueError(f"{argument} must be {ranks}, got {describe(logits)}.")
+    if student_logits.shape != teacher_logits.shape:
+        hint = ""
+        if student_logits.shape[0] == teacher_logits.shape[0] and student_logits.shape[1] != teacher_logits.shape[1]:
+            hint = (f" The student has {student_logits.shape[1]} classes and the teacher {teacher_logits.shape[1]}: "
+                    "logit distillation needs the same classes in the same order.")
+        raise ValueError(f"student_logits and teacher_logits must have the same shape, got "
+                         f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}.{hint}")
+    if student_logits.shape[1] < min_classes:
+        raise ValueError(f"student_logits needs at least {min_classes} classes, got {describe(student_logits)}.")
+    if student_logits.shape[0] < min_samples:
+        raise ValueError(f"student_logits needs at least {min_samples} samples, got {describe(student_logits)}.")
+
+
+def check_labels(labels: Tensor | None, num_samples: int, num_classes: int, *,
+                 ignore_index: int | None = None) -> Tensor:
+    """Return ``labels`` as int64 ``(N,)`` or raise.
+
+    Raises:
+        ValueError: missing, wrong shape, or a value outside ``[0, num_classes)`` other than ``ignore_index``.
+        TypeError: not an integer dtype.
+    """
+    if labels is None:
+        raise ValueError(f"labels are required: an integer tensor of shape ({num_samples},).")
+    if labels.dtype not in _INTEGER_DTYPES:
+        raise TypeError(f"labels must have an integer dtype (int64), got {describe(labels)}.")
+    if labels.shape != (num_samples,):
+        raise ValueError(f"labels must have shape ({num_samples},), got {describe(labels)}.")
+    outside = (labels < 0) | (labels >= num_classes)
+    if ignore_index is not None:
+        outside = outside & (labels != ignore_index)
+    if not torch.compiler.is_compiling() and bool(outside.any()):
+        bad = labels[outside][0].item()
+        raise ValueError(f"labels must be in [0, {num_classes}), got {bad} (at position {outside.nonzero()[0].item()}).")
+    return labels.long()
+
+
+def check_features_pair(x: Tensor, y: Tensor, *, names: tuple[str, str] = ("student_features", "teacher_features"),
+                        same_shape: bool = False, min_samples: int = 1) -> None:
+    """Raise ``ValueError`` unless both hold the same samples (first dimension) and at least ``min_samples`` of them."""
+    if x.ndim < 1 or y.ndim < 1 or x.shape[0] != y.shape[0]:
+        raise ValueError(f"{names[0]} and {names[1]} must hold the same samples (first dimension), "
+                         f"got {describe(x)} and {describe(y)}.")
+    if same_shape and x.shape != y.shape:
+        raise ValueError(f"{names[0]} and {names[1]} must have the same shape, got {tuple(x.shape)} and "
+                         f"{tuple(y.shape)}: use a projector (kdcore.projectors) or another layer pair (pair_layers).")
+    if x.shape[0] < min_samples:
+        raise ValueError(f"{names[0]} and {names[1]} need at least {min_samples} samples, got {x.shape[0]}.")

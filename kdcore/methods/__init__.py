@@ -1,0 +1,1 @@
+"""One paper per module. Modules are found by :mod:`kdcore.registry`; nothing is listed here."""

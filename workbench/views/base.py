@@ -1,0 +1,84 @@
+"""A View is a picture that can also be read: drawing, title, alternative text and the table behind it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from .theme import DARK, LIGHT, Theme
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = (
+    "<style>.kd-view{margin:.4em 0 1em;max-width:100%}.kd-view img{max-width:100%;height:auto;border-radius:4px}"
+    ".kd-view figcaption{font-size:.93em;max-width:60em}.kd-view table{font-size:.85em;border-collapse:collapse}"
+    ".kd-view td,.kd-view th{padding:.15em .6em;text-align:right}.kd-view .kd-table{overflow:auto;max-height:24em}"
+    ".kd-view .kd-dark{display:none}"
+    "body[data-jp-theme-light='false'] .kd-view .kd-light{display:none}"
+    "body[data-jp-theme-light='false'] .kd-view .kd-dark{display:inline}"
+    "@media (prefers-color-scheme:dark){body:not([data-jp-theme-light]) .kd-view .kd-light{display:none}"
+    "body:not([data-jp-theme-light]) .kd-view .kd-dark{display:inline}}</style>"
+)
+
+
+@dataclass(kw_only=True)
+class View:
+    """A picture with everything needed to read it without seeing it.
+
+    Attributes:
+        title: one line, says what is shown.
+        alt: what the picture says, computed from the data ("CKA is highest, 0.94, between ...").
+        table: the numbers behind the picture.
+        draw: ``draw(theme) -> matplotlib Figure``, called inside the theme's settings; must not use pyplot.
+        interactive: optional ``() -> plotly Figure`` for hover and zoom in a live notebook.
+    """
+
+    title: str
+    alt: str
+    table: pd.DataFrame
+    draw: Callable[[Theme], Figure]
+    interactive: Callable[[], Any] | None = None
+    _png: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    def figure(self, theme: Theme = LIGHT) -> Figure:
+        """The matplotlib figure in a theme."""
+        import matplotlib as mpl
+        with mpl.rc_context(theme.rc()):
+            return self.draw(theme)
+
+    def png(self, theme: Theme = LIGHT, *, dpi: int = 100) -> bytes:
+        """The picture as PNG bytes (no pyplot, safe in any thread)."""
+        key = f"{theme.name}-{dpi}"
+        if key not in self._png:
+            import matplotlib as mpl
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            with mpl.rc_context(theme.rc()):
+                figure = self.draw(theme)
+                buffer = io.BytesIO()
+                FigureCanvasAgg(figure).print_figure(buffer, dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+            self._png[key] = buffer.getvalue()
+        return self._png[key]
+
+    def html(self, *, table: bool = True, style: bool = True, dark: bool = True) -> str:
+        """A ``<figure>`` with the picture for light and dark pages, the description, and the table folded away."""
+        alt, title = html.escape(self.alt, quote=True), html.escape(self.title)
+        images = "".join(
+            f'<img class="kd-{theme.name}" alt="{alt}" src="data:image/png;base64,'
+            f'{base64.b64encode(self.png(theme)).decode()}">' for theme in ((LIGHT, DARK) if dark else (LIGHT,)))
+        folded = ""
+        if table and len(self.table):
+            shown = self.table.to_html(border=0, float_format=lambda v: f"{v:.4g}", max_rows=200, index=False)
+            folded = f'<details><summary>table: {title}</summary><div class="kd-table">{shown}</div></details>'
+        return (f'{_STYLE if style else ""}<figure class="kd-view">{images}<figcaption><b>{title}.</b> '
+                f"{html.escape(self.alt)}{folded}</figcaption></figure>")
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/html": self.html(), "image/png": base64.b64encode(self.png()).decode(),
+                "text/plain": f"{self.title}. {self.alt}"}

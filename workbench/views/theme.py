@@ -1,0 +1,51 @@
+"""Colours, fonts and number formats of every picture: Okabe-Ito for categories, cividis for magnitude, blue-orange about a zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Okabe-Ito, ordered for contrast on light and dark; black is replaced by the theme's ink.
+CATEGORICAL = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+SEQUENTIAL = "cividis"
+DIVERGING = "PuOr"
+TEACHER, STUDENT = "#0072B2", "#E69F00"
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Ink and paper of a picture."""
+
+    name: str
+    ink: str
+    paper: str
+    grid: str
+    muted: str
+
+    def rc(self) -> dict[str, object]:
+        """matplotlib settings for this theme."""
+        return {
+            "figure.facecolor": self.paper, "savefig.facecolor": self.paper, "axes.facecolor": self.paper,
+            "text.color": self.ink, "axes.labelcolor": self.ink, "axes.edgecolor": self.muted, "axes.titlecolor": self.ink,
+            "xtick.color": self.ink, "ytick.color": self.ink, "grid.color": self.grid, "legend.facecolor": self.paper,
+            "legend.edgecolor": self.grid, "legend.framealpha": 0.9, "font.size": 11, "axes.titlesize": 11.5, "axes.labelsize": 11,
+            "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.6,
+            "axes.axisbelow": True, "image.cmap": SEQUENTIAL, "figure.dpi": 100, "font.family": ["DejaVu Sans"],
+            "axes.titlelocation": "left", "lines.linewidth": 1.8,
+        }
+
+
+LIGHT = Theme("light", ink="#1b1b1b", paper="#ffffff", grid="#dddddd", muted="#777777")
+DARK = Theme("dark", ink="#e8e8e8", paper="#16181c", grid="#3a3d44", muted="#9a9a9a")
+
+
+def percent(value: float) -> str:
+    """``0.9231`` -> ``"92.3 %"``."""
+    return f"{100 * value:.1f} %"
+
+
+def text_colour(background: tuple[float, float, float]) -> str:
+    """Black or white, whichever reads better on an RGB background in [0, 1]."""
+    r, g, b = background[:3]
+    return "#000000" if 0.299 * r + 0.587 * g + 0.114 * b > 0.5 else "#ffffff"
