@@ -1,6 +1,6 @@
 """kdcore: the methods of the knowledge-distillation papers, exact, on plain torch.
 
-Shape letters used in all docstrings: ``N`` samples, ``C`` classes, ``D`` features, ``T`` tokens, ``H, W`` height and width.
+Shape letters used in all docstrings: ``N`` samples, ``C`` classes, ``D`` features, ``T`` tokens, ``H, W`` size.
 Public names are loaded on first use, so that ``import kdcore`` costs no more than torch.
 """
 

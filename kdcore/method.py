@@ -77,18 +77,19 @@ class Signals:
 
 def ce_weight_knob(default: float, source: str = "") -> Knob:
     """The knob every objective has: weight of the cross-entropy with the labels that the loop adds to its terms."""
-    return Knob("ce_weight", default, 0.0, 1.0, symbol="w_ce", help="weight of cross-entropy with the labels", source=source)
+    return Knob("ce_weight", default, 0.0, 1.0, symbol="w_ce", help="weight of cross-entropy with the labels",
+                source=source)
 
 
 class Method(nn.Module):
     """A training objective for :func:`kdcore.distiller.distill`.
 
     Subclasses set ``card``, ``name``, ``label``, ``knobs`` and ``needs`` and write :meth:`terms`. Learnable parts
-    (projectors, heads) are submodules created in ``__init__`` or :meth:`setup`; they are trained and checkpointed with the
-    student and dropped afterwards.
+    (projectors, heads) are submodules created in ``__init__`` or :meth:`setup`; they are trained and checkpointed with
+    the student and dropped afterwards.
 
     Args:
-        **knobs: hyper-parameters by name; what is not given takes the paper's default. They are read as ``self.knob.<name>``.
+        **knobs: hyper-parameters by name; what is not given takes the paper's default. Read as ``self.knob.<name>``.
 
     Raises:
         ValueError: unknown knob, with the closest names.
@@ -118,7 +119,8 @@ class Method(nn.Module):
         known = {k.name: k for k in self.knobs}
         for given in knobs:
             if given not in known:
-                raise ValueError(f"{self.name} has no knob {given!r}.{closest(given, known)} It has: {', '.join(known)}.")
+                raise ValueError(f"{self.name} has no knob {given!r}.{closest(given, known)} "
+                                 f"It has: {', '.join(known)}.")
         self.knob = SimpleNamespace(**{n: k.check(knobs.get(n, k.default)) for n, k in known.items()})
 
     # What the method reads. Names are dotted module names, see kdcore.taps.
@@ -170,7 +172,7 @@ class Method(nn.Module):
                 seed: int = 0, match: bool = False) -> Signals:
         """Random signals on which the contract suite, and the two-tensor examples of lessons, evaluate the objective.
 
-        Methods that read features or class means override it and add them. With ``match`` the student equals the teacher.
+        Methods that read features or class means override it and add them. With ``match`` the student is the teacher.
         """
         g = torch.Generator().manual_seed(seed)
         teacher = torch.randn(batch, classes, generator=g, dtype=torch.float64).mul(2).to(dtype)

@@ -1,8 +1,9 @@
-"""Method cards: what a paper is, what its knobs are, what was checked. Modules in ``kdcore.methods`` are found, not listed.
+"""Method cards: what a paper is, what its knobs are, what was checked.
 
 A method module defines ``CARD = MethodCard(...)`` and, where the paper is a training objective, one or more
-:class:`kdcore.method.Method` subclasses with ``card = CARD``. Nothing else has to be edited: the README table, the method
-map, the panels' dropdowns and slider bounds, and the contract tests all come from here.
+:class:`kdcore.method.Method` subclasses with ``card = CARD``. Modules are found, not listed, so nothing else
+has to be edited: the README table, the method map, the panels' dropdowns and slider bounds, and the contract tests all
+come from here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import html
 import importlib
 import pkgutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +28,15 @@ FAMILIES = ("foundations", "ranking", "features", "masks", "domains", "data", "l
 AXES: dict[str, tuple[str, ...]] = {
     "knowledge": ("response", "feature", "relation", "prototype", "ranking", "text", "data", "structure"),
     "scheme": ("offline", "online", "self", "reverse", "meta", "loop", "nokd"),
-    "signal": ("kl", "softce", "hardce", "bce", "mse", "l1", "cosine", "contrastive", "listwise", "pairwise", "affinity",
-               "adversarial", "attention", "reconstruction", "statistics", "selection", "policy"),
+    "signal": ("kl", "softce", "hardce", "bce", "mse", "l1", "cosine", "contrastive", "listwise", "pairwise",
+               "affinity", "adversarial", "attention", "reconstruction", "statistics", "selection", "policy"),
     "task": ("classification", "detection", "segmentation", "instseg", "tracking", "superres", "anomaly", "actionseg",
              "retrieval", "embedding", "ner", "textclass", "langmodel", "recommendation", "graphnode", "graphlink",
              "generation", "continual", "discovery", "search", "dd", "analysis"),
     "modality": ("image", "video", "text", "audio", "graph", "tabular", "log", "multimodal"),
     "teacher_access": ("text", "outputs", "whitebox", "none"),
-    "data_regime": ("labelled", "semi", "unlabelled", "web", "synthetic", "stream", "paired", "crossdomain", "deletion"),
+    "data_regime": ("labelled", "semi", "unlabelled", "web", "synthetic", "stream", "paired", "crossdomain",
+                    "deletion"),
     "teachers": ("one", "many", "self", "none"),
     "arch": ("same", "any", "cross", "converted"),
     "goal": ("compress", "accuracy", "transfer", "continual", "unlearn", "datasize", "labelcost", "search", "detect",
@@ -204,42 +206,53 @@ class MethodCard:
         return card_html(self)
 
 
+def _html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Rows of plain text as an HTML table; the first cell of a row is its header."""
+    left = ' style="text-align:left"'
+    top = "<tr>" + "".join(f"<th{left}>{html.escape(c)}</th>" for c in head) + "</tr>" if head else ""
+    body = "".join(f'<tr><th scope="row"{left}>{html.escape(row[0])}</th>'
+                   + "".join(f"<td{left}>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows)
+    return f"<table>{top}{body}</table>"
+
+
+def _knob_rows(knobs: Sequence[Knob]) -> list[tuple[str, ...]]:
+    def explored(k: Knob) -> str:
+        if k.choices:
+            return ", ".join(k.choices)
+        return f"{k.low:g} to {k.high:g}" if k.low is not None and k.high is not None else ""
+
+    return [(k.name, k.symbol, str(k.default), explored(k), k.help, k.source) for k in knobs]
+
+
 def card_html(card: MethodCard) -> str:
     """The card as HTML: title with links, summary, knobs, evidence box; readable in light and dark."""
     e = html.escape
-    links = []
+    about = [e(", ".join(filter(None, (card.authors, str(card.year), card.venue))))]
     if card.arxiv:
-        links.append(f'<a href="https://arxiv.org/abs/{e(card.arxiv)}">arXiv:{e(card.arxiv)}</a>')
+        about.append(f'<a href="https://arxiv.org/abs/{e(card.arxiv)}">arXiv:{e(card.arxiv)}</a>')
     if card.official_code:
-        links.append(f'code: <a href="https://github.com/{e(card.official_code)}">{e(card.official_code)}</a>')
-    head = f"{e(card.authors)}, {card.year}" + (f", {e(card.venue)}" if card.venue else "")
-    parts = [f'<div style="border:1px solid #8884;border-left:4px solid #0072B2;border-radius:6px;padding:.6em 1em;max-width:60em">'
-             f'<b style="font-size:1.15em">{e(card.title)}</b><br><span>{head}{" · " if links else ""}{" · ".join(links)}</span>'
-             f"<p>{e(card.summary)}</p>"]
-    rows = [("family", card.family), ("reads", card.taps), ("parity", " ".join(filter(None, (
-        card.parity.status, f"with {card.parity.source}" if card.parity.source else "",
-        f"(tolerance {card.parity.tolerance:g})" if card.parity.tolerance else "", card.parity.note))))]
-    rows += [("promises", "; ".join(INVARIANCES[i] for i in card.invariances))] if card.invariances else []
-    parts.append("<table>" + "".join(f'<tr><th scope="row" style="text-align:left">{k}</th>'
-                                     f'<td style="text-align:left">{e(v)}</td></tr>' for k, v in rows) + "</table>")
-    for name, cls in (card.objectives or {card.slug: None}).items():
-        knobs = cls.knobs if cls is not None else card.knobs
-        if not knobs:
-            continue
-        cells = "".join(
-            f'<tr><td style="text-align:left"><code>{e(k.name)}</code></td><td>{e(k.symbol)}</td><td>{e(str(k.default))}</td>'
-            f"<td>{e(', '.join(k.choices) or (f'{k.low:g} to {k.high:g}' if k.low is not None and k.high is not None else ''))}</td>"
-            f'<td style="text-align:left">{e(k.help)}</td><td style="text-align:left">{e(k.source)}</td></tr>' for k in knobs)
-        parts.append(f"<details><summary>knobs of <code>{e(name)}</code></summary><table><tr><th>name</th><th>symbol</th><th>default</th>"
-                     f"<th>explored range</th><th>meaning</th><th>source of default</th></tr>{cells}</table></details>")
+        about.append(f'code: <a href="https://github.com/{e(card.official_code)}">{e(card.official_code)}</a>')
+    parity = card.parity
+    checked = [parity.status, f"with {parity.source}" if parity.source else "",
+               f"(tolerance {parity.tolerance:g})" if parity.tolerance else "", parity.note]
+    facts = [("family", card.family), ("reads", card.taps), ("parity", " ".join(filter(None, checked)))]
+    if card.invariances:
+        facts.append(("promises", "; ".join(INVARIANCES[i] for i in card.invariances)))
+    parts = [f'<b style="font-size:1.15em">{e(card.title)}</b><br>{" · ".join(about)}<p>{e(card.summary)}</p>',
+             _html_table(facts)]
+    for name, knobs in {n: cls.knobs for n, cls in card.objectives.items()}.items() or [(card.slug, card.knobs)]:
+        if knobs:
+            head = ("name", "symbol", "default", "explored range", "meaning", "source of default")
+            parts.append(f"<details><summary>knobs of <code>{e(name)}</code></summary>"
+                         f"{_html_table(_knob_rows(knobs), head)}</details>")
     if card.evidence:
-        cells = "".join(f'<tr><th scope="row" style="text-align:left">{e(r.what)}</th>' + "".join(
-            f'<td style="text-align:left">{e(c)}</td>' for c in (r.paper, r.code, r.here)) + "</tr>" for r in card.evidence)
-        parts.append("<details open><summary>paper / released code / here</summary><table><tr><th></th><th>paper</th>"
-                     f"<th>released code</th><th>here</th></tr>{cells}</table></details>")
+        rows = [(r.what, r.paper, r.code, r.here) for r in card.evidence]
+        parts.append("<details open><summary>paper / released code / here</summary>"
+                     f"{_html_table(rows, ('', 'paper', 'released code', 'here'))}</details>")
     if card.deviations:
         parts.append("<b>We differ:</b><ul>" + "".join(f"<li>{e(d)}</li>" for d in card.deviations) + "</ul>")
-    return "".join(parts) + "</div>"
+    style = "border:1px solid #8884;border-left:4px solid #0072B2;border-radius:6px;padding:.6em 1em;max-width:60em"
+    return f'<div class="kd-card" style="{style}">{"".join(parts)}</div>'
 
 
 @cache
@@ -352,5 +365,5 @@ def knob_names(knobs: Sequence[Knob]) -> tuple[str, ...]:
 
 
 __all__ = ["AXES", "FAMILIES", "INVARIANCES", "Axes", "Evidence", "Knob", "MethodCard", "Parity", "card_html",
-           "create_method", "get_card", "knob_names", "list_methods", "list_objectives", "objective_class", "split_values"]
-assert tuple(f.name for f in fields(Axes)) == tuple(AXES)
+           "create_method", "get_card", "knob_names", "list_methods", "list_objectives", "objective_class",
+           "split_values"]

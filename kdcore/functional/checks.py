@@ -97,7 +97,8 @@ def check_labels(labels: Tensor | None, num_samples: int, num_classes: int, *,
         outside = outside & (labels != ignore_index)
     if not torch.compiler.is_compiling() and bool(outside.any()):
         bad = labels[outside][0].item()
-        raise ValueError(f"labels must be in [0, {num_classes}), got {bad} (at position {outside.nonzero()[0].item()}).")
+        position = outside.nonzero()[0].item()
+        raise ValueError(f"labels must be in [0, {num_classes}), got {bad} (at position {position}).")
     return labels.long()
 
 

@@ -1,4 +1,4 @@
-"""Colours, fonts and number formats of every picture: Okabe-Ito for categories, cividis for magnitude, blue-orange about a zero."""
+"""Colours, fonts and number formats of every picture: Okabe-Ito for categories, cividis for magnitude."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ class Theme:
         """matplotlib settings for this theme."""
         return {
             "figure.facecolor": self.paper, "savefig.facecolor": self.paper, "axes.facecolor": self.paper,
-            "text.color": self.ink, "axes.labelcolor": self.ink, "axes.edgecolor": self.muted, "axes.titlecolor": self.ink,
+            "text.color": self.ink, "axes.labelcolor": self.ink, "axes.edgecolor": self.muted,
+            "axes.titlecolor": self.ink,
             "xtick.color": self.ink, "ytick.color": self.ink, "grid.color": self.grid, "legend.facecolor": self.paper,
-            "legend.edgecolor": self.grid, "legend.framealpha": 0.9, "font.size": 11, "axes.titlesize": 11.5, "axes.labelsize": 11,
+            "legend.edgecolor": self.grid, "legend.framealpha": 0.9, "font.size": 11, "axes.titlesize": 11.5,
+            "axes.labelsize": 11,
             "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.6,
             "axes.axisbelow": True, "image.cmap": SEQUENTIAL, "figure.dpi": 100, "font.family": ["DejaVu Sans"],
             "axes.titlelocation": "left", "lines.linewidth": 1.8,
