@@ -1,7 +1,7 @@
 """Values of official code, read from ``<slug>.npz``, such that nothing in a file can be overlooked.
 
-A file holds arrays named ``<case>/<group>/<key>`` with the groups ``in``, ``hp``, ``param``, ``out``, ``grad``. The usual
-form of a parity test is one function per kind of case and one parametrised test that runs them all::
+A file holds arrays named ``<case>/<group>/<key>`` with the groups ``in``, ``hp``, ``param``, ``out``, ``grad``. The
+usual form of a parity test is one function per kind of case and one parametrised test that runs them all::
 
     def check_kd(case: Case) -> None:
         s = case.leaf("student_logits")
@@ -14,9 +14,9 @@ form of a parity test is one function per kind of case and one parametrised test
         check(case)
         case.assert_all_read()
 
-A case of the file that no pattern matches fails, and so does a key that the check did not look at. The files are read from
-the folder that the environment variable ``KDCORE_GOLDEN`` names (default ``tests/golden``); a missing file fails, it never
-skips.
+A case of the file that no pattern matches fails, and so does a key that the check did not look at. The files are read
+from the folder that the environment variable ``KDCORE_GOLDEN`` names (default ``tests/golden``); a missing file fails,
+it never skips.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Read(dict[str, Any]):
 class Case:
     """One case of a file: tensors by name in ``inputs``, ``params``, ``out``, ``grad``; plain Python values in ``hp``.
 
-    Text is ``str`` (or a list of ``str``). Floating tensors keep the file's precision (float64 mostly, float32 in some).
+    Text is ``str`` (or a list of ``str``). Floating tensors keep the file's precision (mostly float64).
     """
 
     slug: str
@@ -159,17 +159,20 @@ def parity(slug: str, checks: Mapping[str, Callable[[Case], None]]) -> pytest.Ma
     return pytest.mark.parametrize(("case", "check"), params)
 
 
-def close(actual: Tensor | float, expected: Tensor | float, tolerance: float = 1e-8, *, what: str = "") -> None:
-    """``|actual - expected| <= tolerance * max(1, max |expected|)`` and equal shapes.
+def close(actual: Tensor | float, expected: Tensor | float, tolerance: float = 1e-8, *, floor: float = 1e-12,
+          what: str = "") -> None:
+    """Equal shapes, and ``|actual - expected| <= tolerance * max |expected| + floor`` in every entry.
 
-    The bound is relative to the largest entry: entries that cancel to almost nothing have no relative accuracy of their own.
+    The bound is relative to the largest entry: entries that cancel to almost nothing have no accuracy of their own.
     """
     a = torch.as_tensor(actual).detach()
     b = torch.as_tensor(expected).detach()
     assert a.shape == b.shape, f"{what} shape {tuple(a.shape)} instead of {tuple(b.shape)}"
     a, b = a.to(torch.float64), b.to(torch.float64)
-    scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
-    torch.testing.assert_close(a, b, rtol=0.0, atol=tolerance * scale, msg=lambda text: f"{what} {text}")
+    finite = b[b.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    torch.testing.assert_close(a, b, rtol=0.0, atol=tolerance * scale + floor, equal_nan=True,
+                               msg=lambda text: f"{what} {text}")
 
 
 def grad_of(loss: Tensor, leaf: Tensor) -> Tensor:
