@@ -1,0 +1,1 @@
+"""Browser side of the panels: plain JavaScript modules, no build step."""
