@@ -1,0 +1,106 @@
+"""What every panel offers: widgets for people, traits for tests, pictures for readers without a kernel."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from traitlets import HasTraits
+
+from workbench.views.base import View
+
+#: Set to ``1`` by the runner: panels show their static form.
+STATIC_VARIABLE = "KDW_STATIC"
+
+
+def static_mode() -> bool:
+    """Whether panels shall show pictures instead of widgets (``KDW_STATIC=1``)."""
+    return os.environ.get(STATIC_VARIABLE, "") not in ("", "0")
+
+
+class Panel(ABC):
+    """An application made of views.
+
+    Showing a panel in a notebook gives its widgets in a live session and its static views under ``KDW_STATIC=1``. Showing a
+    second panel of the same kind and name (a cell that is run again) closes the first one and stops its work.
+
+    Attributes:
+        name: key among the open panels.
+        state: traits that tests and other code read and set.
+        widget: the widgets, made on first use.
+    """
+
+    state: HasTraits
+    _open: ClassVar[weakref.WeakValueDictionary[tuple[str, str], Panel]] = weakref.WeakValueDictionary()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.closed = False
+        key = (type(self).__name__, name)
+        earlier = Panel._open.get(key)
+        if earlier is not None:
+            earlier.close()
+        Panel._open[key] = self
+
+    @cached_property
+    def widget(self) -> Any:
+        """The ipywidgets tree."""
+        if self.closed:
+            raise RuntimeError(f"the panel {self.name!r} is closed: run its cell again.")
+        return self._build()
+
+    @abstractmethod
+    def _build(self) -> Any:
+        """Make the widgets."""
+
+    @abstractmethod
+    def static(self) -> list[View]:
+        """The panel as pictures, the same story without a kernel."""
+
+    def _stop(self) -> None:
+        """End background work; called once by :meth:`close`."""
+
+    def close(self) -> None:
+        """Stop the panel's work and remove its widgets from the page; closing twice does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        self._stop()
+        if "widget" in self.__dict__:
+            close_tree(self.widget)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        if static_mode():
+            return views_bundle(self.static())
+        bundle = self.widget._repr_mimebundle_()
+        return bundle[0] if isinstance(bundle, tuple) else bundle
+
+
+def close_tree(widget: Any) -> None:
+    """Close a widget and everything in it."""
+    for child in getattr(widget, "children", ()):
+        close_tree(child)
+    widget.close()
+
+
+def views_html(views: Sequence[View]) -> str:
+    """Several views as one piece of HTML with a single style element."""
+    return "".join(view.html(style=i == 0) for i, view in enumerate(views))
+
+
+def views_bundle(views: Sequence[View]) -> dict[str, str]:
+    """Several views as one notebook output."""
+    return {"text/html": views_html(views), "text/plain": "\n".join(f"{v.title}. {v.alt}" for v in views)}
+
+
+def as_views(made: View | Sequence[View], *, what: str) -> list[View]:
+    """A view or a sequence of them as a list; raise ``TypeError`` naming ``what`` otherwise."""
+    views = [made] if isinstance(made, View) else list(made) if isinstance(made, Sequence) else [made]
+    for view in views:
+        if not isinstance(view, View):
+            raise TypeError(f"{what} must return a View or a list of views, got {type(view).__name__}.")
+    return views
