@@ -1,0 +1,536 @@
+"""The method map: every paper of the collection on ten axes, what is near what, and which one fits a situation.
+
+An implemented paper is placed by its own card (``kdcore.methods.<slug>.CARD``), a planned one by its row in
+``planned.csv``. The axes and their closed vocabularies are :data:`kdcore.registry.AXES`; :data:`MEANING` says what each
+value means, and ``docs/taxonomy.md`` shows both. Two surveys belong to the map but are never recommended; their own
+fields (:data:`SURVEY_FIELDS`) are kept for every paper; a leading ``~`` marks a paper outside language models that is
+placed by analogy.
+
+References: A Survey on Knowledge Distillation of Large Language Models (Xu et al., 2024), arXiv:2402.13116; Knowledge
+Distillation and Dataset Distillation of Large Language Models (Fang et al., 2025), arXiv:2504.14772.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .functional.checks import check_choice, closest
+from .registry import AXES, FAMILIES, MethodCard, get_card, list_methods, split_values
+
+if TYPE_CHECKING:
+    import numpy as np
+
+STATUSES = ("implemented", "planned", "survey")
+
+#: The five fields of the two surveys and their vocabularies. The first three are the pillars of the survey on language
+#: models, the last two the themes of the survey on knowledge and dataset distillation.
+SURVEY_FIELDS: dict[str, tuple[str, ...]] = {
+    "elicitation": ("labeling", "expansion", "curation", "feature", "feedback", "self"),
+    "algorithm": ("sft", "divsim", "rl", "rank"),
+    "skill": ("instruction following", "multi-turn dialogue", "RAG", "thinking pattern", "preference", "value",
+              "tool using", "planning", "NLU", "NLG", "information retrieval", "recommendation",
+              "text-generation evaluation", "code", "multi-modality", "law", "medical & healthcare", "finance", "science", "misc"),
+    "kd_theme": ("rationale", "uncertainty", "multiteacher", "dynamic", "taskspecific", "theory"),
+    "dd_family": ("grad", "traj", "dist", "latent", "gen", "select"),
+}
+
+#: What each axis asks, in one sentence.
+QUESTIONS: dict[str, str] = {
+    "knowledge": "What is passed from teacher to student?",
+    "scheme": "Who teaches whom, and when?",
+    "signal": "By which quantity is the difference measured and made small?",
+    "task": "What is the student trained to do?",
+    "modality": "What do the inputs look like?",
+    "teacher_access": "How deep must one look into the teacher?",
+    "data_regime": "Which data does training need?",
+    "teachers": "How many teachers are there?",
+    "arch": "May teacher and student be built differently?",
+    "goal": "What is gained?",
+}
+
+#: What each value of each axis means, in a few words.
+MEANING: dict[str, dict[str, str]] = {
+    "knowledge": {
+        "response": "logits, scores, soft labels", "feature": "hidden maps and embeddings",
+        "relation": "relations between samples, tokens, classes or nodes", "prototype": "class or cluster centres",
+        "ranking": "the order of classes or items", "text": "generated sequences, rationales, facts",
+        "data": "synthetic or selected samples", "structure": "weights, architecture, experts"},
+    "scheme": {
+        "offline": "the teacher is trained and frozen", "online": "teachers and students learn together",
+        "self": "the teacher is the same model or its past",
+        "reverse": "the student shall fail where the teacher differs",
+        "meta": "bilevel or episodic training", "loop": "the teacher is called again after looking at the student",
+        "nokd": "no teacher model: geometry or data alone"},
+    "signal": {
+        "kl": "Kullback-Leibler divergence", "softce": "cross-entropy with soft targets",
+        "hardce": "cross-entropy with hard targets", "bce": "binary cross-entropy", "mse": "squared distance",
+        "l1": "absolute distance", "cosine": "angle", "contrastive": "own pair against other pairs",
+        "listwise": "likelihood of a whole order", "pairwise": "differences or orders of pairs",
+        "affinity": "Gram, CKA or similarity matrices", "adversarial": "a discriminator to be fooled",
+        "attention": "masks and weights over places", "reconstruction": "rebuilding what was hidden",
+        "statistics": "moments, batch-norm statistics or gradients", "selection": "choosing samples (coreset, active)",
+        "policy": "reward or preference"},
+    "task": {
+        "classification": "one class per input", "detection": "boxes and classes", "segmentation": "a class per pixel",
+        "instseg": "a mask per object", "tracking": "one object through a video", "superres": "a sharper image",
+        "anomaly": "normal or not", "actionseg": "an action per video frame", "retrieval": "documents for a query",
+        "embedding": "vectors for later use", "ner": "named entities in text", "textclass": "a class per text",
+        "langmodel": "the next token", "recommendation": "items for a user", "graphnode": "a class per graph node",
+        "graphlink": "edges of a graph", "generation": "new images or text",
+        "continual": "tasks that arrive one by one", "discovery": "classes nobody labelled",
+        "search": "an architecture",
+        "dd": "a small synthetic training set", "analysis": "understanding distillation itself"},
+    "modality": {
+        "image": "images", "video": "videos", "text": "text", "audio": "sound", "graph": "nodes and edges",
+        "tabular": "columns of a table", "log": "event sequences", "multimodal": "several at once"},
+    "teacher_access": {
+        "none": "no teacher is needed", "text": "only generated text (an API)",
+        "outputs": "scores, logits or embeddings", "whitebox": "internal features, gradients or weights"},
+    "data_regime": {
+        "labelled": "labels for all", "semi": "few labels, many unlabelled", "unlabelled": "no labels",
+        "web": "data of another distribution", "synthetic": "data made by a model",
+        "stream": "a single pass, or classes in increments", "paired": "synchronised or multi-view",
+        "crossdomain": "training and use in different domains", "deletion": "some data have to be forgotten"},
+    "teachers": {"one": "one teacher", "many": "several teachers", "self": "the student teaches itself",
+                 "none": "no teacher"},
+    "arch": {
+        "same": "the same family is assumed", "any": "indifferent", "cross": "designed for different architectures",
+        "converted": "the student is the restructured teacher"},
+    "goal": {
+        "compress": "a smaller or faster model", "accuracy": "a better model",
+        "transfer": "across task, domain, language or modality", "continual": "learning without forgetting",
+        "unlearn": "forgetting on purpose", "datasize": "a smaller training set", "labelcost": "fewer labels",
+        "search": "a better architecture", "detect": "finding anomalies or intrusions", "insight": "understanding"},
+}
+
+#: The baseline papers' slug: shown before every recommendation as "try this before".
+TRY_FIRST = "vanilla_kd"
+
+#: The questions of the decision guide, in the order in which they are asked, and the admissible answers.
+GUIDE: dict[str, tuple[str, ...]] = {
+    **{axis: AXES[axis] for axis in ("teacher_access", "goal", "data_regime", "modality", "task")},
+    "arch": ("same", "cross", "any"),
+    "teachers": AXES["teachers"],
+}
+_WEIGHTS = {"goal": 3, "data_regime": 3, "task": 2, "modality": 2, "teachers": 1}
+_ARCH_POINTS = {"cross": {"cross": 4, "any": 1}, "same": {"same": 1, "any": 1}, "any": {}}
+_ACCESS = ("none", "text", "outputs", "whitebox")  # from least to most demanding
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodEntry:
+    """One paper in the map.
+
+    Attributes:
+        slug: name of module, notebook and tests.
+        title, authors, year, venue, arxiv, official_code: the paper; "" where unknown or not existing.
+        family: chapter of the book, or ``"survey"``.
+        status: ``"implemented"`` (a card exists), ``"planned"`` or ``"survey"``.
+        knowledge ... goal: the ten axes, main value first.
+        elicitation ... dd_family: the surveys' fields.
+        analogy: the survey fields in which the paper is placed by analogy.
+        module, notebook: where the code and the lesson are, or will be when planned; "" for surveys.
+        summary: what the method does; "" unless implemented.
+    """
+
+    slug: str
+    title: str
+    authors: str
+    year: int
+    venue: str
+    arxiv: str
+    official_code: str
+    family: str
+    status: str
+    knowledge: tuple[str, ...]
+    scheme: tuple[str, ...]
+    signal: tuple[str, ...]
+    task: tuple[str, ...]
+    modality: tuple[str, ...]
+    teacher_access: tuple[str, ...]
+    data_regime: tuple[str, ...]
+    teachers: tuple[str, ...]
+    arch: tuple[str, ...]
+    goal: tuple[str, ...]
+    elicitation: tuple[str, ...] = ()
+    algorithm: tuple[str, ...] = ()
+    skill: tuple[str, ...] = ()
+    kd_theme: tuple[str, ...] = ()
+    dd_family: tuple[str, ...] = ()
+    analogy: frozenset[str] = frozenset()
+    module: str = ""
+    notebook: str = ""
+    summary: str = ""
+
+    def __post_init__(self) -> None:
+        for field, allowed in _VOCABULARY.items():
+            for value in self.values(field):
+                check_choice(f"{self.slug}: {field}", value, allowed)
+
+    def values(self, field: str) -> tuple[str, ...]:
+        """Values of an axis, a survey field, ``family`` or ``status``; the main one first."""
+        check_choice("field", field, tuple(_VOCABULARY))
+        value = getattr(self, field)
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def links(self) -> dict[str, str]:
+        """Addresses of the paper and of the authors' code, by name."""
+        links = {"paper": f"https://arxiv.org/abs/{self.arxiv}"} if self.arxiv else {}
+        return links | ({"code": f"https://github.com/{self.official_code}"} if self.official_code else {})
+
+
+_PAPER = ("slug", "title", "authors", "year", "venue", "arxiv", "official_code", "family")
+_VOCABULARY: dict[str, tuple[str, ...]] = {
+    **AXES, **SURVEY_FIELDS, "family": (*FAMILIES, "survey"), "status": STATUSES}
+
+
+class Recommendation(NamedTuple):
+    """A paper that fits a situation, its points, and where they come from."""
+
+    entry: MethodEntry
+    score: int
+    reasons: tuple[str, ...]
+
+
+def _survey_fields(cells: Mapping[str, str]) -> dict[str, Any]:
+    """Survey cells as tuples, with the set of fields that are analogies (``~``); ``all`` is every value of a field."""
+    values: dict[str, Any] = {
+        field: allowed if cells.get(field, "").lstrip("~") == "all" else split_values(cells.get(field, "").lstrip("~"))
+        for field, allowed in SURVEY_FIELDS.items()}
+    return values | {"analogy": frozenset(f for f in SURVEY_FIELDS if cells.get(f, "").startswith("~"))}
+
+
+@cache
+def planned_rows() -> Mapping[str, Mapping[str, str]]:
+    """The rows of ``planned.csv`` by slug: all 43 papers, in the order of the collection, cells as written."""
+    text = resources.files(__package__).joinpath("planned.csv").read_text(encoding="utf-8")
+    return {row["slug"]: row for row in csv.DictReader(text.splitlines())}
+
+
+def _place(slug: str, family: str) -> dict[str, str]:
+    return {"module": f"kdcore.methods.{slug}", "notebook": f"notebooks/{family}/{slug}.ipynb"}
+
+
+def _from_row(row: Mapping[str, str]) -> MethodEntry:
+    survey = row["family"] == "survey"
+    fields: dict[str, Any] = {name: row[name] for name in _PAPER} | {axis: split_values(row[axis]) for axis in AXES}
+    fields |= _survey_fields(row) | ({} if survey else _place(row["slug"], row["family"]))
+    return MethodEntry(**fields | {"year": int(row["year"]), "status": "survey" if survey else "planned"})
+
+
+def _from_card(card: MethodCard) -> MethodEntry:
+    if unknown := set(card.survey) - set(SURVEY_FIELDS):
+        raise ValueError(f"{card.slug}: card.survey has {', '.join(map(repr, sorted(unknown)))}; "
+                         f"the fields are {', '.join(SURVEY_FIELDS)}.")
+    fields: dict[str, Any] = {name: getattr(card, name) for name in (*_PAPER, "module", "notebook", "summary")}
+    fields |= {axis: card.axes.values(axis) for axis in AXES}
+    survey = _survey_fields(card.survey or planned_rows().get(card.slug, {}))
+    return MethodEntry(**fields | survey, status="implemented")
+
+
+@cache
+def _collection() -> tuple[MethodEntry, ...]:
+    implemented = set(list_methods())
+    return tuple(_from_card(get_card(slug)) if slug in implemented else _from_row(row)
+                 for slug, row in planned_rows().items())
+
+
+def entries(*, companions: bool = False) -> tuple[MethodEntry, ...]:
+    """All 43 papers of the collection, surveys included, in its order.
+
+    Args:
+        companions: also give the implemented modules that are not papers of the collection (baselines, instruments).
+    """
+    if not companions:
+        return _collection()
+    return _collection() + tuple(_from_card(get_card(s)) for s in list_methods() if s not in planned_rows())
+
+
+def entry(slug: str) -> MethodEntry:
+    """The entry of a paper, baseline or instrument.
+
+    Raises:
+        ValueError: unknown slug, with the closest ones.
+    """
+    known = {e.slug: e for e in entries(companions=True)}
+    if slug not in known:
+        raise ValueError(f"no paper is called {slug!r}.{closest(slug, known)} entries() has them all.")
+    return known[slug]
+
+
+def find(**fields: str | Iterable[str]) -> list[MethodEntry]:
+    """Papers of the collection that have any of the asked values, on every asked axis.
+
+    Args:
+        **fields: an axis, a survey field, ``family`` or ``status``, with one value or several.
+
+    Raises:
+        ValueError: unknown field or value; the message names those that exist.
+
+    Example:
+        >>> [e.slug for e in find(task="instseg")]
+        ['dynamic_ykd']
+    """
+    asked = {name: (wanted,) if isinstance(wanted, str) else tuple(wanted) for name, wanted in fields.items()}
+    for name, wanted in asked.items():
+        check_choice("axis", name, tuple(_VOCABULARY))
+        for value in wanted:
+            check_choice(name, value, _VOCABULARY[name])
+    return [e for e in entries() if all(set(e.values(name)) & set(wanted) for name, wanted in asked.items())]
+
+
+def similarity_matrix(papers: Sequence[MethodEntry]) -> np.ndarray:
+    r"""Weighted Jaccard similarity over all values of the ten axes, ``(n, n)``, 1 on the diagonal.
+
+    A paper's main value on an axis weighs 2, its further values 1, all others 0; then
+    :math:`J(a, b) = \sum_v \min(a_v, b_v) / \sum_v \max(a_v, b_v)`.
+    """
+    import numpy as np
+    column = {key: i for i, key in enumerate((axis, value) for axis, values in AXES.items() for value in values)}
+    weights = np.zeros((len(papers), len(column)))
+    for row, paper in enumerate(papers):
+        for axis in AXES:
+            for value in reversed(paper.values(axis)):
+                weights[row, column[axis, value]] = 2.0 if value == paper.values(axis)[0] else 1.0
+    smaller = np.minimum(weights[:, None], weights[None]).sum(-1)
+    total = weights.sum(-1)
+    return smaller / (total[:, None] + total[None] - smaller)
+
+
+def similar(slug: str, k: int = 5) -> list[tuple[MethodEntry, float]]:
+    """The ``k`` papers nearest to one, most similar first (ties by slug), each with its similarity in [0, 1].
+
+    Args:
+        slug: any entry, companions included; the answer contains papers of the collection only, never the paper itself.
+        k: how many.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}.")
+    asked, others = entry(slug), [e for e in entries() if e.slug != slug]
+    row = similarity_matrix([asked, *others])[0, 1:]
+    ranked = sorted(zip(others, row.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0].slug))
+    return ranked[:k]
+
+
+class MapCoordinates(NamedTuple):
+    """Places of papers in the plane, ``(n, 2)``, and the share of squared distance that two dimensions keep."""
+
+    xy: np.ndarray
+    kept: float
+
+
+def map_coordinates(papers: Sequence[MethodEntry]) -> MapCoordinates:
+    r"""Classical multidimensional scaling of the Jaccard distances :math:`1 - J` to the plane.
+
+    With :math:`B = -\tfrac12 H D^2 H` and its two largest eigenpairs, the coordinates are
+    :math:`\sqrt{\lambda_i}\, u_i`; signs are fixed so that the largest coordinate of each axis is positive. ``kept`` is
+    :math:`(\lambda_1 + \lambda_2) / \sum \max(\lambda, 0)`.
+
+    Raises:
+        ValueError: fewer than three papers.
+
+    Reference: Torgerson, Multidimensional scaling: I. Theory and method, Psychometrika 17, 1952.
+    """
+    import numpy as np
+    if len(papers) < 3:
+        raise ValueError(f"a map needs at least 3 papers, got {len(papers)}.")
+    squared = (1 - similarity_matrix(papers)) ** 2
+    centred = squared - squared.mean(0) - squared.mean(1, keepdims=True) + squared.mean()
+    eigenvalues, vectors = np.linalg.eigh(-centred / 2)
+    top = np.maximum(eigenvalues[-2:][::-1], 0)
+    xy = vectors[:, -2:][:, ::-1] * np.sqrt(top)
+    xy *= np.where(np.take_along_axis(xy, np.abs(xy).argmax(0)[None], 0) < 0, -1, 1)
+    positive = np.maximum(eigenvalues, 0).sum()
+    return MapCoordinates(xy, float(top.sum() / positive) if positive > 0 else 1.0)
+
+
+def check_situation(situation: Mapping[str, str | None]) -> dict[str, str]:
+    """The answered questions of a situation in the guide's order; ``None`` and "" are open.
+
+    Raises:
+        ValueError: a question or an answer that the guide does not have; the message names those it has.
+    """
+    for question in situation:
+        check_choice("situation key", question, tuple(GUIDE))
+    answers = {q: value for q in GUIDE if (value := situation.get(q))}
+    for question, value in answers.items():
+        check_choice(f"situation[{question!r}]", value, GUIDE[question])
+    return answers
+
+
+def _accessible(paper: MethodEntry, available: str) -> bool:
+    return min(map(_ACCESS.index, paper.teacher_access)) <= _ACCESS.index(available)
+
+
+def excluded_because(paper: MethodEntry, situation: Mapping[str, str | None]) -> str:
+    """The hard rule that removes a paper from a situation, in words; "" if none does.
+
+    The rules: surveys are never recommended; the least demanding access a method can do with must be available
+    (none < text < outputs < whitebox); who has to unlearn needs a method that unlearns; graphs need a graph method; for
+    different architectures, methods that assume the same one or restructure the teacher are out.
+    """
+    answers = check_situation(situation)
+    if paper.status == "survey":
+        return "a survey, not a method"
+    if "teacher_access" in answers and not _accessible(paper, answers["teacher_access"]):
+        needs = min(paper.teacher_access, key=_ACCESS.index)
+        return f"needs the teacher's {needs} ({MEANING['teacher_access'][needs]})"
+    if answers.get("goal") == "unlearn" and "unlearn" not in paper.goal:
+        return "does not unlearn"
+    if answers.get("modality") == "graph" and "graph" not in paper.modality:
+        return "does not work on graphs"
+    if answers.get("arch") == "cross" and set(paper.arch) <= {"same", "converted"}:
+        return f"needs teacher and student of one kind ({paper.arch[0]})"
+    return ""
+
+
+def _points(paper: MethodEntry, answers: Mapping[str, str]) -> list[tuple[int, str]]:
+    points = []
+    for axis, weight in _WEIGHTS.items():
+        if (asked := answers.get(axis)) in (values := paper.values(axis)):
+            main = asked == values[0]
+            points.append((weight + main, f"{axis} {asked}{' (its main one)' if main else ''}"))
+    if "arch" in answers:
+        granted = _ARCH_POINTS[answers["arch"]]
+        best = max(paper.arch, key=lambda a: granted.get(a, 0))
+        if granted.get(best):
+            points.append((granted[best], f"arch {best}"))
+    return points
+
+
+def recommend(situation: Mapping[str, str | None], *, top: int | None = 5,
+              baseline: bool = False) -> list[Recommendation]:
+    """Papers for a situation, best first.
+
+    A paper gets 3 points where the asked goal is among its goals, 3 for the data regime, 2 for the task, 2 for the
+    modality, 1 for the number of teachers, and 1 more for each of these that is its main value; asked for different
+    architectures (``arch="cross"``), 4 points if it was designed for them and 1 if it is indifferent; asked for the
+    same, 1 point if it assumes that or is indifferent. Open questions add nothing; papers without points, and papers that
+    :func:`excluded_because` removes, are left out. Ties are ordered by slug.
+
+    Args:
+        situation: answers to some of the questions :data:`GUIDE`, e.g. ``{"goal": "compress", "modality": "text"}``.
+        top: how many; ``None`` for all.
+        baseline: put the baselines (:data:`TRY_FIRST`) before the list, as the decision guide shows them, with score 0:
+            no comparison means much without them. They do not count towards ``top``.
+
+    Raises:
+        ValueError: unknown question or answer.
+
+    Example:
+        >>> recommend({"goal": "detect", "task": "anomaly", "modality": "image"}, top=1)[0].entry.slug
+        'fabric_rd'
+    """
+    answers = check_situation(situation)
+    if top is not None and top < 1:
+        raise ValueError(f"top must be at least 1 or None, got {top}.")
+    found = []
+    for paper in entries():
+        points = [] if excluded_because(paper, answers) else _points(paper, answers)
+        if points:
+            found.append(Recommendation(paper, sum(p for p, _ in points), tuple(f"+{p} {why}" for p, why in points)))
+    found.sort(key=lambda r: (-r.score, r.entry.slug))
+    first = [_baseline(answers)] if baseline else []
+    return first + found[:top]
+
+
+def _baseline(answers: Mapping[str, str]) -> Recommendation:
+    paper = entry(TRY_FIRST)
+    obstacle = excluded_because(paper, answers)
+    reason = f"try this before, but here it {obstacle}" if obstacle else "try this before"
+    return Recommendation(paper, 0, (reason,))
+
+
+class Case(NamedTuple):
+    """A worked case of the decision guide: a situation in words, its answers, what the guide must and must not say."""
+
+    situation: str
+    answers: dict[str, str]
+    first: str = ""
+    appear: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+
+
+def _case(situation: str, answers: str, *, first: str = "", appear: str = "", absent: str = "") -> Case:
+    pairs = dict(part.strip().split("=") for part in answers.split(","))
+    return Case(situation, pairs, first, split_values(appear or first), split_values(absent))
+
+
+#: Situations with known answers: ``first`` must lead, ``appear`` be in the top five, a hard rule must remove ``absent``.
+CASES: tuple[Case, ...] = (
+    _case("API-only LLM, few labels, text classification",
+          "teacher_access=text, goal=compress, data_regime=semi, modality=text, task=textclass",
+          first="pgkd", absent="leaf+taid"),
+    _case("CNN teacher, ViT student, labelled images",
+          "teacher_access=whitebox, goal=accuracy, data_regime=labelled, modality=image, task=classification, "
+          "arch=cross, teachers=one", first="ofa_kd", absent="ortrack"),
+    _case("original images unavailable, web images only",
+          "teacher_access=whitebox, goal=compress, data_regime=web, modality=image, task=classification", first="kd3"),
+    _case("CLIP-like teacher, few labels or small annotation budget",
+          "teacher_access=outputs, goal=labelcost, data_regime=semi, modality=image, task=classification",
+          appear="dho+pcoreset"),
+    _case("GNN too slow at serving", "teacher_access=outputs, goal=compress, modality=graph, task=graphnode",
+          appear="ff_g2m", absent="pld+d2dgn"),
+    _case("erase a user's edges from a graph model",
+          "teacher_access=whitebox, goal=unlearn, data_regime=deletion, modality=graph, task=graphlink",
+          appear="d2dgn", absent="ff_g2m"),
+    _case("new classes keep arriving, single pass, no teacher",
+          "teacher_access=none, goal=continual, data_regime=stream, modality=image, task=classification",
+          appear="onpro", absent="nrr_dd"),
+    _case("new object classes in a mask detector",
+          "teacher_access=whitebox, goal=continual, data_regime=stream, modality=image, task=instseg",
+          first="dynamic_ykd"),
+    _case("unlabelled pool of unknown classes next to known ones",
+          "teacher_access=outputs, goal=labelcost, data_regime=semi, modality=image, task=discovery", first="crkd_ncd"),
+    _case("NER in a language without labels",
+          "teacher_access=whitebox, goal=transfer, data_regime=crossdomain, modality=text, task=ner", first="prokd"),
+    _case("only normal images, find defects",
+          "teacher_access=whitebox, goal=detect, data_regime=unlabelled, modality=image, task=anomaly",
+          first="fabric_rd"),
+    _case("shrink the training set itself",
+          "teacher_access=whitebox, goal=datasize, data_regime=synthetic, modality=image, task=dd",
+          appear="nrr_dd+infer_dd"),
+    _case("small LM from a large LM, logits available",
+          "teacher_access=outputs, goal=compress, data_regime=labelled, modality=text, task=langmodel",
+          first="taid", absent="fabric_rd"),
+    _case("small query encoder against the large model's index",
+          "teacher_access=outputs, goal=compress, data_regime=unlabelled, modality=text, task=embedding", first="leaf"),
+    _case("extra sensor at training, one at test",
+          "teacher_access=whitebox, goal=transfer, data_regime=paired, modality=multimodal, task=classification",
+          first="mst_distill"),
+)
+
+
+class CaseResult(NamedTuple):
+    """What the guide answered to a worked case, and whether that is what it must answer."""
+
+    case: Case
+    found: tuple[Recommendation, ...]
+    holds: bool
+
+
+def check_case(case: Case) -> CaseResult:
+    """Ask the guide a worked case and compare its answer with what the case demands."""
+    found = recommend(case.answers)
+    slugs = [r.entry.slug for r in found]
+    holds = (set(case.appear) <= set(slugs) and (not case.first or slugs[:1] == [case.first])
+             and all(excluded_because(entry(slug), case.answers) for slug in case.absent))
+    return CaseResult(case, tuple(found), holds)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "METHODS":  # built on first use: it reads every card
+        return entries()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "AXES", "CASES", "GUIDE", "MEANING", "METHODS", "QUESTIONS", "STATUSES", "SURVEY_FIELDS", "TRY_FIRST",  # noqa: F822
+    "Case", "CaseResult", "MapCoordinates", "MethodEntry", "Recommendation", "check_case", "check_situation", "entries",
+    "entry", "excluded_because", "find", "map_coordinates", "planned_rows", "recommend", "similar", "similarity_matrix"]
