@@ -1,0 +1,255 @@
+"""The ``parameters`` cell of a notebook, read without running it, and the strict check of what is passed to it.
+
+papermill lets an unknown name through with a warning; a run with a mistyped parameter then silently uses the default. Here
+unknown and ill-typed parameters are refused before a kernel starts, and the message lists what exists.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import math
+import tokenize
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
+
+from .files import text_table
+
+_TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "tuple": tuple, "None": None,
+                          "List": list, "Tuple": tuple, "Optional": Optional, "Union": Union, "Literal": Literal}
+_TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("none", "null")
+
+
+class ParameterError(ValueError):
+    """Parameters that the notebook does not have, or values it cannot take."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell: ``temperature: float = 4.0  # softens both distributions``."""
+
+    name: str
+    type: Any
+    type_name: str
+    default: Any
+    help: str = ""
+
+    def check(self, value: Any) -> Any:
+        """``value`` in the declared type (an int where a float is declared becomes one).
+
+        Raises:
+            ParameterError: another type; names the parameter, what came and what is expected.
+        """
+        try:
+            return _coerce(value, self.type)
+        except (TypeError, ValueError):
+            raise ParameterError(f"{self.name} must be {self.type_name}, got {value!r} ({type(value).__name__}).") from None
+
+    def parse(self, text: str) -> Any:
+        """The value that command-line text stands for, e.g. ``"1e-3"``, ``"true"``, ``"none"``, ``"1,2,4"``, ``"[1, 2]"``.
+
+        Raises:
+            ParameterError: the text does not stand for a value of the declared type.
+        """
+        try:
+            return _from_text(text, self.type)
+        except (TypeError, ValueError):
+            raise ParameterError(f"{self.name} must be {self.type_name}, got {text!r}.") from None
+
+
+def read_parameters(notebook: Any) -> dict[str, Parameter]:
+    """Parameters of a notebook by name, in the order of the cell.
+
+    Args:
+        notebook: path of an ``.ipynb`` or percent ``.py`` file, or a notebook node.
+
+    Raises:
+        ParameterError: a line of the cell is not ``name: type = literal  # help``.
+    """
+    cell = _parameters_cell(notebook)
+    return {} if cell is None else parse_cell(cell)
+
+
+def _parameters_cell(notebook: Any) -> str | None:
+    if isinstance(notebook, str | Path):
+        path = Path(notebook)
+        if path.suffix == ".py":
+            import jupytext
+            notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
+        else:
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "parameters" in cell["metadata"].get("tags", []):
+            source = cell["source"]
+            return source if isinstance(source, str) else "".join(source)
+    return None
+
+
+def parse_cell(source: str) -> dict[str, Parameter]:
+    """Parameters of the cell's source text; see :func:`read_parameters`."""
+    comments = {token.start[0]: token.string.lstrip("# ").strip()
+                for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT}
+    found: dict[str, Parameter] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            name, annotation = node.target.id, node.annotation
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            name, annotation = node.targets[0].id, None
+        else:
+            raise ParameterError(f"line {node.lineno} of the parameters cell must be 'name: type = literal  # help', "
+                                 f"got {ast.unparse(node)!r}.")
+        try:
+            default = ast.literal_eval(node.value)
+        except ValueError:
+            raise ParameterError(f"the default of parameter {name} must be a literal, got {ast.unparse(node.value)!r}.") from None
+        kind = _type_of(annotation, name) if annotation is not None else _infer(default)
+        text = ast.unparse(annotation) if annotation is not None else getattr(kind, "__name__", "any")
+        found[name] = Parameter(name, kind, text, default, comments.get(node.end_lineno or node.lineno, ""))
+        found[name].check(default)
+    return found
+
+
+def _infer(default: Any) -> Any:
+    return Any if default is None else type(default)
+
+
+def _type_of(annotation: ast.expr, name: str) -> Any:
+    """The typing object an annotation stands for, out of a closed vocabulary."""
+    if isinstance(annotation, ast.Constant):
+        return _type_of(ast.parse(annotation.value, mode="eval").body, name) if isinstance(annotation.value, str) else None
+    if isinstance(annotation, ast.Name) and annotation.id in _TYPES:
+        return _TYPES[annotation.id]
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        return Union[_type_of(annotation.left, name), _type_of(annotation.right, name)]  # noqa: UP007
+    if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name) and annotation.value.id in _TYPES:
+        inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        if annotation.value.id == "Literal":
+            return Literal[tuple(ast.literal_eval(e) for e in inner)]  # type: ignore[misc]
+        inside = tuple(... if isinstance(e, ast.Constant) and e.value is ... else _type_of(e, name) for e in inner)
+        return _TYPES[annotation.value.id][inside if len(inside) > 1 else inside[0]]
+    raise ParameterError(f"the type of parameter {name} must be made of bool, int, float, str, None, list[...], tuple[...] "
+                         f"and Literal[...], got {ast.unparse(annotation)!r}.")
+
+
+def _coerce(value: Any, kind: Any) -> Any:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if kind is None or kind is type(None):
+        if value is None:
+            return None
+    elif origin in (Union, types.UnionType):
+        return _first(lambda k: _coerce(value, k), sorted(inner, key=lambda k: type(value) is not k))
+    elif origin is Literal:
+        if any(value == allowed and type(value) is type(allowed) for allowed in inner):
+            return value
+    elif kind in (list, tuple) or origin in (list, tuple):
+        if isinstance(value, list | tuple):
+            return (origin or kind)(_coerce(v, k) for v, k in zip(value, _inner(inner, len(value)), strict=True))
+    elif kind is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif kind is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif isinstance(value, kind):
+        return value
+    raise TypeError(f"{value!r} is not {kind}")
+
+
+def _inner(inner: tuple[Any, ...], length: int) -> tuple[Any, ...]:
+    """Element types of ``list[T]``, ``tuple[T, ...]`` and ``tuple[A, B]`` for a value of this length."""
+    if not inner:
+        return (Any,) * length
+    if len(inner) == 1 or (len(inner) == 2 and inner[1] is ...):
+        return (inner[0],) * length
+    return inner
+
+
+def _from_text(text: str, kind: Any) -> Any:
+    origin, inner, word = typing.get_origin(kind), typing.get_args(kind), text.strip().lower()
+    if kind is Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+    if kind is None or kind is type(None):
+        if word in _NONE:
+            return None
+    elif origin in (Union, types.UnionType):
+        order = (type(None), bool, int, float)  # the narrowest reading of the text wins, str last
+        return _first(lambda k: _from_text(text, k), sorted(inner, key=lambda k: order.index(k) if k in order else len(order)))
+    elif origin is Literal:
+        return _first(lambda allowed: _equal(_from_text(text, type(allowed)), allowed), inner)
+    elif kind in (list, tuple) or origin in (list, tuple):
+        if word.startswith(("[", "(")):
+            return _coerce(ast.literal_eval(text.strip()), kind)
+        parts = [p.strip() for p in text.split(",") if p.strip()]
+        return (origin or kind)(_from_text(p, k) for p, k in zip(parts, _inner(inner, len(parts)), strict=True))
+    elif kind is bool:
+        if word in _TRUE or word in _FALSE:
+            return word in _TRUE
+    elif kind is int:
+        return int(text)
+    elif kind is float:
+        number = float(text)
+        if math.isfinite(number):
+            return number
+    elif kind is str:
+        return text
+    raise ValueError(f"{text!r} is not {kind}")
+
+
+def _first(convert: Any, kinds: Any) -> Any:
+    for kind in kinds:
+        try:
+            return convert(kind)
+        except (TypeError, ValueError):
+            continue
+    raise ValueError("no alternative fits")
+
+
+def _equal(value: Any, allowed: Any) -> Any:
+    if value != allowed:
+        raise ValueError(f"{value!r} is not {allowed!r}")
+    return value
+
+
+def check_parameters(known: Mapping[str, Parameter], given: Mapping[str, Any], *, text: bool = False,
+                     notebook: str = "the notebook") -> dict[str, Any]:
+    """The given parameters in their declared types.
+
+    Args:
+        known: what :func:`read_parameters` found.
+        given: values by name; with ``text`` command-line text, otherwise Python values.
+        notebook: its name, for the message.
+
+    Raises:
+        ParameterError: unknown names or ill-typed values, all of them in one message, with the list of what exists.
+    """
+    problems, values = [], {}
+    for name, value in given.items():
+        if name not in known:
+            from kdcore.functional.checks import closest  # imports torch, so only where it is needed
+            problems.append(f"there is no parameter {name!r}.{closest(name, known)}")
+            continue
+        try:
+            values[name] = known[name].parse(value) if text else known[name].check(value)
+        except ParameterError as error:
+            problems.append(str(error))
+    if problems:
+        raise ParameterError(f"{notebook}: " + "\n".join(problems) + "\n\n" + describe_parameters(known))
+    return values
+
+
+def describe_parameters(known: Mapping[str, Parameter]) -> str:
+    """Name, type, default and help of every parameter as a text table."""
+    if not known:
+        return "It has no parameters (no cell tagged 'parameters')."
+    return text_table(((p.name, p.type_name, repr(p.default), p.help) for p in known.values()),
+                      ("parameter", "type", "default", "meaning"))
