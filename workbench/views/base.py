@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,10 @@ _STYLE = (
 )
 
 
+#: matplotlib's settings are shared by all threads; panels draw in the background.
+_DRAWING = threading.RLock()
+
+
 @dataclass(kw_only=True)
 class View:
     """A picture with everything needed to read it without seeing it.
@@ -47,10 +52,15 @@ class View:
     interactive: Callable[[], Any] | None = None
     _png: dict[str, bytes] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        for name in ("title", "alt"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} of a view must not be empty.")
+
     def figure(self, theme: Theme = LIGHT) -> Figure:
         """The matplotlib figure in a theme."""
         import matplotlib as mpl
-        with mpl.rc_context(theme.rc()):
+        with _DRAWING, mpl.rc_context(theme.rc()):
             return self.draw(theme)
 
     def png(self, theme: Theme = LIGHT, *, dpi: int = 100) -> bytes:
@@ -59,7 +69,7 @@ class View:
         if key not in self._png:
             import matplotlib as mpl
             from matplotlib.backends.backend_agg import FigureCanvasAgg
-            with mpl.rc_context(theme.rc()):
+            with _DRAWING, mpl.rc_context(theme.rc()):
                 figure = self.draw(theme)
                 buffer = io.BytesIO()
                 FigureCanvasAgg(figure).print_figure(buffer, dpi=dpi, bbox_inches="tight", pad_inches=0.08)
