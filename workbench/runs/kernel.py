@@ -1,0 +1,63 @@
+"""The papermill engine of the runner: a kernel with its own environment variables, IPC transport, and progress by cell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager
+from papermill.engines import NBClientEngine, papermill_engines
+from traitlets import Dict
+from traitlets.config import Config
+
+ENGINE = "kdw"
+_IPC_PATH_LIMIT = 90  # a Unix socket path may have 107 bytes; "-ipc-<port>" is added to ours
+
+
+class RunKernelManager(AsyncKernelManager):
+    """A kernel manager that adds variables to the environment of the kernel, and of nothing else."""
+
+    extra_env = Dict(help="variables added to the kernel's environment").tag(config=True)
+
+    async def _async_pre_start_kernel(self, **kw: Any) -> tuple[list[str], dict[str, Any]]:
+        return await super()._async_pre_start_kernel(**kw | {"env": {**os.environ, **kw.get("env", {}), **self.extra_env}})
+
+    pre_start_kernel = _async_pre_start_kernel  # type: ignore[assignment]
+
+
+class RunEngine(NBClientEngine):
+    """papermill's engine, reporting after every cell."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, on_cell: Callable[[int, int], None] | None = None,
+                                 **kwargs: Any) -> Any:
+        complete = nb_man.cell_complete
+
+        def cell_complete(cell: Any, cell_index: int | None = None, **rest: Any) -> None:
+            complete(cell, cell_index=cell_index, **rest)
+            if on_cell is not None and cell_index is not None:
+                on_cell(cell_index + 1, len(nb_man.nb.cells))
+
+        nb_man.cell_complete = cell_complete
+        return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+
+papermill_engines.register(ENGINE, RunEngine)
+
+
+def kernel_config(env: dict[str, str], folder: str | Path) -> Config:
+    """Settings for nbclient.
+
+    Args:
+        env: variables for the kernel.
+        folder: an empty folder of this run for the connection file and, where the system has them and the path is short
+            enough, the IPC sockets (otherwise TCP on this machine).
+    """
+    config = Config({"RunKernelManager": {"extra_env": env}})
+    connection = Path(folder) / "k.json"
+    if os.name == "posix" and len(os.fsencode(connection)) <= _IPC_PATH_LIMIT:
+        config.KernelManager.transport = "ipc"
+        config.KernelManager.connection_file = str(connection)
+    return config
