@@ -74,6 +74,13 @@ class Signals:
     progress: float = 0.0
     generator: torch.Generator | None = None
 
+    @property
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """``(student_logits, teacher_logits)``, for ``kd_loss(*s.logits, ...)``; ``ValueError`` without a teacher."""
+        if self.teacher_logits is None:
+            raise ValueError("teacher_logits are required: the objective must declare Needs(teacher_logits=True).")
+        return self.student_logits, self.teacher_logits
+
 
 def ce_weight_knob(default: float, source: str = "") -> Knob:
     """The knob every objective has: weight of the cross-entropy with the labels that the loop adds to its terms."""

@@ -52,16 +52,22 @@ def check_fraction(argument: str, value: float, *, closed: bool = True) -> None:
 
 def check_logits_pair(student_logits: Tensor, teacher_logits: Tensor, *, ndim: Sequence[int] = (2,),
                       min_classes: int = 1, min_samples: int = 1) -> None:
-    """Raise ``ValueError`` unless both are floating logits of the same shape and an allowed rank.
+    """Raise unless both are floating logits of the same shape and an allowed rank, on the same device.
 
     Args:
         student_logits: ``(N, C)`` raw scores (``(N, C, H, W)`` where ``ndim`` admits 4).
         teacher_logits: same shape.
         ndim: admitted ranks.
         min_classes: fewest classes for which the loss is defined.
-        min_samples: fewest samples for which the loss is defined.
+        min_samples: fewest samples for which the loss is defined (at least 1: an empty batch has no mean).
+
+    Raises:
+        TypeError: not a floating tensor.
+        ValueError: everything else; the message names the argument and what came.
     """
     for argument, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            raise TypeError(f"{argument} must be a floating tensor of raw scores, got {describe(logits)}.")
         if logits.ndim not in ndim:
             ranks = " or ".join("(N, C)" if d == 2 else "(N, C, H, W)" if d == 4 else f"{d}-D" for d in ndim)
             raise ValueError(f"{argument} must be {ranks}, got {describe(logits)}.")
@@ -72,6 +78,9 @@ def check_logits_pair(student_logits: Tensor, teacher_logits: Tensor, *, ndim: S
                     "logit distillation needs the same classes in the same order.")
         raise ValueError(f"student_logits and teacher_logits must have the same shape, got "
                          f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}.{hint}")
+    if student_logits.device != teacher_logits.device:
+        raise ValueError(f"student_logits and teacher_logits must be on the same device, got "
+                         f"{student_logits.device} and {teacher_logits.device}.")
     if student_logits.shape[1] < min_classes:
         raise ValueError(f"student_logits needs at least {min_classes} classes, got {describe(student_logits)}.")
     if student_logits.shape[0] < min_samples:

@@ -1,9 +1,11 @@
-"""How a per-sample loss becomes a number: sum over classes, mean over samples, everywhere in kdcore."""
+"""How a per-sample loss becomes a number, everywhere in kdcore: sum over classes, mean over samples, float32 at
+least."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .checks import check_choice
@@ -27,3 +29,8 @@ def reduce(loss: Tensor, reduction: str = "mean") -> Tensor:
     if reduction == "sum":
         return loss.sum()
     return loss
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` itself in float32 or float64; half-precision tensors (float16, bfloat16) as float32. Differentiable."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

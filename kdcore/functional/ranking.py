@@ -1,0 +1,128 @@
+r"""Rankings as choices: the Plackett-Luce model, its likelihood for any ranking, its samples.
+
+A ranking :math:`\pi` of ``C`` items is made by choosing the best item, removing it, and choosing again; with scores
+:math:`s` the choice at step ``k`` has probability :math:`\exp s_{\pi_k} / \sum_{l \ge k} \exp s_{\pi_l}`. Rankings are
+tensors of item indices, best first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checks import describe
+from .reductions import at_least_float32, reduce
+
+
+def descending_order(scores: Tensor) -> Tensor:
+    """Indices that sort the last dimension from the largest score down; ties go to the lower index.
+
+    Args:
+        scores: ``(..., C)``.
+
+    Returns:
+        ``(..., C)`` int64.
+    """
+    return scores.detach().argsort(dim=-1, descending=True, stable=True)
+
+
+def positions(ranking: Tensor) -> Tensor:
+    """The inverse permutation: ``positions(ranking)[n, c]`` is the place (0 = best) of item ``c`` in row ``n``."""
+    places = torch.arange(ranking.shape[-1], device=ranking.device).expand_as(ranking)
+    return torch.empty_like(ranking).scatter_(-1, ranking, places)
+
+
+def check_ranking(ranking: Tensor, shape: tuple[int, ...] | torch.Size) -> None:
+    """Raise unless ``ranking`` is an integer tensor of ``shape`` whose rows are permutations of ``0 .. C-1``.
+
+    Raises:
+        TypeError: not int64.
+        ValueError: another shape, or a row that is not a permutation (the first one is named).
+    """
+    if ranking.dtype != torch.int64:
+        raise TypeError(f"ranking must be int64, got {describe(ranking)}.")
+    if ranking.shape != tuple(shape):
+        raise ValueError(f"ranking must have shape {tuple(shape)}, got {describe(ranking)}.")
+    if torch.compiler.is_compiling():
+        return
+    wrong = (ranking.sort(-1).values != torch.arange(shape[-1], device=ranking.device)).any(-1)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0].item())
+        raise ValueError(f"ranking must hold a permutation of 0 .. {shape[-1] - 1} in every row; row {row} is "
+                         f"{ranking[row].tolist()}.")
+
+
+def choice_losses(ordered_scores: Tensor) -> Tensor:
+    """``-log P(choice k)`` for every step of a ranking: ``logsumexp_{l >= k} s_l - s_k``.
+
+    Args:
+        ordered_scores: ``(..., C)`` scores in ranking order, best first.
+
+    Returns:
+        ``(..., C)``, >= 0; the last choice is certain and costs exactly 0.
+    """
+    return ordered_scores.flip(-1).logcumsumexp(-1).flip(-1) - ordered_scores
+
+
+def plackett_luce_log_likelihood(logits: Tensor, ranking: Tensor, *, weights: Tensor | None = None,
+                                 reduction: str = "none") -> Tensor:
+    """Log-likelihood of a ranking under the Plackett-Luce model, each choice weighted.
+
+    ``sum_k w_k [ s_{pi_k} - logsumexp_{l >= k} s_{pi_l} ]``. Unchanged when a constant is added to the logits of a row.
+
+    Args:
+        logits: ``(N, C)`` scores ("log-worths").
+        ranking: ``(N, C)`` int64, best first.
+        weights: ``(N, C)`` or ``(C,)`` in ranking order, used as given; ``None`` weighs every choice 1.
+        reduction: ``"none"`` for ``(N,)``, ``"mean"`` or ``"sum"``.
+
+    Raises:
+        ValueError: logits not 2-D, a ranking that is not a permutation, weights of another shape, unknown reduction.
+        TypeError: ranking not int64.
+
+    Reference:
+        "The Analysis of Permutations" (Plackett, 1975); PLD (arXiv:2506.12542), section 3.
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be (N, C), got {describe(logits)}.")
+    check_ranking(ranking, logits.shape)
+    losses = choice_losses(at_least_float32(logits).gather(1, ranking))
+    if weights is not None:
+        check_choice_weights(weights, logits.shape)
+        losses = losses * weights
+    return reduce(-losses.sum(1), reduction)
+
+
+def check_choice_weights(weights: Tensor, shape: tuple[int, ...] | torch.Size) -> None:
+    """Raise ``ValueError`` unless ``weights`` is ``(C,)`` or ``(N, C)``, finite and >= 0."""
+    if tuple(weights.shape) not in (tuple(shape), tuple(shape[-1:])):
+        raise ValueError(f"weights must have shape {tuple(shape[-1:])} or {tuple(shape)}, got {describe(weights)}.")
+    if not torch.compiler.is_compiling() and not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError("weights must be finite and >= 0 in every entry.")
+
+
+def plackett_luce_sample(logits: Tensor, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """Rankings drawn from the Plackett-Luce model, exactly: sort ``logits + Gumbel noise`` from the top.
+
+    Args:
+        logits: ``(C,)`` or ``(N, C)`` scores.
+        num_samples: rankings per row, >= 1.
+        generator: source of the noise, on the device of ``logits``.
+
+    Returns:
+        ``(num_samples, C)`` or ``(N, num_samples, C)`` int64, best first.
+
+    Raises:
+        ValueError: another rank, or ``num_samples`` below 1.
+
+    Reference:
+        "The relationship between Luce's choice axiom, Thurstone's theory ..." (Yellott, 1977): the Gumbel
+        representation.
+    """
+    if logits.ndim not in (1, 2):
+        raise ValueError(f"logits must be (C,) or (N, C), got {describe(logits)}.")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be >= 1, got {num_samples!r}.")
+    shape = (*logits.shape[:-1], num_samples, logits.shape[-1])
+    exponential = torch.empty(shape, dtype=torch.float64, device=logits.device).exponential_(generator=generator)
+    return descending_order(logits.detach().double().unsqueeze(-2) - exponential.log())
