@@ -1,5 +1,29 @@
-"""Tensors or tables in, a :class:`View` out: figure + title + alt text + table. No state, no widgets."""
+"""Pictures that can also be read: pure builders ``xxx_view(data) -> View``; no state, no widgets."""
 
-from .base import View
+from __future__ import annotations
 
-__all__ = ["View"]
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "View": "base", "LIGHT": "theme", "DARK": "theme", "Theme": "theme",
+    "cka_map_view": "cka", "cka_compare_view": "cka",
+    "training_curves_view": "curves", "history_frame": "curves",
+    "probability_bars_view": "probabilities",
+    "worth_view": "ranking", "pld_weights_view": "ranking", "rank_agreement_view": "ranking", "ranking_view": "ranking",
+    "correlation_heatmaps_view": "ranking",
+    "comparison_view": "comparison", "heatmap_view": "comparison", "confusion_view": "comparison", "scatter_view": "comparison",
+    "lines_view": "comparison", "contours_view": "comparison",
+    "image_grid_view": "images",
+}
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

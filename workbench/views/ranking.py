@@ -1,0 +1,294 @@
+"""Ranking pictures: choices of the Plackett-Luce model, weights of positions, teacher's order against student's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kdcore.functional.correlation import kendall_tau, pearson_correlation
+from kdcore.functional.ranking import choice_losses, descending_order, positions
+from kdcore.methods.pld import pld_weights, teacher_optimal_permutation
+
+from .base import View
+from .drawing import WIDTH, as_array, as_tensor, check_names, heatmap, legend_above, subplots, thin_labels
+from .theme import CATEGORICAL, DASHES, MARKERS, STUDENT, TEACHER, Theme
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _ordinal(k: int) -> str:
+    return f"{k}{'th' if 10 <= k % 100 <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(k % 10, 'th')}"
+
+
+def worth_view(student_logits: Any, teacher_logits: Any, label: int, *, step: int, temperature: float = 1.0,
+               weights: str = "teacher", class_names: Sequence[str] | None = None, title: str | None = None) -> View:
+    """One choice of the Plackett-Luce model: what is left, how likely the wanted class is chosen, what the term costs.
+
+    Above: share of each remaining class in the worth ``exp(s)`` that remains, student and teacher, in the target order (label
+    first, then by teacher logit); classes chosen earlier are greyed out. Below: the weighted term of every choice; the sum of
+    the bars is the PLD loss of this sample.
+
+    Args:
+        student_logits, teacher_logits: ``(C,)`` raw scores of one sample.
+        label: the true class.
+        step: the choice to look at, 1..C.
+        temperature, weights: of :func:`kdcore.methods.pld.pld_weights`.
+        class_names: ``C`` names.
+
+    Raises:
+        ValueError: ``step`` or ``label`` out of range, shapes that differ.
+    """
+    s, t = as_tensor("student_logits", student_logits, ndim=1), as_tensor("teacher_logits", teacher_logits, ndim=1)
+    names, count = check_names("class_names", class_names, len(t)), len(t)
+    if not 1 <= step <= count:
+        raise ValueError(f"step must be in 1..{count}, got {step!r}.")
+    ranking = teacher_optimal_permutation(t[None], torch.tensor([label]))
+    alpha = pld_weights(t[None], ranking, kind=weights, temperature=temperature)[0].numpy()
+    ordered = {"student": s[ranking[0]], "teacher": t[ranking[0]]}
+    cost = choice_losses(ordered["student"][None])[0].numpy()
+    terms, chosen = alpha * cost, np.exp(-cost)
+    shares = {who: torch.softmax(x[step - 1:], 0).numpy() for who, x in ordered.items()}
+    marked = [names[i] + (" (label)" if i == label else "") for i in ranking[0].tolist()]
+    k = step - 1
+    alt = (f"Choice {step} of {count}: among {count - k} remaining classes the target order wants {marked[k]}; the student chooses it "
+           f"with probability {chosen[k]:.3f}. Weight {alpha[k]:.3g}, term {terms[k]:.3g}. The terms so far add up to "
+           f"{terms[:step].sum():.4g} of a loss of {terms.sum():.4g}.")
+    table = pd.DataFrame({"choice": np.arange(1, count + 1), "class": marked, "choice probability": chosen, "weight": alpha,
+                          "term": terms})
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = subplots(WIDTH, 5.0, 2, 1, sharex=True, gridspec_kw={"height_ratios": [1.5, 1]})
+        _draw_shares(axes[0], shares, k, count, marked[k], chosen[k], theme)
+        _draw_terms(axes[1], terms, alpha, k, theme)
+        thin_labels(axes[1], "x", marked)
+        for tick in axes[1].get_xticklabels()[:k] if count <= 40 else ():
+            tick.set_color(theme.muted)
+        axes[1].set_xlabel("classes in target order: label first, then by teacher logit")
+        return figure
+
+    return View(title=title or f"Plackett-Luce choice {step} of {count}", alt=alt, table=table, draw=draw)
+
+
+def _draw_shares(ax: Any, shares: Mapping[str, Any], k: int, count: int, name: str, chosen: float, theme: Theme) -> None:
+    x, top = np.arange(k, count), max(v.max() for v in shares.values())
+    ax.bar(x - 0.2, shares["student"], 0.4, color=STUDENT, hatch="//", edgecolor=theme.ink, linewidth=0.5, label="student")
+    ax.bar(x + 0.2, shares["teacher"], 0.4, color=TEACHER, edgecolor=theme.ink, linewidth=0.5, label="teacher")
+    if k:
+        ax.axvspan(-0.5, k - 0.5, color=theme.muted, alpha=0.22, linewidth=0)
+        ax.text((k - 1) / 2, top * 0.5, "already\nchosen" if k == 1 else "already chosen", ha="center", va="center", color=theme.ink,
+                fontsize=9.5, rotation=90 if k <= 2 else 0)
+    right = k < count / 2
+    ax.annotate(f"P(choose {name}) = {chosen:.3f}", (k - 0.2, shares["student"][0]), (10 if right else -10, 16),
+                textcoords="offset points", ha="left" if right else "right", arrowprops={"arrowstyle": "-", "color": theme.ink})
+    ax.set(ylabel="share of what remains", xlim=(-0.6, count - 0.4), ylim=(0, top * 1.22))
+    ax.grid(axis="x", visible=False)
+    legend_above(ax)
+
+
+def _draw_terms(ax: Any, terms: Any, alpha: Any, k: int, theme: Theme) -> None:
+    x = np.arange(len(terms))
+    bars = ax.bar(x, terms, 0.6, color=STUDENT, edgecolor=theme.ink, linewidth=0.5, label="term = weight × −log P")
+    for i, bar in enumerate(bars):
+        bar.set_alpha(1.0 if i <= k else 0.3)
+    bars[k].set_linewidth(2.4)
+    ax.plot(x, alpha, color=CATEGORICAL[2], marker="D", markersize=4.5, linestyle="--", label="weight of the choice")
+    ax.set_ylabel("term, weight")
+    ax.set_ylim(0, max(float(terms.max()), float(alpha.max())) * 1.12)
+    ax.grid(axis="x", visible=False)
+    legend_above(ax)
+
+
+def pld_weights_view(teacher_logits: Any, label: int, *, temperatures: Sequence[float] = (1.0, 4.0),
+                     kinds: Sequence[str] = ("first", "uniform", "position"), class_names: Sequence[str] | None = None,
+                     title: str = "Weight of each choice") -> View:
+    """Weights of the choices of one sample: teacher's probabilities at several temperatures, and the special cases.
+
+    Args:
+        teacher_logits: ``(C,)`` raw scores; label: the true class.
+        temperatures: one line each for the teacher's weights.
+        kinds: other kinds of :func:`kdcore.methods.pld.pld_weights` to compare with.
+        class_names: ``C`` names.
+
+    Raises:
+        ValueError: nothing to draw, or a temperature that is not positive.
+    """
+    t = as_tensor("teacher_logits", teacher_logits, ndim=1)[None]
+    names = check_names("class_names", class_names, t.shape[1])
+    if not len(temperatures) + len(kinds):
+        raise ValueError("temperatures and kinds are both empty: there is nothing to show.")
+    ranking = teacher_optimal_permutation(t, torch.tensor([label]))
+    lines = {f"teacher, τ = {x:g}": pld_weights(t, ranking, kind="teacher", temperature=x)[0].numpy() for x in temperatures}
+    lines |= {kind: pld_weights(t, ranking, kind=kind)[0].numpy() for kind in kinds}
+    ordered = [names[i] for i in ranking[0].tolist()]
+    top = names[int(t[0].argmax())]
+    alt = (f"The label is {names[label]}; the teacher's first choice is {top}"
+           + (". " if int(t[0].argmax()) == label else ", so the teacher is wrong and the label's weight is small. ")
+           + "Weight of the label: " + "; ".join(f"{n} {v[0]:.3g}" for n, v in lines.items()) + ".")
+    table = pd.DataFrame({"position": np.arange(1, len(ordered) + 1), "class": ordered, **lines})
+
+    def draw(theme: Theme) -> Figure:
+        figure, ax = subplots(WIDTH, 3.8)
+        x = np.arange(len(ordered))
+        for i, (name, values) in enumerate(lines.items()):
+            ax.plot(x, values, color=CATEGORICAL[i % len(CATEGORICAL)], linestyle=DASHES[i % len(DASHES)],
+                    marker=MARKERS[i % len(MARKERS)], markersize=6, label=name)
+        thin_labels(ax, "x", ordered)
+        ax.set(xlabel="class, in target order (label first)", ylabel="weight of the choice")
+        ax.legend()
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
+
+
+def _inversions(first: Tensor, second: Tensor) -> int:
+    """Pairs of classes that two orders (positions by class) put the other way round."""
+    i, j = torch.triu_indices(len(first), len(first), offset=1)
+    return int(((first[i] - first[j]) * (second[i] - second[j]) < 0).sum())
+
+
+def ranking_view(student_logits: Any, teacher_logits: Any, class_names: Sequence[str] | None = None, *, label: int | None = None,
+                 title: str | None = None) -> View:
+    """The teacher's order of the classes beside the student's, joined by lines; every crossing is an inversion.
+
+    Args:
+        student_logits, teacher_logits: ``(C,)`` raw scores of one sample.
+        class_names: ``C`` names; label: the true class, marked.
+    """
+    s, t = as_tensor("student_logits", student_logits, ndim=1), as_tensor("teacher_logits", teacher_logits, ndim=1)
+    if len(s) != len(t):
+        raise ValueError(f"student_logits and teacher_logits must have the same shape, got ({len(s)},) and ({len(t)},).")
+    names = check_names("class_names", class_names, len(t))
+    place_s, place_t = (positions(descending_order(x)) for x in (s, t))
+    crossed, pairs = _inversions(place_s, place_t), len(t) * (len(t) - 1) // 2
+    tau = float(kendall_tau(s[None], t[None])[0])
+    moved = (place_s - place_t).numpy()
+    far = int(np.abs(moved).argmax())
+    alt = (f"{crossed} of {pairs} pairs of classes are in another order (Kendall tau {tau:.2f}). The teacher's first is "
+           f"{names[int(t.argmax())]}, the student's {names[int(s.argmax())]}. "
+           + (f"{names[far]} is furthest off: {_ordinal(int(place_t[far]) + 1)} for the teacher, {_ordinal(int(place_s[far]) + 1)} for the "
+              "student." if crossed else "The two orders are the same."))
+    order = descending_order(t).tolist()
+    table = pd.DataFrame({"class": [names[i] for i in order], "teacher's position": [int(place_t[i]) + 1 for i in order],
+                          "student's position": [int(place_s[i]) + 1 for i in order],
+                          "teacher logit": t[order].numpy(), "student logit": s[order].numpy()})
+
+    def draw(theme: Theme) -> Figure:
+        figure, ax = subplots(6.2, max(3.0, 0.9 + 0.34 * len(t)))
+        for c in range(len(t)):
+            a, b = int(place_t[c]), int(place_s[c])
+            colour, dash = ("#009E73", "-") if a == b else (("#0072B2", "--") if b < a else ("#D55E00", "-."))
+            ax.plot([0, 1], [a, b], color=colour, linestyle=dash, marker="o", linewidth=3.2 if c == label else 1.8)
+            mark = {"fontweight": "bold"} if c == label else {}
+            ax.text(-0.05, a, f"{names[c]}{' (label)' if c == label else ''}  {t[c]:.1f}", ha="right", va="center", **mark)
+            ax.text(1.05, b, f"{s[c]:.1f}  {names[c]}{' (label)' if c == label else ''}", ha="left", va="center", **mark)
+        for colour, dash, words in (("#009E73", "-", "same place"), ("#0072B2", "--", "student higher"), ("#D55E00", "-.", "student lower")):
+            ax.plot([], [], color=colour, linestyle=dash, marker="o", label=words)
+        ax.set(xlim=(-0.75, 1.75), ylim=(len(t) - 0.4, -0.9), xticks=[0, 1], xticklabels=["teacher's order", "student's order"], yticks=[])
+        ax.xaxis.tick_top()
+        ax.tick_params(length=0)
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, frameon=False, fontsize=10)
+        return figure
+
+    return View(title=title or f"Order of the classes: {crossed} inversion{'' if crossed == 1 else 's'}", alt=alt, table=table, draw=draw)
+
+
+def rank_agreement_view(student_logits: Any, teacher_logits: Any, before: Any = None, *,
+                        labels: tuple[str, str] = ("before", "after"), title: str = "Agreement of the rankings") -> View:
+    """Where the student puts the class that the teacher puts k-th, over a data set.
+
+    Each row of the heat map is a place in the teacher's ranking, each column a place in the student's; a cell is the share of
+    samples. The line is the student's mean place. With equal rankings everything lies on the diagonal.
+
+    Args:
+        student_logits, teacher_logits: ``(N, C)`` raw scores of the same samples.
+        before: ``(N, C)`` scores of the student before distillation, shown beside.
+        labels: headings of the two maps where ``before`` is given.
+    """
+    t = as_tensor("teacher_logits", teacher_logits, ndim=2)
+    students = {"student": as_tensor("student_logits", student_logits, ndim=2)}
+    if before is not None:
+        students = {labels[0]: as_tensor("before", before, ndim=2), labels[1]: students["student"]}
+    for name, s in students.items():
+        if s.shape != t.shape:
+            raise ValueError(f"{name} logits and teacher_logits must have the same shape, got {tuple(s.shape)} and {tuple(t.shape)}.")
+    count = t.shape[1]
+    maps, means, taus, words = {}, {}, {}, []
+    order = descending_order(t)
+    for name, s in students.items():
+        places = positions(descending_order(s)).gather(1, order)  # (N, C): the student's place of the teacher's k-th class
+        maps[name] = torch.nn.functional.one_hot(places, count).double().mean(0).numpy()
+        means[name] = places.double().mean(0).numpy() + 1
+        taus[name] = float(kendall_tau(s, t).mean())
+        words.append(f"{name}: mean Kendall tau {taus[name]:.2f}, first places agree on {100 * maps[name][0, 0]:.0f} % of the samples, the "
+                     f"teacher's second is on average {means[name][1 if count > 1 else 0]:.1f}")
+    table = pd.DataFrame({"teacher's place": np.arange(1, count + 1), **{f"mean place, {n}": m for n, m in means.items()},
+                          **{f"same place, {n}": np.diag(m) for n, m in maps.items()}})
+
+    def draw(theme: Theme) -> Figure:
+        high = max(m.max() for m in maps.values())
+        figure, axes = subplots(WIDTH if len(maps) > 1 else 5.6, 4.2, 1, len(maps), sharey=True, squeeze=False)
+        places = [str(i + 1) for i in range(count)]
+        for ax, (name, matrix) in zip(axes[0], maps.items(), strict=True):
+            image = heatmap(ax, matrix, theme, rows=places, columns=places, vmin=0, vmax=high)
+            for colour, width in (("#000000", 3.6), ("#ffffff", 1.8)):
+                ax.plot(means[name] - 1, range(count), color=colour, linewidth=width, marker="o", markersize=4 + width / 2,
+                        label="student's mean place" if width < 2 else None)
+            ax.set(title=f"{name}: Kendall tau {taus[name]:.2f}", xlabel="place in the student's ranking")
+        axes[0, 0].set_ylabel("place in the teacher's ranking")
+        legend = axes[0, 0].legend(loc="lower left", fontsize=9, facecolor="#555555", framealpha=1)
+        legend.get_texts()[0].set_color("#ffffff")
+        figure.colorbar(image, ax=list(axes[0]), label="share of samples", fraction=0.04, pad=0.02)
+        return figure
+
+    return View(title=title, alt=f"Over {len(t)} samples, {'; '.join(words)}.", table=table, draw=draw)
+
+
+def correlation_heatmaps_view(student_probabilities: Any, teacher_probabilities: Any, *, class_names: Sequence[str] | None = None,
+                              title: str = "What DIST compares") -> View:
+    """Probabilities of a batch, student and teacher, with the correlation of every row and of every column.
+
+    Args:
+        student_probabilities, teacher_probabilities: ``(N, C)``, N >= 2 samples.
+        class_names: ``C`` names.
+    """
+    q, p = (as_tensor(n, v, ndim=2) for n, v in (("student_probabilities", student_probabilities),
+                                                 ("teacher_probabilities", teacher_probabilities)))
+    if q.shape != p.shape or len(q) < 2:
+        raise ValueError(f"student and teacher probabilities must have the same shape with at least 2 samples, got {tuple(q.shape)} and "
+                         f"{tuple(p.shape)}.")
+    names = check_names("class_names", class_names, q.shape[1])
+    rows, columns = (pearson_correlation(q, p, dim=d).numpy() for d in (1, 0))
+    alt = (f"{q.shape[0]} samples, {q.shape[1]} classes. Rows (each sample over its classes) correlate {rows.mean():.3f} on average, at worst "
+           f"{rows.min():.3f} (sample {int(rows.argmin())}). Columns (each class over the samples) correlate {columns.mean():.3f} on average, at "
+           f"worst {columns.min():.3f} (class {names[int(columns.argmin())]}).")
+    table = pd.DataFrame({"what": ["row"] * len(rows) + ["column"] * len(columns),
+                          "name": [*map(str, range(len(rows))), *names], "correlation": np.concatenate([rows, columns])})
+
+    def draw(theme: Theme) -> Figure:
+        from matplotlib.figure import Figure as MplFigure
+        figure = MplFigure(figsize=(WIDTH, min(7.5, 2.4 + 0.22 * len(rows))), layout="constrained")
+        grid = figure.add_gridspec(2, 3, width_ratios=[1, 1, 0.42], height_ratios=[len(rows) * 0.22, 1.1])
+        top = [figure.add_subplot(grid[0, i]) for i in range(2)]
+        for ax, matrix, who in zip(top, (p, q), ("teacher P", "student Q"), strict=True):
+            image = heatmap(ax, as_array(who, matrix, ndim=2), theme, rows=[str(i) for i in range(len(rows))], columns=names, vmin=0, vmax=1)
+            ax.set(title=who, xlabel="class")
+        top[0].set_ylabel("sample")
+        figure.colorbar(image, ax=top, label="probability", fraction=0.04, pad=0.02)
+        side, below = figure.add_subplot(grid[0, 2], sharey=top[1]), figure.add_subplot(grid[1, :2])
+        side.barh(range(len(rows)), rows, color="#0072B2", edgecolor=theme.ink, linewidth=0.4)
+        side.set(title="row correlation", xlim=(min(0.0, float(rows.min())), 1))
+        side.tick_params(labelleft=False)
+        below.bar(range(len(columns)), columns, color="#009E73", edgecolor=theme.ink, linewidth=0.4, hatch="//")
+        below.set(ylabel="column\ncorrelation", ylim=(min(0.0, float(columns.min())), 1))
+        thin_labels(below, "x", names)
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
