@@ -116,3 +116,8 @@ def check_folder(name: str, folder: Path, *, writable: bool, needed: bool, advic
 def python_executable() -> str:
     """The interpreter in use, for messages."""
     return sys.executable
+
+
+def is_root() -> bool:
+    """Whether this process runs as the superuser (containers), which JupyterLab must be told."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0

@@ -121,7 +121,8 @@ def _execute(path: Path, folder: Path, given: dict[str, Any], variables: dict[st
             execute_notebook(
                 _escape(path), _escape(target), parameters=given or None, engine_name=ENGINE, kernel_name=kernel,
                 progress_bar=False, request_save_on_cell_execute=True, autosave_cell_every=0, execution_timeout=timeout,
-                store_widget_state=False, kernel_manager_class=RunKernelManager, config=kernel_config(variables, sockets),
+                store_widget_state=False, kernel_manager_class=RunKernelManager,
+                config=kernel_config(variables, sockets, folder / "kernel.log"),
                 resources={"metadata": {"path": str(path.parent)}},
                 on_cell=(lambda done, total: progress(done, total, name)) if progress else None)
         except PapermillExecutionError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jupyter_client.manager import AsyncKernelManager
 from papermill.engines import NBClientEngine, papermill_engines
-from traitlets import Dict
+from traitlets import Dict, Unicode
 from traitlets.config import Config
 
 ENGINE = "kdw"
@@ -17,14 +17,21 @@ _IPC_PATH_LIMIT = 90  # a Unix socket path may have 107 bytes; "-ipc-<port>" is 
 
 
 class RunKernelManager(AsyncKernelManager):
-    """A kernel manager that adds variables to the environment of the kernel, and of nothing else."""
+    """A kernel manager that adds variables to the kernel's environment, and keeps what it writes outside of cells in a file."""
 
     extra_env = Dict(help="variables added to the kernel's environment").tag(config=True)
+    log_file = Unicode(os.devnull, help="where the process' own standard output and error go").tag(config=True)
 
     async def _async_pre_start_kernel(self, **kw: Any) -> tuple[list[str], dict[str, Any]]:
         return await super()._async_pre_start_kernel(**kw | {"env": {**os.environ, **kw.get("env", {}), **self.extra_env}})
 
     pre_start_kernel = _async_pre_start_kernel  # type: ignore[assignment]
+
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
+        with open(self.log_file, "ab") as log:
+            await super()._async_launch_kernel(kernel_cmd, **kw | {"stdout": log, "stderr": log})
+
+    _launch_kernel = _async_launch_kernel  # type: ignore[assignment]
 
 
 class RunEngine(NBClientEngine):
@@ -47,15 +54,16 @@ class RunEngine(NBClientEngine):
 papermill_engines.register(ENGINE, RunEngine)
 
 
-def kernel_config(env: dict[str, str], folder: str | Path) -> Config:
+def kernel_config(env: dict[str, str], folder: str | Path, log: str | Path = os.devnull) -> Config:
     """Settings for nbclient.
 
     Args:
         env: variables for the kernel.
         folder: an empty folder of this run for the connection file and, where the system has them and the path is short
             enough, the IPC sockets (otherwise TCP on this machine).
+        log: file for what the kernel's process writes outside of cells.
     """
-    config = Config({"RunKernelManager": {"extra_env": env}})
+    config = Config({"RunKernelManager": {"extra_env": env, "log_file": str(log)}})
     connection = Path(folder) / "k.json"
     if os.name == "posix" and len(os.fsencode(connection)) <= _IPC_PATH_LIMIT:
         config.KernelManager.transport = "ipc"

@@ -1,0 +1,459 @@
+"""``kdw``: the command line of the workbench.
+
+Exit codes: 0 all is well, 1 a run or a check failed, 2 the command was used wrongly (unknown notebook, parameter, option).
+Commands import what they need when they run, so that ``kdw --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .runs.store import RunRecord
+
+FAILED, USAGE = 1, 2
+
+app = typer.Typer(
+    name="kdw",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="Learn, see and compare knowledge distillation. Exit codes: 0 ok, 1 a run or check failed, 2 wrong usage.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+RunsDir = Annotated[Path | None, typer.Option("--runs-dir", help="Where run folders live; default: runs/ of the project.")]
+Kernel = Annotated[str, typer.Option(help="Jupyter kernel to run in.")]
+Timeout = Annotated[float, typer.Option(help="Seconds one cell may take.")]
+Workers = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Notebooks at once.")]
+
+
+def _friendly(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn what the user can put right (wrong name or value, a folder that cannot be written) into a message and a code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        from .runs.execute import KernelMissingError
+        from .runs.parameters import ParameterError
+
+        try:
+            return command(*args, **kwargs)
+        except (ParameterError, FileNotFoundError, FileExistsError) as error:
+            raise _stop(str(error), USAGE) from None
+        except (KernelMissingError, OSError) as error:
+            raise _stop(str(error), FAILED) from None
+
+    return wrapped
+
+
+def _stop(text: str, code: int) -> typer.Exit:
+    typer.echo(f"kdw: {text}", err=True)
+    return typer.Exit(code)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, wide: str = "") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table: Table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", ratio=1 if column == wide else None)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console()
+    console.print(table if console.is_terminal else table, width=None if console.is_terminal else 160)
+
+
+def _json(value: Any) -> None:
+    from .runs.files import to_json
+
+    typer.echo(to_json(value), nl=False)
+
+
+def _runs_dir(given: Path | None) -> Path:
+    from .runs.files import project_root
+
+    return given if given is not None else project_root() / "runs"
+
+
+# ---------------------------------------------------------------------------------------------- what there is
+
+
+@app.command("list")
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Glob over slugs.")] = "*",
+    where: Annotated[
+        list[str] | None, typer.Option("--where", "-w", metavar="AXIS=VALUE", help="Keep papers with this value; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the implemented methods, from their cards. Filters: --where family=ranking, --where signal=listwise, ..."""
+    from kdcore.registry import AXES, get_card, list_methods
+
+    filters: dict[str, list[str]] = {}
+    for item in where or ():
+        axis, equals, value = item.partition("=")
+        if not equals:
+            raise _stop(f"--where must be AXIS=VALUE, got {item!r}.", USAGE)
+        filters.setdefault(axis, []).append(value)
+    try:
+        cards = [get_card(slug) for slug in list_methods(pattern, **filters)]
+    except ValueError as error:
+        raise _stop(str(error), USAGE) from None
+    if as_json:
+        _json(
+            [
+                {
+                    "slug": c.slug, "title": c.title, "authors": c.authors, "year": c.year, "arxiv": c.arxiv,
+                    "official_code": c.official_code, "family": c.family, "summary": c.summary,
+                    "objectives": list(c.objectives), "notebook": c.notebook, "parity": c.parity.status,
+                    "axes": {axis: c.axes.values(axis) for axis in AXES},
+                }
+                for c in cards
+            ]
+        )  # fmt: skip
+        return
+    rows = [(c.slug, c.family, f"{c.authors} {c.year}", " ".join(c.objectives), c.parity.status, c.title) for c in cards]
+    _table(f"{len(cards)} methods", ("slug", "family", "paper", "objectives", "parity", "title"), rows, wide="title")
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """List the tasks (data with reference teacher and student) and their options."""
+    import inspect
+
+    from kdcore.tasks import list_tasks, task_info
+
+    infos = [task_info(name) for name in list_tasks()]
+    shown = [
+        {
+            "name": i.name,
+            "words": i.words,
+            "options": {n: None if d is inspect.Parameter.empty else str(d) for n, d in i.options.items()},
+            "required": list(i.required),
+        }
+        for i in infos
+    ]
+    if as_json:
+        _json(shown)
+        return
+    rows = [
+        (i.name, i.words, ", ".join(n if n in i.required else f"{n}={d!r}" for n, d in i.options.items())) for i in infos
+    ]
+    _table(f"{len(rows)} tasks", ("task", "what", "options"), rows, wide="options")
+
+
+@app.command()
+@_friendly
+def runs(
+    notebook: Annotated[str | None, typer.Argument(help="Only runs of this notebook (key or slug).")] = None,
+    status: Annotated[str | None, typer.Option(help="Only runs with this status.")] = None,
+    mark: Annotated[bool, typer.Option("--mark", help="Write 'interrupted' into runs whose process is gone.")] = False,
+    as_json: AsJson = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """List the runs, newest first; a run whose process was killed is shown as interrupted."""
+    import time
+
+    from .runs.store import STATES, list_runs, mark_interrupted
+
+    if status is not None and status not in STATES:
+        raise _stop(f"--status must be one of {', '.join(STATES)}, got {status!r}.", USAGE)
+    folder = _runs_dir(runs_dir)
+    if mark:
+        mark_interrupted(folder)
+    found = list_runs(folder, notebook=notebook, status=status)
+    if as_json:
+        _json([run.to_dict() for run in found])
+        return
+    rows = [
+        (
+            run.id,
+            run.status,
+            run.notebook,
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info.get("started", 0))),
+            "-" if run.seconds is None else f"{run.seconds:.0f} s",
+            run.failure or " ".join(f"{k}={v}" for k, v in run.info.get("given", {}).items()),
+        )
+        for run in found
+    ]
+    _table(f"{len(rows)} runs in {folder}", ("id", "status", "notebook", "started", "took", "parameters or failure"), rows)
+
+
+# ---------------------------------------------------------------------------------------------- running
+
+
+def join_pairs(arguments: Sequence[str]) -> list[str]:
+    """``-p name value`` -> ``-p name=value``, so that both forms are taken; a value may start with a dash."""
+    joined, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        joined.append(word)
+        if word in ("-p", "--parameter") and rest:
+            name = rest.pop(0)
+            joined.append(name if "=" in name or not rest else f"{name}={rest.pop(0)}")
+    return joined
+
+
+class _PairsCommand(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, join_pairs(args))
+
+
+@app.command(cls=_PairsCommand)
+@_friendly
+def run(
+    notebook: Annotated[str, typer.Argument(help="Slug (pld), key (ranking/pld) or path.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter; repeatable.")
+    ] = None,
+    help_parameters: Annotated[
+        bool, typer.Option("--help-parameters", help="List the notebook's parameters and stop.")
+    ] = False,
+    run_id: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Show panels as widgets, not in their static form.")] = False,
+    kernel: Kernel = "python3",
+    timeout: Timeout = 600.0,
+    as_json: AsJson = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Execute a notebook into a run folder. Unknown or ill-typed parameters are refused before the kernel starts."""
+    from .runs.execute import run_notebook
+    from .runs.files import resolve_notebook
+    from .runs.parameters import describe_parameters, read_parameters
+    from .runs.progress import progress_bars
+    from .runs.records import record_text
+
+    path = resolve_notebook(notebook)
+    if help_parameters:
+        known = read_parameters(path)
+        if as_json:
+            _json([{"name": p.name, "type": p.type_name, "default": p.default, "help": p.help} for p in known.values()])
+        else:
+            typer.echo(describe_parameters(known))
+        return
+    given = {}
+    for item in parameter or ():
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise _stop(f"-p must be followed by a name and a value, got {item!r} alone.", USAGE)
+        given[name] = value
+    with progress_bars(quiet=as_json) as bars:
+        done = run_notebook(
+            path, given, runs_dir=_runs_dir(runs_dir), run_id=run_id, timeout=timeout, kernel=kernel,
+            progress=bars.report(path.stem), static=not live, text=True,
+        )  # fmt: skip
+    if as_json:
+        _json(done.to_dict())
+    elif done.ok:
+        typer.echo(record_text(done.record) if done.record else "(nothing recorded)")
+        typer.echo(f"{done.notebook}: {done.status} in {done.seconds:.0f} s, {done.executed}")
+    if not done.ok:
+        _show_failures([done])
+        raise typer.Exit(FAILED)
+
+
+def _show_failures(failed: Iterable[RunRecord]) -> None:
+    for run in failed:
+        typer.echo(f"\n{run.notebook} {run.status}: {run.failure}", err=True)
+        if run.failure is not None and run.failure.traceback:
+            typer.echo("\n".join(f"    {line}" for line in run.failure.traceback.splitlines()), err=True)
+        typer.echo(f"    {run.executed if run.executed.is_file() else run.folder}", err=True)
+
+
+@app.command()
+@_friendly
+def notebooks(
+    only: Annotated[str, typer.Option("--only", help="Glob over keys (ranking/*) or slugs.")] = "*",
+    update: Annotated[bool, typer.Option("--update", help="Write the recorded numbers as baselines and print the diff.")] = False,
+    baselines: Annotated[Path | None, typer.Option(help="Baseline file; default: tests/notebooks/baselines.json.")] = None,
+    workers: Workers = 2,
+    kernel: Kernel = "python3",
+    timeout: Timeout = 600.0,
+    as_json: AsJson = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Execute all notebooks in parallel and compare what they record with the baselines."""
+    from .runs.baselines import BASELINES, compare_runs, drift_table, update_baselines
+    from .runs.execute import run_many
+    from .runs.files import find_notebooks, notebook_key, project_root
+    from .runs.progress import progress_bars
+
+    root = project_root()
+    paths, file = find_notebooks(root, only), baselines or root / BASELINES
+    if not paths:
+        raise _stop(f"no notebook matches {only!r} in {root / 'notebooks'}.", USAGE)
+    with progress_bars(quiet=as_json) as bars:
+        done = run_many(
+            paths, workers=workers, runs_dir=_runs_dir(runs_dir), kernel=kernel, timeout=timeout,
+            progress=bars.report("notebooks"),
+        )  # fmt: skip
+    bad = [run for run in done if not run.ok]
+    if update and not bad:
+        everything = [notebook_key(p, root) for p in find_notebooks(root)]
+        try:
+            difference = update_baselines(done, file, keep=everything)
+        except ValueError as error:
+            raise _stop(str(error), FAILED) from None
+        typer.echo(difference or "the baselines are as they were.", err=as_json)
+    rows = compare_runs(done, file)
+    drift = [row for row in rows if not row.ok]
+    if as_json:
+        _json({"runs": [r.to_dict() for r in done], "drift": [vars(row) for row in drift]})
+    else:
+        _table(
+            f"{len(done)} notebooks", ("notebook", "status", "took", "metrics", "run"),
+            [(r.notebook, r.status, f"{r.seconds or 0:.0f} s", len(r.metrics), r.id) for r in done],
+        )  # fmt: skip
+        if drift:
+            typer.echo("\n" + drift_table(rows), err=True)
+            typer.echo("\nIf the new numbers are right: kdw notebooks --update, and review the diff.", err=True)
+    _show_failures(bad)
+    if bad or drift:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@_friendly
+def demo(
+    seeds: Annotated[int, typer.Option(min=2, help="Students per method.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs per student.")] = 40,
+    lessons: Annotated[bool, typer.Option(help="Also execute the start page and the lessons.")] = True,
+    workers: Workers = 2,
+    run_id: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
+    as_json: AsJson = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Distil a student with five methods on real digits, execute the lessons, and write a report (under three minutes)."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from .runs.demo import run_demo
+    from .runs.progress import progress_bars
+
+    with progress_bars(quiet=as_json) as bars:
+        result = run_demo(
+            runs_dir=_runs_dir(runs_dir), run_id=run_id, seeds=seeds, epochs=epochs, lessons=lessons, workers=workers,
+            bars=bars,
+        )  # fmt: skip
+    if as_json:
+        _json(result.to_dict())
+    else:
+        typer.echo(result.text())
+    _show_failures(run for run in result.lessons if not run.ok)
+    if not result.ok:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@_friendly
+def lab(
+    port: Annotated[int | None, typer.Option(help="TCP port; default: 8888 or the next free one.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser window.")] = True,
+    start: Annotated[str, typer.Option(help="Notebook to open: slug, key or path.")] = "00_start_here",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and stop.")] = False,
+) -> None:
+    """Start JupyterLab on the start page, with the settings that ship with us."""
+    import shlex
+
+    from .lab_server import lab_command
+    from .runs.environment import find_browser, is_root
+    from .runs.files import project_root, resolve_notebook
+
+    root = project_root()
+    page = resolve_notebook(start, root).relative_to(root.resolve()).as_posix()
+    headless = not os.environ.get("DISPLAY") and sys.platform.startswith("linux") and find_browser() is None
+    command = lab_command(root, port, start=page, browser=browser and not headless, allow_root=is_root())
+    if dry_run:
+        typer.echo(shlex.join(command))
+        return
+    typer.echo("JupyterLab prints its address below; stop it with Ctrl-C.")
+    try:
+        raise typer.Exit(subprocess.run(command, check=False).returncode)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+# ---------------------------------------------------------------------------------------------- care
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check the environment: versions, kernel, GPU, browser, folders. Exit code 1 if something needed is missing."""
+    from .runs.doctor import examine
+
+    checks = examine()
+    if as_json:
+        _json([c.to_dict() for c in checks])
+    else:
+        words = {(True, True): "ok", (True, False): "ok", (False, True): "MISSING", (False, False): "absent"}
+        _table(
+            "environment", ("check", "", "found", "advice"),
+            [(c.name, words[c.ok, c.needed], c.found, "" if c.ok else c.advice) for c in checks],
+        )  # fmt: skip
+    missing = [c for c in checks if c.needed and not c.ok]
+    typer.echo(f"{len(missing)} needed thing(s) missing" if missing else "all that is needed is there", err=True)
+    if missing:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@_friendly
+def pair(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Percent scripts; default: all of notebooks/.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only verify; exit code 1 if a notebook is not its script's.")] = False,
+    from_notebook: Annotated[
+        Path | None, typer.Option("--from-notebook", help="Write the script from this notebook (edited in Jupyter), then pair.")
+    ] = None,
+) -> None:
+    """Generate the notebooks (.ipynb, without outputs) from the percent scripts (.py)."""
+    from .runs import pairing
+    from .runs.files import write_atomic
+
+    if from_notebook is not None:
+        script = from_notebook.with_suffix(".py")
+        write_atomic(script, pairing.script_text(from_notebook))
+        paths = [script]
+    states = pairing.check_pairs(paths)
+    wrong = [s for s in states if s.problem]
+    for state in wrong:
+        if not check and state.script.is_file():
+            pairing.pair(state.script)
+            typer.echo(f"wrote {state.notebook} ({state.problem})")
+        else:
+            typer.echo(f"{state.notebook}: {state.problem}\n{state.diff[:2000]}", err=True)
+    stuck = [s for s in wrong if check or not s.script.is_file()]
+    typer.echo(f"{len(states)} pairs, {len(stuck)} wrong" if check or stuck else f"{len(states)} pairs, {len(wrong)} written")
+    if stuck:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@_friendly
+def new(
+    slug: Annotated[str, typer.Argument(help="Name of the method's module, lesson and test.")],
+    family: Annotated[str | None, typer.Option(help="Chapter; default: that of the planned paper.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the paper; default: that of the planned paper.")] = None,
+) -> None:
+    """Write the three files of a new method: module with card, lesson, test. Its tests fail until they are filled."""
+    from .scaffold import scaffold
+
+    try:
+        written = scaffold(slug, family, title)
+    except ValueError as error:
+        raise _stop(str(error), USAGE) from None
+    for path in written:
+        typer.echo(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    app()
