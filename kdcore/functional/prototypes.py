@@ -1,0 +1,130 @@
+"""Class means of embeddings: the prototypes that feature direction losses, nearest-mean classifiers and others use."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from .checks import check_labels, check_positive, describe
+
+
+class ClassMeanAccumulator:
+    """Mean embedding per class, batch by batch; sums are float64, so that the mean of a whole data set is exact.
+
+    Args:
+        num_classes: C.
+        dim: D; ``None`` takes it from the first batch.
+
+    Attributes:
+        counts: ``(C,)`` int64 samples seen per class. sums: ``(C, D)`` float64, ``None`` before the first batch.
+
+    Raises:
+        ValueError: ``num_classes`` or ``dim`` below 1.
+
+    Reference: "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
+    arXiv:2305.17007, section 3.1.
+    """
+
+    def __init__(self, num_classes: int, dim: int | None = None) -> None:
+        check_positive("num_classes", num_classes)
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, dtype=torch.int64)
+        self.sums: Tensor | None = None
+        self._dtype = torch.get_default_dtype()
+        if dim is not None:
+            check_positive("dim", dim)
+            self.sums = torch.zeros(num_classes, dim, dtype=torch.float64)
+
+    def update(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Add one batch.
+
+        Args:
+            embeddings: ``(N, D)``, any floating dtype; no gradient is kept.
+            labels: ``(N,)`` integers in [0, C).
+
+        Raises:
+            ValueError: wrong shape, width other than before, non-finite embeddings, label out of range.
+            TypeError: labels that are not integers.
+        """
+        if embeddings.ndim != 2 or not embeddings.is_floating_point():
+            raise ValueError(f"embeddings must be floating, shape (N, D), got {describe(embeddings)}: pool maps and "
+                             "tokens first (kdcore.functional.pooling.pool_features).")
+        labels = check_labels(labels, len(embeddings), self.num_classes).to(embeddings.device)
+        if self.sums is None:
+            self.sums = torch.zeros(self.num_classes, embeddings.shape[1], dtype=torch.float64)
+        if embeddings.shape[1] != self.sums.shape[1]:
+            raise ValueError(f"embeddings must have {self.sums.shape[1]} features, got {describe(embeddings)}.")
+        if not bool(torch.isfinite(embeddings).all()):
+            raise ValueError(f"embeddings must be finite, got {describe(embeddings)} with NaN or infinite values.")
+        self._dtype = embeddings.dtype
+        if embeddings.device.type == "mps":  # has no float64
+            embeddings, labels = embeddings.cpu(), labels.cpu()
+        self.sums, self.counts = self.sums.to(embeddings.device), self.counts.to(embeddings.device)
+        self.sums.index_add_(0, labels, embeddings.detach().to(torch.float64))
+        self.counts += torch.bincount(labels, minlength=self.num_classes)
+
+    def merge(self, other: ClassMeanAccumulator) -> None:
+        """Add what another accumulator has seen (another process, another shard of the data).
+
+        Raises:
+            ValueError: other number of classes or features.
+        """
+        mine, theirs = self.sums, other.sums
+        shapes = [(a.num_classes, None if a.sums is None else a.sums.shape[1]) for a in (self, other)]
+        if shapes[0][0] != shapes[1][0] or (None not in (shapes[0][1], shapes[1][1]) and shapes[0] != shapes[1]):
+            raise ValueError(f"other must have this accumulator's classes and features, {shapes[0]}, got {shapes[1]}.")
+        if theirs is not None:
+            self.sums = theirs.clone() if mine is None else mine + theirs.to(mine.device)
+            self._dtype = other._dtype
+        self.counts = self.counts + other.counts.to(self.counts.device)
+
+    def compute(self) -> Tensor:
+        """The means so far: ``(C, D)`` in the dtype of the embeddings.
+
+        A class without samples gives a row of NaN and a ``UserWarning`` that names it.
+
+        Raises:
+            RuntimeError: nothing was added yet.
+        """
+        if self.sums is None or not int(self.counts.sum()):
+            raise RuntimeError("no embeddings were added yet: call update(embeddings, labels) first.")
+        empty = (self.counts == 0).nonzero().flatten().tolist()
+        if empty:
+            warnings.warn(f"no sample of class {', '.join(map(str, empty))}: its mean is NaN.", UserWarning,
+                          stacklevel=2)
+        return (self.sums / self.counts[:, None]).to(self._dtype)
+
+
+def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Mean embedding of every class.
+
+    Args:
+        embeddings: ``(N, D)``, N >= 1; sums are taken in float64; no gradient flows.
+        labels: ``(N,)`` integers in [0, C).
+        num_classes: C.
+
+    Returns:
+        ``(C, D)`` in the dtype of ``embeddings``; NaN (and a ``UserWarning``) for a class without samples.
+
+    Raises:
+        ValueError: wrong shape, no sample, non-finite embeddings, label out of range.
+        TypeError: labels that are not integers.
+
+    Reference: "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
+    arXiv:2305.17007, section 3.1.
+
+    Example:
+        >>> class_means(torch.tensor([[0.0, 2.0], [2.0, 4.0], [5.0, 5.0]]), torch.tensor([0, 0, 1]), 2)
+        tensor([[1., 3.],
+                [5., 5.]])
+    """
+    if embeddings.ndim and not len(embeddings):
+        raise ValueError(f"embeddings must hold at least one sample, got {describe(embeddings)}.")
+    means = ClassMeanAccumulator(num_classes)
+    means.update(embeddings, labels)
+    return means.compute()
+
+
+__all__ = ["ClassMeanAccumulator", "class_means"]
