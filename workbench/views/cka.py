@@ -38,16 +38,17 @@ def _floor(*matrices: Array) -> float:
 
 
 def _draw_map(ax: Axes, matrix: Array, layers_x: Sequence[str], layers_y: Sequence[str], theme: Theme, *, floor: float,
-              names: tuple[str, str], pairs: Sequence[tuple[str, str]], title: str) -> Any:
-    image = heatmap(ax, matrix, theme, rows=layers_x, columns=layers_y, vmin=floor, vmax=1.0,
+              names: tuple[str, str], pairs: Sequence[tuple[str, str]], title: str, room: int = 50) -> Any:
+    image = heatmap(ax, matrix, theme, rows=layers_x, columns=layers_y, vmin=floor, vmax=1.0, room=room,
                     numbers=".2f" if matrix.shape[1] <= _PRINTED and matrix.shape[0] <= 2 * _PRINTED else None)
     rows = [i for i in range(len(matrix)) if np.isfinite(matrix[i]).any()]
     best = [int(np.nanargmax(matrix[i])) for i in rows]
-    ax.scatter(best, rows, s=2600 / max(matrix.shape) + 30, marker="s", facecolors="none", edgecolors="#ffffff", linewidths=3.4)
-    ax.scatter(best, rows, s=2600 / max(matrix.shape) + 30, marker="s", facecolors="none", edgecolors="#D55E00", linewidths=1.8,
-               label="best in row")
+    side = {"s": 2600 / max(matrix.shape) + 30, "marker": "s", "facecolors": "none"}
+    ax.scatter(best, rows, edgecolors="#ffffff", linewidths=3.4, **side)
+    ax.scatter(best, rows, edgecolors="#D55E00", linewidths=1.8, **side)
+    ax.scatter([], [], s=70, marker="s", facecolors="none", edgecolors="#D55E00", linewidths=1.8, label="best in row")
     if pairs:
-        where = [(list(layers_y).index(y), list(layers_x).index(x)) for x, y in pairs]
+        where = [(list(layers_y).index(y) - 0.38, list(layers_x).index(x) - 0.34) for x, y in pairs]
         ax.scatter(*zip(*where, strict=True), s=34, marker="D", facecolors="#ffffff", edgecolors="#000000", linewidths=1,
                    label="matched pair")
     ax.set(xlabel=f"layers of the {names[1]}", ylabel=f"layers of the {names[0]}", title=title)
@@ -86,8 +87,10 @@ def cka_map_view(matrix: Any, layers_x: Sequence[str], layers_y: Sequence[str], 
 
     def draw(theme: Theme) -> Figure:
         height = min(9.0, max(3.2, 1.5 + 0.42 * len(layers_x)))
-        figure, ax = subplots(min(WIDTH, max(5.4, 2.6 + 0.62 * len(layers_y))), height)
-        image = _draw_map(ax, array, layers_x, layers_y, theme, floor=_floor(array), names=names, pairs=pairs, title="")
+        width = min(WIDTH, max(5.4, 2.6 + 0.62 * len(layers_y)))
+        figure, ax = subplots(width, height)
+        image = _draw_map(ax, array, layers_x, layers_y, theme, floor=_floor(array), names=names, pairs=pairs, title="",
+                          room=int((width - 2.1) / 0.078))
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False)
         figure.colorbar(image, ax=ax, label="CKA", fraction=0.05, pad=0.02)
         return figure
@@ -142,7 +145,7 @@ def cka_compare_view(before: Any, after: Any, layers_x: Sequence[str], layers_y:
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, min(9.0, max(3.3, 1.6 + 0.42 * len(layers_x))), 1, 2, sharey=True)
         for ax, matrix, label in zip(axes, (first, second), labels, strict=True):
-            image = _draw_map(ax, matrix, layers_x, layers_y, theme, floor=_floor(first, second), names=names, pairs=(), title=label)
+            image = _draw_map(ax, matrix, layers_x, layers_y, theme, floor=_floor(first, second), names=names, pairs=(), title=label, room=40)
         axes[1].set_ylabel("")
         figure.colorbar(image, ax=list(axes), label="CKA", fraction=0.04, pad=0.02)
         return figure

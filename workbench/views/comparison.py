@@ -182,6 +182,8 @@ def lines_view(x: Any, lines: Mapping[str, Any], *, x_label: str, y_label: str, 
             ax.axvline(at, color=theme.ink, linestyle=":", linewidth=1.4)
             ax.annotate(f" {words_}", (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=9.5)
         ax.set(xlabel=x_label, ylabel=y_label, xscale="log" if x_log else "linear", yscale="log" if y_log else "linear")
+        if not x_log and (a == a.round()).all():
+            ax.xaxis.get_major_locator().set_params(integer=True)
         if len(values) > 1:
             legend_above(ax, 3)
         return figure

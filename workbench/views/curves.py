@@ -104,7 +104,7 @@ def _line(ax: Any, part: pd.DataFrame, k: int, label: str) -> None:
     ax.plot(part["epoch"], part["mean"], color=colour, linestyle=DASHES[k % len(DASHES)], label=label,
             marker=MARKERS[k % len(MARKERS)], markersize=4.5, markevery=max(1, len(part) // 8))
     if (part["seeds"] > 1).any():
-        ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.18, linewidth=0)
+        ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.25, linewidth=0)
 
 
 def _words(frame: pd.DataFrame, summary: pd.DataFrame, arms: list[str], chosen: list[str]) -> str:

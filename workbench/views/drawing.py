@@ -53,7 +53,7 @@ def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **kwa
 
 
 def heatmap(ax: Axes, matrix: Array, theme: Theme, *, rows: Sequence[str], columns: Sequence[str], vmin: float, vmax: float,
-            cmap: str = SEQUENTIAL, numbers: str | None = None) -> AxesImage:
+            cmap: str = SEQUENTIAL, numbers: str | None = None, room: int = 90) -> AxesImage:
     """A heat map with named rows and columns; not-a-number cells are hatched; ``numbers`` is a format such as ``".2f"``."""
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
@@ -62,7 +62,7 @@ def heatmap(ax: Axes, matrix: Array, theme: Theme, *, rows: Sequence[str], colum
     for i, j in np.argwhere(~np.isfinite(matrix)):
         ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=theme.paper, edgecolor=theme.muted, hatch="///", linewidth=0))
     thin_labels(ax, "y", rows)
-    thin_labels(ax, "x", columns)
+    thin_labels(ax, "x", columns, room=room)
     ax.grid(False)
     ax.tick_params(length=0)
     if numbers is not None:
@@ -74,17 +74,24 @@ def heatmap(ax: Axes, matrix: Array, theme: Theme, *, rows: Sequence[str], colum
     return image
 
 
-def thin_labels(ax: Axes, axis: str, names: Sequence[str], most: int = 40) -> None:
-    """Name the positions 0, 1, ... of an axis, leaving labels out (evenly) where there are more than ``most``."""
+def thin_labels(ax: Axes, axis: str, names: Sequence[str], *, most: int = 40, room: int = 90) -> None:
+    """Name the positions 0, 1, ... of an axis, leaving labels out (evenly) where there are more than ``most``.
+
+    Labels below are turned where together they are longer than ``room`` letters (a full-width picture takes 90).
+    """
     stride = -(-len(names) // most)
     ticks, labels = list(range(0, len(names), stride)), [names[i] for i in range(0, len(names), stride)]
+    small = 9.0 if len(labels) > 14 else None
     if axis == "y":
-        ax.set_yticks(ticks, labels)
+        ax.set_yticks(ticks, labels, fontsize=small)
         return
-    longest = max(map(len, labels))
-    steep = longest * len(labels) > 60
-    ax.set_xticks(ticks, labels, rotation=40 if steep else 0, ha="right" if steep else "center",
-                  rotation_mode="anchor" if steep else None)
+    wide = sum(max(map(len, label.split("\n"))) + 2 for label in labels)
+    if wide <= room:
+        ax.set_xticks(ticks, labels, fontsize=small)
+    elif len(labels) > 16:
+        ax.set_xticks(ticks, labels, fontsize=small, rotation=90)
+    else:
+        ax.set_xticks(ticks, labels, fontsize=small, rotation=40, ha="right", rotation_mode="anchor")
 
 
 def limits(*arrays: Array, symmetric: bool = False) -> tuple[float, float]:

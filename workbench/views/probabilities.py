@@ -46,15 +46,15 @@ def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names:
     (slope,) = torch.autograd.grad(loss, s)
     p, q = (torch.softmax(x.detach() / temperature, 0).numpy() for x in (t, s))
     pull = -slope.numpy()
-    marked = [f"{n} (label)" if i == label else n for i, n in enumerate(names)]
+    marked = [f"{n}\n(label)" if i == label else n for i, n in enumerate(names)]
     order = np.arange(len(p)) if len(p) <= _SHOWN else np.sort(np.argsort(-(p + q), kind="stable")[:_SHOWN])
     up, down = int(pull.argmax()), int(pull.argmin())
     alt = (f"At temperature {temperature:g} the teacher gives most to {names[int(p.argmax())]} ({p.max():.3f}) and the student to "
-           f"{names[int(q.argmax())]} ({q.max():.3f}). The KD loss is {float(loss):.3g}; it raises {names[up]} most "
+           f"{names[int(q.argmax())]} ({q.max():.3f}). The KD loss is {loss.item():.3g}; it raises {names[up]} most "
            f"({pull[up]:+.3g}) and lowers {names[down]} most ({pull[down]:+.3g}).")
     if len(order) < len(p):
         alt += f" The {len(order)} most probable of {len(p)} classes are drawn."
-    table = pd.DataFrame({"class": marked, "teacher": p, "student": q, "minus gradient": pull})
+    table = pd.DataFrame({"class": names, "label": [i == label for i in range(len(names))], "teacher": p, "student": q, "minus gradient": pull})
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 4.4 if gradient else 2.9, 2 if gradient else 1, 1, sharex=True, squeeze=False,

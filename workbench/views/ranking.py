@@ -54,17 +54,18 @@ def worth_view(student_logits: Any, teacher_logits: Any, label: int, *, step: in
     cost = choice_losses(ordered["student"][None])[0].numpy()
     terms, chosen = alpha * cost, np.exp(-cost)
     shares = {who: torch.softmax(x[step - 1:], 0).numpy() for who, x in ordered.items()}
-    marked = [names[i] + (" (label)" if i == label else "") for i in ranking[0].tolist()]
+    classes = [names[i] for i in ranking[0].tolist()]
+    marked = [f"{classes[0]}\n(label)", *classes[1:]]
     k = step - 1
-    alt = (f"Choice {step} of {count}: among {count - k} remaining classes the target order wants {marked[k]}; the student chooses it "
+    alt = (f"Choice {step} of {count}: among {count - k} remaining classes the target order wants {classes[k]}; the student chooses it "
            f"with probability {chosen[k]:.3f}. Weight {alpha[k]:.3g}, term {terms[k]:.3g}. The terms so far add up to "
            f"{terms[:step].sum():.4g} of a loss of {terms.sum():.4g}.")
-    table = pd.DataFrame({"choice": np.arange(1, count + 1), "class": marked, "choice probability": chosen, "weight": alpha,
+    table = pd.DataFrame({"choice": np.arange(1, count + 1), "class": classes, "choice probability": chosen, "weight": alpha,
                           "term": terms})
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 5.0, 2, 1, sharex=True, gridspec_kw={"height_ratios": [1.5, 1]})
-        _draw_shares(axes[0], shares, k, count, marked[k], chosen[k], theme)
+        _draw_shares(axes[0], shares, k, count, classes[k], chosen[k], theme)
         _draw_terms(axes[1], terms, alpha, k, theme)
         thin_labels(axes[1], "x", marked)
         for tick in axes[1].get_xticklabels()[:k] if count <= 40 else ():
@@ -84,9 +85,9 @@ def _draw_shares(ax: Any, shares: Mapping[str, Any], k: int, count: int, name: s
         ax.text((k - 1) / 2, top * 0.5, "already\nchosen" if k == 1 else "already chosen", ha="center", va="center", color=theme.ink,
                 fontsize=9.5, rotation=90 if k <= 2 else 0)
     right = k < count / 2
-    ax.annotate(f"P(choose {name}) = {chosen:.3f}", (k - 0.2, shares["student"][0]), (10 if right else -10, 16),
-                textcoords="offset points", ha="left" if right else "right", arrowprops={"arrowstyle": "-", "color": theme.ink})
-    ax.set(ylabel="share of what remains", xlim=(-0.6, count - 0.4), ylim=(0, top * 1.22))
+    ax.annotate(f"P(choose {name}) = {chosen:.3f}", (k - 0.2, shares["student"][0]), (k - 0.4 if right else k + 0.2, top * 1.14),
+                ha="left" if right else "right", va="center", arrowprops={"arrowstyle": "-", "color": theme.ink, "relpos": (0.02 if right else 0.98, 0)})
+    ax.set(ylabel="share of what remains", xlim=(-0.6, count - 0.4), ylim=(0, top * 1.27))
     ax.grid(axis="x", visible=False)
     legend_above(ax)
 
@@ -278,17 +279,21 @@ def correlation_heatmaps_view(student_probabilities: Any, teacher_probabilities:
         grid = figure.add_gridspec(2, 3, width_ratios=[1, 1, 0.42], height_ratios=[len(rows) * 0.22, 1.1])
         top = [figure.add_subplot(grid[0, i]) for i in range(2)]
         for ax, matrix, who in zip(top, (p, q), ("teacher P", "student Q"), strict=True):
-            image = heatmap(ax, as_array(who, matrix, ndim=2), theme, rows=[str(i) for i in range(len(rows))], columns=names, vmin=0, vmax=1)
-            ax.set(title=who, xlabel="class")
+            image = heatmap(ax, as_array(who, matrix, ndim=2), theme, rows=[str(i) for i in range(len(rows))], columns=names,
+                            vmin=0, vmax=1, room=36)
+            ax.set(title=who, xlabel="class" if ax is top[0] else "")
         top[0].set_ylabel("sample")
-        figure.colorbar(image, ax=top, label="probability", fraction=0.04, pad=0.02)
-        side, below = figure.add_subplot(grid[0, 2], sharey=top[1]), figure.add_subplot(grid[1, :2])
+        top[1].tick_params(labelbottom=False)
+        bar = figure.add_subplot(grid[1, 0].subgridspec(3, 1)[1])
+        figure.colorbar(image, cax=bar, label="probability", orientation="horizontal")
+        bar.grid(False)
+        side, below = figure.add_subplot(grid[0, 2], sharey=top[1]), figure.add_subplot(grid[1, 1], sharex=top[1])
         side.barh(range(len(rows)), rows, color="#0072B2", edgecolor=theme.ink, linewidth=0.4)
         side.set(title="row correlation", xlim=(min(0.0, float(rows.min())), 1))
         side.tick_params(labelleft=False)
         below.bar(range(len(columns)), columns, color="#009E73", edgecolor=theme.ink, linewidth=0.4, hatch="//")
-        below.set(ylabel="column\ncorrelation", ylim=(min(0.0, float(columns.min())), 1))
-        thin_labels(below, "x", names)
+        below.set(ylabel="column\ncorrelation", xlabel="class", ylim=(min(0.0, float(columns.min())), 1))
+        below.tick_params(labelbottom=True)
         return figure
 
     return View(title=title, alt=alt, table=table, draw=draw)
