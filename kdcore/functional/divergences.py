@@ -97,9 +97,11 @@ def split_target_nontarget(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     """
     logits, index = at_least_float32(logits), labels.unsqueeze(1)
     rest = logits.scatter(1, index, torch.finfo(logits.dtype).min)  # finite, or 0 * inf would make the gradient NaN
-    log_sum_rest = rest.logsumexp(1, keepdim=True)
-    margin = (logits.gather(1, index) - log_sum_rest).squeeze(1)
-    return F.logsigmoid(margin), F.logsigmoid(-margin), rest - log_sum_rest
+    top = rest.detach().amax(1, keepdim=True)  # taken off first: large logits would round the small log-sum away
+    rest = rest - top
+    log_sum = rest.exp().sum(1, keepdim=True).log()
+    margin = (logits.gather(1, index) - top - log_sum).squeeze(1)
+    return F.logsigmoid(margin), F.logsigmoid(-margin), rest - log_sum
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, *, temperature: float = 4.0,

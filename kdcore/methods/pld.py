@@ -91,7 +91,7 @@ CARD = MethodCard(
                  code="not printed", here="the text's, normalised to sum 1"),
         Evidence("logit standardisation", paper="does not help (71.16 → 70.66)", code="not used", here="left out"),
     ),
-    deviations=("Ties in the teacher's logits go to the lower class index; the appendix leaves them to an unstable sort.",
+    deviations=("Ties in the teacher's logits go to the lower class index; the appendix's sort is unstable.",
                 "Half-precision logits are computed in float32."),
     survey={"elicitation": "~feature", "algorithm": "~rank", "skill": "-", "kd_theme": "theory", "dd_family": "-"},
 )

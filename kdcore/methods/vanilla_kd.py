@@ -1,7 +1,7 @@
 r"""KD, DKD and DIST: the three baselines of logit distillation that every other method is compared with.
 
 * **KD** (Hinton et al., 2015): the student matches the teacher's softened class probabilities. What a teacher says
-  about the *wrong* classes of an image ("dark knowledge") is where the information is; the temperature makes it audible.
+  about the *wrong* classes of an image ("dark knowledge") is where the information is; temperature makes it audible.
 * **DKD** (Zhao et al., 2022): the same KL term is a sum of two, target against the rest (TCKD) and the shape of the
   rest (NCKD), and in the sum NCKD is multiplied by :math:`1 - p_y`: muted exactly where the teacher is sure. DKD gives
   each its own weight.
@@ -141,7 +141,8 @@ class DIST(Method):
     name, label = "dist", "DIST"
     knobs = (
         Knob("beta", 1.0, 0.0, 4.0, symbol="β", help="weight of the relation between classes (inter)", source=_DIST_KD),
-        Knob("gamma", 1.0, 0.0, 4.0, symbol="γ", help="weight of the relation between samples (intra)", source=_DIST_KD),
+        Knob("gamma", 1.0, 0.0, 4.0, symbol="γ", help="weight of the relation between samples (intra)",
+             source=_DIST_KD),
         Knob("temperature", 1.0, 1.0, 8.0, symbol="τ", help="softens both distributions",
              source=f"{_DIST_KD}: 1 on ImageNet, 4 on CIFAR-100", log=True),
         Knob("dist_weight", 2.0, 0.0, 4.0, symbol="w_dist", help="weight of the whole term",

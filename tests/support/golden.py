@@ -165,10 +165,8 @@ def close(actual: Tensor | float, expected: Tensor | float, tolerance: float = 1
 
     The bound is relative to the largest entry: entries that cancel to almost nothing have no accuracy of their own.
     """
-    a = torch.as_tensor(actual).detach()
-    b = torch.as_tensor(expected).detach()
+    a, b = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (actual, expected))
     assert a.shape == b.shape, f"{what} shape {tuple(a.shape)} instead of {tuple(b.shape)}"
-    a, b = a.to(torch.float64), b.to(torch.float64)
     finite = b[b.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 0.0
     torch.testing.assert_close(a, b, rtol=0.0, atol=tolerance * scale + floor, equal_nan=True,
