@@ -1,0 +1,326 @@
+"""What is written to disk survives a crash: atomic files, checksummed checkpoints, weights without unpickling.
+
+A checkpoint file is one line ``KDCKPT1 <sha256 of the rest>`` followed by what :func:`torch.save` wrote. It is read
+with ``weights_only=True``: a checkpoint holds tensors, numbers, strings, lists and dicts, never code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_MAGIC = b"KDCKPT1 "
+_PATTERN = "step-*.ckpt"
+_TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint or weights file cannot be read or written.
+
+    Attributes:
+        path: the file (or folder) concerned.
+        previous: the newest older checkpoint in the same folder that is intact, or ``None``.
+    """
+
+    def __init__(self, message: str, path: Path, previous: Path | None = None) -> None:
+        super().__init__(message)
+        self.path, self.previous = path, previous
+
+
+def write_atomic(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Write a file so that it is there whole or not at all: temporary name in the same folder, fsync, rename.
+
+    Args:
+        path: the final name; its folder is created.
+        write: called with the open binary file.
+
+    Raises:
+        CheckpointError: disk full, folder read-only or not a folder; no part of the file is left behind and what was
+            there before is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path.name} in folder {path.parent}: {error.strerror or error}. Nothing "
+                              "half-written was left there; free space or choose a writable folder.", path) from error
+    finally:
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; where a folder cannot be opened (Windows) the rename itself has to do."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """Checkpoint files of a folder, newest step first; a missing folder has none."""
+    return sorted(Path(folder).glob(_PATTERN), key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    digits = path.stem.removeprefix("step-")
+    return int(digits) if digits.isdigit() else -1
+
+
+def save_checkpoint(folder: str | Path, state: Mapping[str, Any], *, step: int, keep: int = 2) -> Path:
+    """Write ``step-<step>.ckpt`` atomically and drop all but the newest ``keep`` checkpoints.
+
+    Args:
+        folder: where checkpoints live; created when missing.
+        state: tensors, numbers, strings, lists, tuples and dicts (what ``weights_only`` can read back).
+        step: optimizer steps done; names the file. Saving a step again replaces it.
+        keep: how many checkpoints stay, at least 1.
+
+    Raises:
+        CheckpointError: the folder cannot be written; older checkpoints are untouched.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep!r}.")
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    payload = buffer.getbuffer()
+    header = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
+
+    def write(file: BinaryIO) -> None:
+        file.write(header)
+        file.write(payload)
+
+    folder = Path(folder)
+    path = write_atomic(folder / f"step-{step:09d}.ckpt", write)
+    older = [p for p in list_checkpoints(folder) if p != path]
+    for stale in [*older[keep - 1:], *folder.glob(f".{_PATTERN}.*.tmp")]:
+        stale.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(source: str | Path, *, fall_back: bool = False) -> dict[str, Any]:
+    """Read a checkpoint (on the CPU) after verifying its checksum.
+
+    Args:
+        source: a checkpoint file, or a folder, whose newest checkpoint is meant.
+        fall_back: with a damaged file, go on with the newest intact older one and warn, naming both.
+
+    Raises:
+        CheckpointError: nothing there, or the file is truncated or altered; ``error.previous`` is the newest intact
+            older checkpoint, which the message offers.
+    """
+    path = newest_checkpoint(source)
+    try:
+        return _read(path)
+    except CheckpointError as error:
+        if not (fall_back and error.previous):
+            raise
+        warnings.warn(f"{error} Going on from {error.previous}.", stacklevel=2)
+        return _read(error.previous)
+
+
+def newest_checkpoint(source: str | Path) -> Path:
+    """``source`` itself if it is a file, the newest checkpoint if it is a folder; else :class:`CheckpointError`."""
+    source = Path(source)
+    if source.is_file():
+        return source
+    found = list_checkpoints(source)
+    if not found:
+        raise CheckpointError(f"there is no checkpoint at {source}.", source)
+    return found[0]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    payload = _verified(path)
+    if payload is None:
+        previous = next((p for p in list_checkpoints(path.parent) if _step_of(p) < _step_of(path)
+                         and _verified(p) is not None), None)
+        offer = f"The newest intact one before it is {previous}." if previous else "No intact older one is beside it."
+        raise CheckpointError(f"{path} is damaged (truncated, altered, or no kdcore checkpoint): its content does not "
+                              f"match its checksum. {offer}", path, previous)
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+def _verified(path: Path) -> bytes | None:
+    """The payload of a checkpoint file, or ``None`` if the checksum does not fit."""
+    header, _, payload = path.read_bytes().partition(b"\n")
+    return payload if header == _MAGIC + hashlib.sha256(payload).hexdigest().encode() else None
+
+
+# Weights -------------------------------------------------------------------------------------------------------------
+
+
+def save_weights(module: nn.Module, path: str | Path) -> Path:
+    """Save a module's parameters and buffers, atomically.
+
+    Args:
+        module: what to save; tied weights are stored once.
+        path: ``.safetensors`` (recommended), or ``.pt``/``.pth``/``.th``/``.bin`` for a torch state dict.
+
+    Raises:
+        ValueError: another suffix.
+        CheckpointError: the folder cannot be written.
+    """
+    path = Path(path)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save
+        names: dict[tuple[int, torch.Size, tuple[int, ...], int], str] = {}
+        kept, aliases = {}, {}
+        for name, tensor in module.state_dict().items():
+            storage = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.numel())
+            first = names.setdefault(storage, name) if tensor.numel() else name
+            if first == name:
+                kept[name] = state[name].clone()
+            else:
+                aliases[name] = first
+        return write_atomic(path, lambda file: file.write(save(kept, metadata=aliases)))
+    if path.suffix in _TORCH_SUFFIXES:
+        return write_atomic(path, lambda file: torch.save(state, file))
+    raise ValueError(f"path must end in .safetensors or {', '.join(_TORCH_SUFFIXES)}, got {str(path)!r}.")
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a weights file, on the CPU, without ever running code from the file.
+
+    Args:
+        path: ``.safetensors``, or a torch file that ``weights_only=True`` can read; a state dict one level down
+            (``{"state_dict": ...}``, ``{"model": ...}``) is found.
+
+    Raises:
+        CheckpointError: missing, damaged, or a pickle that needs code to be read.
+        ValueError: unknown suffix.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no weights file at {path}.", path)
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                aliases = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}.", path) from error
+        return state | {name: state[first] for name, first in aliases.items() if first in state}
+    if path.suffix not in _TORCH_SUFFIXES:
+        raise ValueError(f"path must end in .safetensors or {', '.join(_TORCH_SUFFIXES)}, got {str(path)!r}.")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused: it is a pickle that holds more than weights, and reading it could run code. If you "
+            "trust its source, convert it once: torch.save(torch.load(path, weights_only=False).state_dict(), 'weights.pt') "
+            "for a pickled module; or save its state dict as .safetensors.", path) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or not a torch weights file: {error}", path) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not (isinstance(loaded, Mapping) and loaded and all(isinstance(v, Tensor) for v in loaded.values())):
+        raise CheckpointError(f"{path} holds no state dict (a mapping from names to tensors).", path)
+    return dict(loaded)
+
+
+def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
+    """Read weights into ``module`` (strictly: every name and shape must fit) and return it.
+
+    Raises:
+        CheckpointError: unreadable file (see :func:`read_weights`), or names or shapes that do not fit; the module is
+            then unchanged.
+    """
+    path, own, state = Path(path), module.state_dict(), read_weights(path)
+    faults = [f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" for what, names in (
+        ("missing", [n for n in own if n not in state]), ("unexpected", [n for n in state if n not in own]),
+        ("another shape", [f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in own
+                           if n in state and state[n].shape != own[n].shape])) if names]
+    if faults:
+        raise CheckpointError(f"{path} does not fit {type(module).__name__}; {'; '.join(faults)}.", path)
+    module.load_state_dict(state)
+    return module
+
+
+def state_hash(module: nn.Module) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of all parameters and buffers (device does not matter)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        hash_tensor(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def hash_tensor(digest: Any, name: str, tensor: Tensor) -> None:
+    """Feed one named tensor into a running ``hashlib`` digest."""
+    digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+# Random states -------------------------------------------------------------------------------------------------------
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's (global) and torch's generators on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (augmentations draw from the global state)
+    torch.manual_seed(seed)
+
+
+def capture_rng(*generators: torch.Generator | None) -> dict[str, Any]:
+    """The state of every global random generator, and of ``generators``, as something a checkpoint can hold."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {"python": [version, list(internal), gauss],
+            "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64).copy()), position, has_gauss, cached],
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            "generators": [g.get_state() if g is not None else None for g in generators]}
+
+
+def restore_rng(state: Mapping[str, Any], *generators: torch.Generator | None) -> None:
+    """Undo everything drawn since :func:`capture_rng` gave ``state`` (with the same generators in the same order)."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+    for generator, saved in zip(generators, state["generators"], strict=True):
+        if generator is not None and saved is not None:
+            generator.set_state(saved)
+
+
+@contextmanager
+def preserved_rng(*generators: torch.Generator | None) -> Iterator[None]:
+    """What is drawn inside leaves no trace: validation, a sample batch, building a cache do not change the training."""
+    state = capture_rng(*generators)
+    try:
+        yield
+    finally:
+        restore_rng(state, *generators)
+
+
+__all__ = ["CheckpointError", "capture_rng", "hash_tensor", "list_checkpoints", "load_checkpoint", "load_weights",
+           "newest_checkpoint", "preserved_rng", "read_weights", "restore_rng", "save_checkpoint", "save_weights",
+           "seed_everything", "state_hash", "write_atomic"]
