@@ -328,7 +328,7 @@ def notebooks(
 @_friendly
 def demo(
     seeds: Annotated[int, typer.Option(min=2, help="Students per method.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs per student.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs per student.")] = 60,
     lessons: Annotated[bool, typer.Option(help="Also execute the start page and the lessons.")] = True,
     workers: Workers = 2,
     run_id: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,

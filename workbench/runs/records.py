@@ -56,8 +56,8 @@ def record(*, tol: float | Mapping[str, float] | None = None, verdicts: Iterable
         raise ValueError(f"tol names {', '.join(sorted(unknown))}, but the metrics of this call are: "
                          f"{', '.join(metrics) or 'none'}.")
     _session.setdefault("metrics", {}).update(entries)
-    known = {v["claim"]: v for v in _session.get("verdicts", [])}
-    known.update({v["claim"]: v for v in map(_verdict, verdicts)})
+    known = {v["text"]: v for v in _session.get("verdicts", [])}
+    known.update({v["text"]: v for v in map(_verdict, verdicts)})
     _session["verdicts"] = list(known.values())
     pictures = {name: _pictures(name, figure) for name, figure in (figures or {}).items()}
     _session.setdefault("figures", {}).update({n: [p["title"] for p in views] for n, views in pictures.items()})
@@ -142,9 +142,10 @@ def _metric(name: str, value: Any, tolerance: float | None) -> dict[str, Any]:
 
 def _verdict(verdict: Any) -> dict[str, Any]:
     as_dict = plain(verdict)
-    if not isinstance(as_dict, dict) or "claim" not in as_dict:
-        raise TypeError(f"verdicts must be Verdict objects or dicts with a 'claim', got {verdict!r:.80}.")
-    return as_dict | {"claim": as_dict["claim"] if isinstance(as_dict["claim"], str) else json.dumps(as_dict["claim"])}
+    missing = {"text", "reproduced"} - set(as_dict) if isinstance(as_dict, dict) else {"text", "reproduced"}
+    if missing:
+        raise TypeError(f"verdicts must be Verdict objects or dicts with 'text' and 'reproduced', got {verdict!r:.80}.")
+    return as_dict
 
 
 def _pictures(name: str, figure: Any) -> list[dict[str, Any]]:
@@ -189,7 +190,7 @@ def record_text(document: Mapping[str, Any]) -> str:
     """The record as plain lines."""
     lines = [f"{n} = {_number(m)}" + (f" ± {m['tolerance']:g}" if m["tolerance"] is not None else "")
              for n, m in document["metrics"].items()]
-    return "\n".join([*lines, *(v.get("sentence", v["claim"]) for v in document["verdicts"])])
+    return "\n".join([*lines, *(v.get("sentence", v["text"]) for v in document["verdicts"])])
 
 
 def record_html(document: Mapping[str, Any]) -> str:
@@ -198,7 +199,7 @@ def record_html(document: Mapping[str, Any]) -> str:
     rows = "".join(f'<tr><th scope="row" style="text-align:left">{e(n)}</th><td>{e(_number(m))}</td>'
                    f"<td>{'exact' if m['tolerance'] is None else format(m['tolerance'], 'g')}</td></tr>"
                    for n, m in document["metrics"].items())
-    verdicts = "".join(f"<li>{'✔' if v.get('reproduced') else '✘'} {e(str(v.get('sentence', v['claim'])))}</li>"
+    verdicts = "".join(f"<li>{'✔' if v.get('reproduced') else '✘'} {e(str(v.get('sentence', v['text'])))}</li>"
                        for v in document["verdicts"])
     where = (f"python {document['versions']['python']}, torch {document['versions'].get('torch', '?')}, {document['device']}, "
              f"{document['threads']} thread(s), commit {str(document['commit'])[:12]}, {document['durations']['seconds']:.0f} s")

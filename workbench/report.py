@@ -1,0 +1,233 @@
+"""Static reports: one self-contained HTML file each, light and dark, nothing fetched from anywhere.
+
+:class:`Report` puts headings, text, tables and Views on a page; :func:`notebook_html` turns an executed notebook into such a
+page (formulas become MathML, which browsers draw without a script).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .runs.files import write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CSS = """
+:root{color-scheme:light dark;--ink:#1b1b1b;--paper:#fff;--soft:#f4f5f7;--line:#d5d8dd;--link:#0058a3;--good:#00694d;--bad:#a33d00}
+@media (prefers-color-scheme:dark){:root{--ink:#e8e8e8;--paper:#16181c;--soft:#22252b;--line:#3a3d44;--link:#7cc0ff;
+--good:#4fd1a5;--bad:#ffa366}}
+*{box-sizing:border-box}
+body{margin:0 auto;padding:1.2rem 1.2rem 4rem;max-width:62rem;background:var(--paper);color:var(--ink);
+font:1rem/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
+h1{font-size:1.7rem;line-height:1.25;margin:.4em 0}h2{font-size:1.3rem;margin:2.2em 0 .5em;border-bottom:1px solid var(--line)}
+h3{font-size:1.08rem}a{color:var(--link)}nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;list-style:none;padding:0}
+.scroll{overflow-x:auto}table{border-collapse:collapse;margin:.6em 0 1em;font-variant-numeric:tabular-nums}
+caption{text-align:left;font-weight:600;padding:.2em 0}th,td{padding:.25em .8em;border-bottom:1px solid var(--line);text-align:right}
+th[scope=row],td.text,th.text{text-align:left}thead th{background:var(--soft)}
+code,pre{font-family:ui-monospace,Consolas,monospace;font-size:.9em}pre{background:var(--soft);padding:.7em 1em;overflow-x:auto;
+border-radius:4px}.good{color:var(--good)}.bad{color:var(--bad)}.verdict{margin:.3em 0}small,.quiet{opacity:.8}
+img{max-width:100%;height:auto}math[display=block]{margin:.7em 0;overflow-x:auto}
+"""
+_NOTEBOOK_CSS = """
+.prompt{font:.75rem ui-monospace,Consolas,monospace;opacity:.65}.prompt:empty,.anchor-link{display:none}
+div.cell{margin:.9em 0}.input_area pre{border-left:3px solid var(--line)}.highlight{background:none}
+.output_error pre,.output_stderr pre{border-left:3px solid var(--bad)}.output_html{overflow-x:auto}
+"""
+
+
+def page(title: str, body: str, *, style: str = "") -> str:
+    """A whole HTML document around ``body``; nothing in the head refers to another file."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{html.escape(title)}</title><style>{_CSS}{style}</style></head><body>\n{body}\n</body></html>\n"
+    )
+
+
+def table_html(frame: pd.DataFrame, caption: str, *, formats: Mapping[str, str] | None = None) -> str:
+    """A table with a caption; the first column heads the rows.
+
+    Args:
+        frame: its columns are shown, its index is not.
+        caption: says what the table shows.
+        formats: format specification by column (``".3f"``); other floats get four digits.
+    """
+    formats = formats or {}
+
+    def show(column: str, value: Any) -> str:
+        if isinstance(value, float):
+            return "–" if value != value else format(value, formats.get(column, ".4g"))
+        return html.escape(str(value))
+
+    text = [not all(isinstance(v, int | float) for v in frame[c]) for c in frame.columns]
+    kind = [' class="text"' if t else "" for t in text]
+    head = "".join(f'<th scope="col"{k}>{html.escape(str(c))}</th>' for c, k in zip(frame.columns, kind, strict=True))
+    rows = []
+    for row in frame.itertuples(index=False):
+        first, *rest = (show(str(c), v) for c, v in zip(frame.columns, row, strict=True))
+        cells = "".join(f"<td{k}>{v}</td>" for v, k in zip(rest, kind[1:], strict=True))
+        rows.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    return (
+        f'<div class="scroll"><table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def facts_html(facts: Mapping[str, Any], caption: str) -> str:
+    """Names and values as a two-column table."""
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(str(k))}</th><td class="text">{html.escape(str(v))}</td></tr>'
+        for k, v in facts.items()
+    )
+    return f'<div class="scroll"><table><caption>{html.escape(caption)}</caption><tbody>{rows}</tbody></table></div>'
+
+
+def verdicts_html(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Claims with their outcome in words, a sign and a colour."""
+    lines = []
+    for verdict in verdicts:
+        good = bool(verdict.get("reproduced"))
+        sign, kind = ("✔", "good") if good else ("✘", "bad")
+        sentence = html.escape(str(verdict.get("sentence", verdict["text"])))
+        lines.append(f'<li class="verdict"><span class="{kind}" aria-hidden="true">{sign}</span> {sentence}</li>')
+    return f"<ul>{''.join(lines)}</ul>" if lines else ""
+
+
+@dataclass
+class Report:
+    """A page made of sections.
+
+    Attributes:
+        title: heading of the page.
+        lead: one paragraph under it (HTML).
+        sections: (heading, HTML) in order; filled by :meth:`add`.
+    """
+
+    title: str
+    lead: str = ""
+    sections: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, heading: str, *blocks: Any) -> None:
+        """Append a section.
+
+        Args:
+            heading: its title; sections with the same title must not be added twice.
+            *blocks: HTML text, or anything with an ``html()`` method (Views).
+        """
+        if any(heading == known for known, _ in self.sections):
+            raise ValueError(f"the report has a section {heading!r} already.")
+        self.sections.append((heading, "\n".join(b if isinstance(b, str) else b.html() for b in blocks)))
+
+    def html(self) -> str:
+        """The page."""
+        links = "".join(f'<li><a href="#{_anchor(h)}">{html.escape(h)}</a></li>' for h, _ in self.sections)
+        parts = "".join(
+            f'<section aria-labelledby="{_anchor(h)}"><h2 id="{_anchor(h)}">{html.escape(h)}</h2>\n{body}</section>\n'
+            for h, body in self.sections
+        )
+        return page(
+            self.title,
+            f"<header><h1>{html.escape(self.title)}</h1><p>{self.lead}</p></header>\n"
+            f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>{parts}</main>',
+        )
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page atomically; returns its path."""
+        return write_atomic(path, self.html())
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
+
+
+# ---------------------------------------------------------------------------------------------- notebooks
+
+
+def mathml(latex: str, *, block: bool = False) -> str:
+    """A LaTeX formula as MathML; one that cannot be converted is shown as it was written."""
+    from latex2mathml import converter, exceptions
+
+    known = tuple(e for e in vars(exceptions).values() if isinstance(e, type) and issubclass(e, Exception))
+    try:
+        return converter.convert(latex, display="block" if block else "inline")
+    except known:
+        return f"<code>{html.escape(latex)}</code>"
+
+
+def notebook_html(
+    notebook: str | Path | Mapping[str, Any],
+    *,
+    title: str | None = None,
+    back: str = "",
+    links: Mapping[str, str] | None = None,
+) -> str:
+    """An executed notebook as a self-contained page.
+
+    Args:
+        notebook: path or notebook node.
+        title: of the page; default the notebook's first heading.
+        back: address of a page to link back to.
+        links: addresses of the pages of other notebooks by slug; links to notebooks without a page become plain text.
+    """
+    import nbformat
+    from pygments.formatters import HtmlFormatter
+
+    node = nbformat.read(notebook, as_version=4) if isinstance(notebook, str | Path) else notebook
+    body, _ = _exporter().from_notebook_node(node)
+    heading = re.search(r"^#\s+(.+)$", "\n".join(c["source"] for c in node["cells"] if c["cell_type"] == "markdown"), re.M)
+    light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
+    body = _relink(body, links or {})
+    link = f'<nav><a href="{html.escape(back, quote=True)}">← report</a></nav>' if back else ""
+    return page(
+        title or (re.sub(r"[`*$_]", "", heading.group(1)) if heading else "Notebook"),
+        f"{link}<main>{body}</main>",
+        style=f"{_NOTEBOOK_CSS}{light}@media (prefers-color-scheme:dark){{{dark}}}.highlight{{background:none}}",
+    )
+
+
+def _relink(body: str, links: Mapping[str, str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        target = links.get(Path(match["target"]).stem)
+        return f'<a href="{html.escape(target, quote=True)}">{match["text"]}</a>' if target else match["text"]
+
+    return re.sub(r'<a [^>]*href="(?P<target>[^":?#]+\.ipynb)[^"]*"[^>]*>(?P<text>.*?)</a>', replace, body, flags=re.S)
+
+
+def _exporter() -> Any:
+    """nbconvert's plain HTML of cells, with formulas as MathML instead of a script that would be fetched."""
+    from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+    from traitlets.config import Config
+
+    class Renderer(IPythonRenderer):
+        def block_math(self, body: str) -> str:
+            return mathml(body, block=True)
+
+        def multiline_math(self, text: str) -> str:
+            return mathml(text, block=True)
+
+        def inline_math(self, body: str) -> str:
+            return mathml(body)
+
+        def latex_environment(self, name: str, body: str) -> str:
+            return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", block=True)
+
+    def markdown2html(source: str) -> str:
+        return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
+
+    exporter = HTMLExporter(template_name="basic", config=Config({"HTMLExporter": {"embed_images": True}}))
+    exporter.register_filter("markdown2html", markdown2html)
+    return exporter
+
+
+def export_notebook(
+    notebook: str | Path, path: str | Path, *, back: str = "", links: Mapping[str, str] | None = None
+) -> Path:
+    """Write :func:`notebook_html` to a file, atomically."""
+    return write_atomic(path, notebook_html(notebook, back=back, links=links))
