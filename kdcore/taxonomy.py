@@ -16,7 +16,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .functional.checks import check_choice, closest
@@ -34,7 +34,8 @@ SURVEY_FIELDS: dict[str, tuple[str, ...]] = {
     "algorithm": ("sft", "divsim", "rl", "rank"),
     "skill": ("instruction following", "multi-turn dialogue", "RAG", "thinking pattern", "preference", "value",
               "tool using", "planning", "NLU", "NLG", "information retrieval", "recommendation",
-              "text-generation evaluation", "code", "multi-modality", "law", "medical & healthcare", "finance", "science", "misc"),
+              "text-generation evaluation", "code", "multi-modality", "law", "medical & healthcare", "finance",
+              "science", "misc"),
     "kd_theme": ("rationale", "uncertainty", "multiteacher", "dynamic", "taskspecific", "theory"),
     "dd_family": ("grad", "traj", "dist", "latent", "gen", "select"),
 }
@@ -209,7 +210,7 @@ def _survey_fields(cells: Mapping[str, str]) -> dict[str, Any]:
 @cache
 def planned_rows() -> Mapping[str, Mapping[str, str]]:
     """The rows of ``planned.csv`` by slug: all 43 papers, in the order of the collection, cells as written."""
-    text = resources.files(__package__).joinpath("planned.csv").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("planned.csv").read_text(encoding="utf-8")
     return {row["slug"]: row for row in csv.DictReader(text.splitlines())}
 
 
@@ -390,18 +391,29 @@ def excluded_because(paper: MethodEntry, situation: Mapping[str, str | None]) ->
     return ""
 
 
-def _points(paper: MethodEntry, answers: Mapping[str, str]) -> list[tuple[int, str]]:
-    points = []
+class Point(NamedTuple):
+    """Points that one answer brings to a paper; ``main`` where the answer is the paper's main value on that axis."""
+
+    axis: str
+    value: str
+    points: int
+    main: bool
+
+    def __str__(self) -> str:
+        return f"+{self.points} {self.axis} {self.value}{' (its main one)' if self.main else ''}"
+
+
+def points(paper: MethodEntry, situation: Mapping[str, str | None]) -> tuple[Point, ...]:
+    """What each answer brings to a paper, see :func:`recommend`; hard rules are not looked at."""
+    answers = check_situation(situation)
+    found = []
     for axis, weight in _WEIGHTS.items():
         if (asked := answers.get(axis)) in (values := paper.values(axis)):
             main = asked == values[0]
-            points.append((weight + main, f"{axis} {asked}{' (its main one)' if main else ''}"))
-    if "arch" in answers:
-        granted = _ARCH_POINTS[answers["arch"]]
-        best = max(paper.arch, key=lambda a: granted.get(a, 0))
-        if granted.get(best):
-            points.append((granted[best], f"arch {best}"))
-    return points
+            found.append(Point(axis, answers[axis], weight + main, main))
+    granted = _ARCH_POINTS[answers.get("arch", "any")]
+    best = max(paper.arch, key=lambda a: granted.get(a, 0))
+    return (*found, Point("arch", best, granted[best], False)) if best in granted else tuple(found)
 
 
 def recommend(situation: Mapping[str, str | None], *, top: int | None = 5,
@@ -411,8 +423,8 @@ def recommend(situation: Mapping[str, str | None], *, top: int | None = 5,
     A paper gets 3 points where the asked goal is among its goals, 3 for the data regime, 2 for the task, 2 for the
     modality, 1 for the number of teachers, and 1 more for each of these that is its main value; asked for different
     architectures (``arch="cross"``), 4 points if it was designed for them and 1 if it is indifferent; asked for the
-    same, 1 point if it assumes that or is indifferent. Open questions add nothing; papers without points, and papers that
-    :func:`excluded_because` removes, are left out. Ties are ordered by slug.
+    same, 1 point if it assumes that or is indifferent. Open questions add nothing; papers without points, and papers
+    that :func:`excluded_because` removes, are left out. Ties are ordered by slug.
 
     Args:
         situation: answers to some of the questions :data:`GUIDE`, e.g. ``{"goal": "compress", "modality": "text"}``.
@@ -432,9 +444,9 @@ def recommend(situation: Mapping[str, str | None], *, top: int | None = 5,
         raise ValueError(f"top must be at least 1 or None, got {top}.")
     found = []
     for paper in entries():
-        points = [] if excluded_because(paper, answers) else _points(paper, answers)
-        if points:
-            found.append(Recommendation(paper, sum(p for p, _ in points), tuple(f"+{p} {why}" for p, why in points)))
+        granted = () if excluded_because(paper, answers) else points(paper, answers)
+        if granted:
+            found.append(Recommendation(paper, sum(p.points for p in granted), tuple(map(str, granted))))
     found.sort(key=lambda r: (-r.score, r.entry.slug))
     first = [_baseline(answers)] if baseline else []
     return first + found[:top]
@@ -462,7 +474,7 @@ def _case(situation: str, answers: str, *, first: str = "", appear: str = "", ab
     return Case(situation, pairs, first, split_values(appear or first), split_values(absent))
 
 
-#: Situations with known answers: ``first`` must lead, ``appear`` be in the top five, a hard rule must remove ``absent``.
+#: Situations with known answers: ``first`` must lead, ``appear`` be in the top five, a hard rule remove ``absent``.
 CASES: tuple[Case, ...] = (
     _case("API-only LLM, few labels, text classification",
           "teacher_access=text, goal=compress, data_regime=semi, modality=text, task=textclass",
@@ -532,5 +544,6 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AXES", "CASES", "GUIDE", "MEANING", "METHODS", "QUESTIONS", "STATUSES", "SURVEY_FIELDS", "TRY_FIRST",  # noqa: F822
-    "Case", "CaseResult", "MapCoordinates", "MethodEntry", "Recommendation", "check_case", "check_situation", "entries",
-    "entry", "excluded_because", "find", "map_coordinates", "planned_rows", "recommend", "similar", "similarity_matrix"]
+    "Case", "CaseResult", "MapCoordinates", "MethodEntry", "Point", "Recommendation", "check_case", "check_situation",
+    "entries", "entry", "excluded_because", "find", "map_coordinates", "planned_rows", "points", "recommend", "similar",
+    "similarity_matrix"]

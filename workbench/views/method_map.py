@@ -1,0 +1,449 @@
+"""Pictures of the method map: papers flowing through the axes, the map of neighbours, what is done, the guide."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from kdcore import taxonomy
+from kdcore.functional.checks import check_choice
+from kdcore.registry import AXES, FAMILIES
+from kdcore.taxonomy import MethodEntry
+
+from .base import View
+from .drawing import WIDTH
+from .theme import CATEGORICAL, MARKERS, Theme, percent, text_colour
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FLOW_AXES = ("knowledge", "scheme", "task", "teacher_access")
+_COLOUR = dict(zip(AXES["knowledge"], CATEGORICAL, strict=True))
+_MARKER = dict(zip(AXES["knowledge"], MARKERS, strict=True))
+_POINT_COLOUR = dict(zip(("goal", "data_regime", "task", "modality", "teachers", "arch"), CATEGORICAL, strict=False))
+_SORTS = ("family", "slug", "year", "status", *AXES)
+
+
+def papers_table(papers: Sequence[MethodEntry], *, sort: str = "family") -> pd.DataFrame:
+    """One row per paper: status, slug, title, year, family and the ten axes (``a+b``, the main value first).
+
+    Args:
+        papers: which.
+        sort: ``family`` (order of the book), ``slug``, ``year``, ``status`` or an axis; ties by slug.
+    """
+    check_choice("sort", sort, _SORTS)
+    rows = [{"slug": p.slug, "status": p.status, "title": p.title, "year": p.year, "family": p.family,
+             **{axis: "+".join(p.values(axis)) for axis in AXES}} for p in papers]
+    table = pd.DataFrame(rows, columns=["slug", "status", "title", "year", "family", *AXES])
+    order: dict[str, tuple[str, ...]] = {"family": (*FAMILIES, "survey"), "status": taxonomy.STATUSES}
+    table["_key"] = table[sort].map(order[sort].index) if sort in order else table[sort]
+    return table.sort_values(["_key", "slug"]).drop(columns="_key").reset_index(drop=True)
+
+
+def papers_html(papers: Sequence[MethodEntry], *, sort: str = "family", base: str = "") -> str:
+    """The table as HTML with links to lessons (implemented papers), papers and official code; planned ones say so.
+
+    Args:
+        papers: which.
+        sort: see :func:`papers_table`.
+        base: what leads from the page to the folder that holds ``notebooks``; ``".."`` for a page inside ``notebooks``.
+    """
+    by_slug, e = {p.slug: p for p in papers}, html.escape
+    rows = []
+    for row in papers_table(papers, sort=sort).itertuples():
+        paper = by_slug[str(row.slug)]
+        name = f"<code>{e(paper.slug)}</code>"
+        if paper.status == "implemented":
+            name = f'<a href="{e("/".join(filter(None, (base, paper.notebook))))}">{name}</a>'
+        links = " · ".join(f'<a href="{e(url)}">{kind}</a>' for kind, url in paper.links.items())
+        cells = (paper.status, e(paper.title), str(paper.year), paper.family,
+                 *("+".join(paper.values(axis)) for axis in ("knowledge", "scheme", "task", "goal")), links)
+        rows.append(f'<tr><th scope="row" style="text-align:left">{name}</th>'
+                    + "".join(f'<td style="text-align:left">{c}</td>' for c in cells) + "</tr>")
+    head = ("lesson", "status", "paper", "year", "family", "knowledge", "scheme", "task", "goal", "links")
+    header = "".join(f'<th scope="col" style="text-align:left">{h}</th>' for h in head)
+    return (f'<div style="overflow:auto;max-height:32em"><table>'
+            f'<caption>{_counts(papers)}, sorted by {e(sort)}</caption><tr>{header}</tr>{"".join(rows)}</table></div>')
+
+
+def _counts(papers: Sequence[MethodEntry]) -> str:
+    count = Counter(p.status for p in papers)
+    surveys = "1 survey" if count["survey"] == 1 else f"{count['survey']} surveys"
+    return (f"{len(papers)} papers: {count['implemented']} implemented, {count['planned']} planned"
+            + (f", {surveys}" if count["survey"] else ""))
+
+
+def _check_papers(papers: Sequence[MethodEntry]) -> None:
+    if not papers:
+        raise ValueError("papers must hold at least one entry, got none.")
+
+
+# --- flow through the axes -------------------------------------------------------------------------------------------
+
+def flow_view(papers: Sequence[MethodEntry], *, axes: Sequence[str] = FLOW_AXES,
+              highlight: Collection[str] = ()) -> View:
+    """Parallel categories: each paper is a ribbon through its main values on several axes, coloured by knowledge.
+
+    Args:
+        papers: which.
+        axes: two or more of the ten axes, left to right.
+        highlight: slugs to draw in full colour; the others are faded. Empty: all in full colour.
+
+    Raises:
+        ValueError: no papers, fewer than two axes, an unknown axis, or a highlighted slug that is not among the papers.
+    """
+    _check_papers(papers)
+    if len(axes) < 2 or len(set(axes)) < len(axes):
+        raise ValueError(f"axes must name two or more different axes, got {tuple(axes)!r}.")
+    for axis in axes:
+        check_choice("axes", axis, tuple(AXES))
+    for slug in highlight:
+        check_choice("highlight", slug, [p.slug for p in papers])
+    order = _category_order(papers, axes)
+    leading = [(axis, Counter(p.values(axis)[0] for p in papers).most_common(1)[0]) for axis in axes]
+    alt = (f"{_counts(papers)} as ribbons through {', '.join(axes)}. Most frequent: "
+           + "; ".join(f"{axis} {value} ({n})" for axis, (value, n) in leading) + "."
+           + (f" In full colour: {', '.join(sorted(highlight))}." if highlight else ""))
+    return View(title="Papers through the axes (main values)", alt=alt,
+                table=papers_table(papers)[["slug", "status", *axes]],
+                draw=lambda theme: _draw_flow(papers, axes, order, highlight, theme),
+                interactive=lambda: _flow_plotly(papers, axes, order, highlight))
+
+
+def _category_order(papers: Sequence[MethodEntry], axes: Sequence[str]) -> dict[str, list[str]]:
+    """Values per axis: first in vocabulary order, then by the mean place of their papers on the axis before."""
+    order: dict[str, list[str]] = {}
+    place: dict[str, float] = {}
+    for axis in axes:
+        mains = {p.slug: p.values(axis)[0] for p in papers}
+        present = [v for v in AXES[axis] if v in mains.values()]
+        if place:
+            mean = {v: float(np.mean([place[s] for s, m in mains.items() if m == v])) for v in present}
+            present.sort(key=lambda v: mean[v])
+        order[axis] = present
+        place = _slots(papers, axis, present, place)
+    return order
+
+
+def _slots(papers: Sequence[MethodEntry], axis: str, values: Sequence[str],
+           before: Mapping[str, float]) -> dict[str, float]:
+    """The running number of each paper on an axis: by value, then by its place on the axis before."""
+    ranked = sorted(papers, key=lambda p: (values.index(p.values(axis)[0]), before.get(p.slug, 0.0), p.slug))
+    return {p.slug: float(i) for i, p in enumerate(ranked)}
+
+
+def _draw_flow(papers: Sequence[MethodEntry], axes: Sequence[str], order: Mapping[str, list[str]],
+               highlight: Collection[str], theme: Theme) -> Figure:
+    from matplotlib.figure import Figure
+    most = max(len(v) for v in order.values())
+    gap, height = 0.75, len(papers) + 0.75 * most
+    figure = Figure(figsize=(WIDTH, max(3.0, 0.13 * height + 0.9)), layout="constrained")
+    ax = figure.add_subplot()
+    centres: dict[str, list[float]] = {p.slug: [] for p in papers}
+    slots: dict[str, float] = {}
+    last = len(axes) - 1
+    for column, axis in enumerate(axes):
+        slots = _slots(papers, axis, order[axis], slots)
+        spread = gap * most / max(1, len(order[axis]))  # every column fills the height
+        for number, value in enumerate(order[axis]):
+            members = [p.slug for p in papers if p.values(axis)[0] == value]
+            ys = [slots[s] + number * spread + spread / 2 for s in members]
+            for slug, y in zip(members, ys, strict=True):
+                centres[slug].append(y)
+            _draw_category(ax, column, (min(ys) - 0.5, max(ys) + 0.5), f"{value} {len(members)}", column == last, theme)
+        align = "left" if column == 0 else "right" if column == last else "center"
+        ax.text(column, -1.4, axis.replace("_", " "), ha=align, va="bottom", fontweight="bold")
+    for paper in papers:
+        bright = not highlight or paper.slug in highlight
+        _draw_ribbon(ax, centres[paper.slug], _COLOUR[paper.knowledge[0]], (0.62 if bright else 0.08), theme)
+    ax.set(xlim=(-0.03, len(axes) - 0.97), ylim=(height + 0.5, -3.0))
+    ax.axis("off")
+    return figure
+
+
+def _draw_category(ax: Axes, column: int, span: tuple[float, float], label: str, last: bool, theme: Theme) -> None:
+    from matplotlib.patches import Rectangle
+    width, (low, high) = 0.016, span
+    ax.add_patch(Rectangle((column - width / 2, low), width, high - low, facecolor=theme.ink, linewidth=0, zorder=4))
+    ax.text(column + (-0.02 if last else 0.02), (low + high) / 2, label, ha="right" if last else "left", va="center",
+            fontsize=9.5, zorder=5, bbox={"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
+
+
+def _draw_ribbon(ax: Axes, ys: Sequence[float], colour: str, alpha: float, theme: Theme) -> None:
+    t = np.linspace(0, 1, 40)
+    smooth = t * t * (3 - 2 * t)
+    x = np.concatenate([i + t for i in range(len(ys) - 1)])
+    y = np.concatenate([a + (b - a) * smooth for a, b in pairwise(ys)])
+    ax.fill_between(x, y - 0.44, y + 0.44, color=colour, alpha=alpha, linewidth=0, zorder=2)
+
+
+def _flow_plotly(papers: Sequence[MethodEntry], axes: Sequence[str], order: Mapping[str, list[str]],
+                 highlight: Collection[str]) -> Any:
+    import plotly.graph_objects as go
+    knowledge = AXES["knowledge"]
+    faded = len(knowledge)
+    colours = [*(_COLOUR[k] for k in knowledge), "#d0d0d0"]
+    scale = [(edge, c) for i, c in enumerate(colours) for edge in (i / (faded + 1), (i + 1) / (faded + 1))]
+    shown = [knowledge.index(p.knowledge[0]) if not highlight or p.slug in highlight else faded for p in papers]
+    dimensions = [{"label": axis.replace("_", " "), "values": [p.values(axis)[0] for p in papers],
+                   "categoryorder": "array", "categoryarray": order[axis]} for axis in axes]
+    figure = go.Figure(go.Parcats(
+        dimensions=dimensions,
+        line={"color": shown, "colorscale": scale, "cmin": -0.5, "cmax": faded + 0.5, "shape": "hspline"},
+        hoveron="color", hoverinfo="count", arrangement="freeform"))
+    return figure.update_layout(height=760, margin={"l": 60, "r": 80, "t": 40, "b": 20})
+
+
+# --- map of neighbours -----------------------------------------------------------------------------------------------
+
+def neighbours_view(papers: Sequence[MethodEntry], *, highlight: Collection[str] = ()) -> View:
+    """Papers in the plane: near where they share axis values (classical MDS of weighted Jaccard distances).
+
+    Filled marks are implemented papers, hollow ones planned; colour and shape are the main knowledge. Distances in the
+    plane are a projection: the description says how much two dimensions keep; the table gives the true nearest paper.
+
+    Args:
+        papers: at least three.
+        highlight: slugs to ring.
+    """
+    _check_papers(papers)
+    for slug in highlight:
+        check_choice("highlight", slug, [p.slug for p in papers])
+    xy, kept = taxonomy.map_coordinates(papers)
+    similarity = taxonomy.similarity_matrix(papers)
+    np.fill_diagonal(similarity, -1)
+    nearest = similarity.argmax(1)
+    table = pd.DataFrame({
+        "slug": [p.slug for p in papers], "status": [p.status for p in papers], "x": xy[:, 0], "y": xy[:, 1],
+        "nearest": [papers[j].slug for j in nearest], "similarity": similarity.max(1)})
+    closest, alone = (table.to_dict("records")[i] for i in (similarity.max(1).argmax(), similarity.max(1).argmin()))
+    alt = (f"{_counts(papers)}. Nearest pair: {closest['slug']} and {closest['nearest']} (similarity "
+           f"{closest['similarity']:.2f}); most alone: {alone['slug']} (nearest {alone['nearest']}, "
+           f"{alone['similarity']:.2f}). The plane keeps {percent(kept)} of the spread, so trust the table for exact "
+           "neighbours.")
+    return View(title="Map of the papers: near means alike on the ten axes", alt=alt, table=table,
+                draw=lambda theme: _draw_map(papers, xy, highlight, theme),
+                interactive=lambda: _map_plotly(papers, table))
+
+
+def _draw_map(papers: Sequence[MethodEntry], xy: np.ndarray, highlight: Collection[str], theme: Theme) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    figure = Figure(figsize=(WIDTH, 8.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.add_subplot()
+    for paper, (x, y) in zip(papers, xy, strict=True):
+        kind = paper.knowledge[0]
+        filled = paper.status == "implemented"
+        ax.scatter(x, y, s=75, marker=_MARKER[kind], color=_COLOUR[kind] if filled else theme.paper,
+                   edgecolors=_COLOUR[kind], linewidths=1.8, zorder=3)
+        if paper.slug in highlight:
+            ax.scatter(x, y, s=190, marker="o", facecolors="none", edgecolors=theme.ink, linewidths=1.6, zorder=2)
+    shown = [k for k in AXES["knowledge"] if any(p.knowledge[0] == k for p in papers)]
+    handles = [Line2D([], [], linestyle="", marker=_MARKER[k], color=_COLOUR[k], label=k, markersize=8) for k in shown]
+    handles += [Line2D([], [], linestyle="", marker="o", color=theme.muted, label="implemented", markersize=8),
+                Line2D([], [], linestyle="", marker="o", markerfacecolor=theme.paper, markeredgecolor=theme.muted,
+                       label="planned or survey", markersize=8)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=10, frameon=False)
+    ax.set(xticks=[], yticks=[])
+    ax.margins(0.06)
+    ax.set_aspect("equal", adjustable="datalim")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # labels are placed in pixels: nothing may move any more
+    _label_points(ax, xy, [p.slug for p in papers], theme)
+    return figure
+
+
+def _label_points(ax: Axes, xy: np.ndarray, labels: Sequence[str], theme: Theme) -> None:
+    """Each label at the free place nearest to its point, crowded points first; a thin line where it had to move."""
+    points, frame = ax.transData.transform(xy), ax.get_window_extent()
+    unit = ax.figure.dpi / 100
+    texts = [ax.text(0, 0, label, ha="center", va="center", fontsize=9.5, zorder=5) for label in labels]
+    boxes = [text.get_window_extent() for text in texts]
+    sizes: list[tuple[float, float]] = [(box.width + 4 * unit, box.height + unit) for box in boxes]
+    crowd = (np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1)) < 70 * unit).sum(1)
+    marks = [_box(x, y, 15 * unit, 15 * unit) for x, y in points]
+    taken: list[_Box] = []
+    for i in np.argsort(-crowd, kind="stable"):
+        obstacles = [*marks[:i], *marks[i + 1:], *taken]
+        places = [(*points[i], *offset) for offset in _offsets(sizes[i], unit)]
+        costs = [_cost(place, sizes[i], obstacles, frame.extents, unit) for place in places]
+        x, y, dx, dy = places[int(np.argmin(costs))]
+        leader = _leader((x, y, dx, dy), sizes[i], unit)
+        taken += [_box(x + dx, y + dy, *sizes[i]), *leader]
+        texts[i].set_position(tuple(ax.transData.inverted().transform((x + dx, y + dy))))
+        if leader:
+            ax.annotate("", xy=(x, y), xytext=(x + dx, y + dy), xycoords="figure pixels", zorder=2, arrowprops={
+                "arrowstyle": "-", "color": theme.muted, "linewidth": 0.8, "shrinkA": 5, "shrinkB": 5})
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _box(x: float, y: float, width: float, height: float) -> _Box:
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _offsets(size: tuple[float, float], unit: float) -> list[tuple[float, float]]:
+    """Places for the centre of a label round its point, the pleasant ones first on each ring."""
+    angles = np.deg2rad([0, 180, 35, 145, -35, -145, 90, -90, 60, 120, -60, -120])
+    return [(float(np.cos(a) * (ring * unit + size[0] / 2)), float(np.sin(a) * (ring * unit + size[1] / 2)))
+            for ring in (9, 18, 30, 44, 60) for a in angles]
+
+
+def _leader(place: tuple[float, float, float, float], size: tuple[float, float], unit: float) -> list[_Box]:
+    """Small boxes along the line from a point to its label, where the label is too far to be read without one."""
+    x, y, dx, dy = place
+    gap = np.hypot(max(0.0, abs(dx) - size[0] / 2), max(0.0, abs(dy) - size[1] / 2))
+    steps = np.linspace(0.2, 0.8, 5) if gap > 13 * unit else ()
+    return [_box(x + t * dx, y + t * dy, 3 * unit, 3 * unit) for t in steps]
+
+
+def _cost(place: tuple[float, float, float, float], size: tuple[float, float], obstacles: Sequence[_Box],
+          frame: Sequence[float], unit: float) -> float:
+    x, y, dx, dy = place
+    label = _box(x + dx, y + dy, *size)
+    outside = label[0] < frame[0] or label[1] < frame[1] or label[2] > frame[2] or label[3] > frame[3]
+    hidden = sum(_overlap(own, other) for own in (label, *_leader(place, size, unit)) for other in obstacles)
+    return float(hidden + unit * np.hypot(dx / 2, dy) + 1e5 * outside)
+
+
+def _overlap(a: _Box, b: _Box) -> float:
+    """Area that two boxes ``(x0, y0, x1, y1)`` share, in square pixels."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _map_plotly(papers: Sequence[MethodEntry], table: pd.DataFrame) -> Any:
+    import plotly.graph_objects as go
+    symbols = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
+    figure = go.Figure()
+    for kind, symbol in zip(AXES["knowledge"], symbols, strict=True):
+        rows = [i for i, p in enumerate(papers) if p.knowledge[0] == kind]
+        if not rows:
+            continue
+        hover = [f"<b>{papers[i].slug}</b> ({papers[i].status})<br>{html.escape(papers[i].title)}"
+                 f"<br>nearest: {table['nearest'][i]}" for i in rows]
+        figure.add_scatter(
+            x=table["x"][rows], y=table["y"][rows], mode="markers+text", name=kind, text=[papers[i].slug for i in rows],
+            textposition="top center", hovertext=hover, hoverinfo="text",
+            marker={"size": 11, "color": _COLOUR[kind],
+                    "symbol": [symbol if papers[i].status == "implemented" else f"{symbol}-open" for i in rows]})
+    return figure.update_layout(height=720, xaxis={"visible": False}, yaxis={"visible": False},
+                                margin={"l": 10, "r": 10, "t": 30, "b": 10})
+
+
+# --- state of the work -----------------------------------------------------------------------------------------------
+
+def status_view(papers: Sequence[MethodEntry], *, sort: str = "family") -> View:
+    """How many papers of each family are implemented, planned or surveys; the table lists every paper on its axes."""
+    _check_papers(papers)
+    table = papers_table(papers, sort=sort)
+    families = [f for f in (*FAMILIES, "survey") if any(p.family == f for p in papers)]
+    counts = {s: [sum(p.family == f and p.status == s for p in papers) for f in families] for s in taxonomy.STATUSES}
+    done = sorted(p.slug for p in papers if p.status == "implemented")
+    alt = f"{_counts(papers)} in {len(families)} families. Implemented: {', '.join(done) or 'none yet'}."
+    return View(title="What is implemented, what is planned", alt=alt, table=table,
+                draw=lambda theme: _draw_status(families, counts, theme))
+
+
+def _draw_status(families: Sequence[str], counts: Mapping[str, Sequence[int]], theme: Theme) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+    figure = Figure(figsize=(WIDTH, 0.42 * len(families) + 1.1), layout="constrained")
+    ax = figure.add_subplot()
+    left = np.zeros(len(families))
+    styles = {"implemented": (CATEGORICAL[0], ""), "planned": (theme.paper, "////"), "survey": (theme.grid, "")}
+    for status, (colour, hatch) in styles.items():
+        widths = np.asarray(counts[status], dtype=float)
+        if not widths.any():
+            continue
+        edge = CATEGORICAL[0] if status != "survey" else theme.muted
+        ax.barh(families, widths, left=left, color=colour, hatch=hatch, edgecolor=edge, label=status, height=0.62)
+        left += widths
+    for row, total in enumerate(left):
+        done = "" if families[row] == "survey" else f"{counts['implemented'][row]} of "
+        ax.text(total + 0.1, row, f"{done}{int(total)}", va="center", fontsize=10)
+    ax.set(xlabel="papers", xlim=(0, left.max() * 1.12))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.invert_yaxis()
+    ax.grid(False, axis="y")
+    figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=10)
+    return figure
+
+
+# --- decision guide --------------------------------------------------------------------------------------------------
+
+def guide_view(situation: Mapping[str, str | None], *, top: int = 5) -> View:
+    """The decision guide's answer to a situation: the baseline to try before, then the papers that fit, with points.
+
+    Args:
+        situation: answers to some of :data:`kdcore.taxonomy.GUIDE`.
+        top: how many papers after the baseline.
+    """
+    answers = taxonomy.check_situation(situation)
+    first, *found = taxonomy.recommend(answers, top=top, baseline=True)
+    removed = [p for p in taxonomy.entries() if p.status != "survey" and taxonomy.excluded_because(p, answers)]
+    rows = [{"place": "before" if r is first else str(i), "slug": r.entry.slug, "status": r.entry.status,
+             "points": r.score, "why": "; ".join(r.reasons), "title": r.entry.title}
+            for i, r in enumerate([first, *found])]
+    asked = ", ".join(f"{k} = {v}" for k, v in answers.items()) or "nothing answered yet"
+    best = (f"Best fit: {found[0].entry.slug} with {found[0].score} points ({'; '.join(found[0].reasons)})."
+            if found else "No paper of the collection fits." if answers else "Answer a question to see papers.")
+    alt = (f"Situation: {asked}. {first.entry.slug}: {first.reasons[0]}. {best}"
+           + (f" Hard rules removed {len(removed)} papers." if removed else ""))
+    return View(title="Which method for my situation", alt=alt, table=pd.DataFrame(rows),
+                draw=lambda theme: _draw_guide([first, *found], answers, theme))
+
+
+def _draw_guide(found: Sequence[taxonomy.Recommendation], situation: Mapping[str, str | None], theme: Theme) -> Figure:
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+    figure = Figure(figsize=(WIDTH, 0.46 * len(found) + 1.3), layout="constrained")
+    ax = figure.add_subplot()
+    shown: dict[str, Any] = {}
+    for row, r in enumerate(found):
+        left = 0
+        for point in taxonomy.points(r.entry, situation) if r.score else ():
+            colour = _POINT_COLOUR[point.axis]
+            bar = ax.barh(row, point.points, left=left, height=0.6, color=colour, edgecolor=theme.paper)
+            shown.setdefault(point.axis, bar)
+            number = f"{point.points}{'*' if point.main else ''}"
+            ax.text(left + point.points / 2, row, number, ha="center", va="center", fontsize=9.5,
+                    color=text_colour(to_rgb(colour)))
+            left += point.points
+        ax.text(left, row, f"  {r.score or r.reasons[0]}", va="center", fontweight="bold" if r.score else "normal")
+    most = max(max(r.score for r in found), 4)
+    ax.set(yticks=range(len(found)), xlabel="points (* where the answer is the paper's main value)",
+           xlim=(0, 1.06 * most), ylim=(len(found) - 0.5, -0.5),
+           yticklabels=[r.entry.slug + ("" if r.entry.status == "implemented" else "\n(planned)") for r in found])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(False)
+    ax.tick_params(axis="y", length=0)
+    if shown:
+        figure.legend(list(shown.values()), [a.replace("_", " ") for a in shown], loc="outside upper left", ncols=6,
+                      frameon=False, fontsize=10)
+    return figure
+
+
+def cases_table() -> pd.DataFrame:
+    """The worked cases of the guide: what was asked, what must and must not come, what came, and whether it holds."""
+    rows = []
+    for result in map(taxonomy.check_case, taxonomy.CASES):
+        case = result.case
+        rows.append({
+            "situation": case.situation, "answers": ", ".join(f"{k}={v}" for k, v in case.answers.items()),
+            "must come": f"{case.first} (first)" if case.first else ", ".join(case.appear),
+            "must not come": ", ".join(case.absent) or "-",
+            "comes": ", ".join(f"{r.entry.slug} {r.score}" for r in result.found), "holds": result.holds})
+    return pd.DataFrame(rows)
