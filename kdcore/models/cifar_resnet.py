@@ -1,8 +1,9 @@
 """The ResNets of the CIFAR section of He et al. (2016), section 4.2, with parameter-free (option A) shortcuts.
 
-State-dict keys are those of the checkpoints in akamaster/pytorch_resnet_cifar10 without their ``module.`` prefix: ``conv1``,
-``bn1``, ``layer{1,2,3}.{i}.conv{1,2}``, ``layer{1,2,3}.{i}.bn{1,2}``, ``linear``. Those weights expect the ImageNet mean and
-standard deviation, which every network states in ``default_cfg`` (read by :func:`kdcore.inputs.input_normalization`).
+State-dict keys are those of the checkpoints in akamaster/pytorch_resnet_cifar10 without their ``module.`` prefix:
+``conv1``, ``bn1``, ``layer{1,2,3}.{i}.conv{1,2}``, ``layer{1,2,3}.{i}.bn{1,2}``, ``linear``. Those weights expect the
+ImageNet mean and standard deviation, which every network states in ``default_cfg`` (read by
+:func:`kdcore.inputs.input_normalization`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ WIDTHS = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; where the width doubles, the shortcut drops every second pixel and pads channels with zeros."""
+    """Two 3x3 convolutions; where the width doubles, the shortcut drops every second pixel and pads zero channels."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()
@@ -36,8 +37,8 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """ResNet of depth ``6 n + 2`` for 32x32 images: three layers of ``n`` blocks with 16, 32 and 64 channels.
 
-    Layer names for taps: ``layer1`` (32x32), ``layer2`` (16x16), ``layer3`` (8x8), ``linear``; the embedding ``(N, 64)`` is
-    ``linear:in``.
+    Layer names for taps: ``layer1`` (32x32), ``layer2`` (16x16), ``layer3`` (8x8), ``linear``; the embedding ``(N,
+    64)`` is ``linear:in``.
 
     Args:
         depth: 20, 32, 44, 56, 110, ...
@@ -53,9 +54,9 @@ class CifarResNet(nn.Module):
             raise ValueError(f"depth must be 6 n + 2 (20, 32, 44, 56, 110), got {depth!r}.")
         self.conv1 = nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        blocks = (depth - 2) // 6
+        more = (depth - 2) // 6 - 1
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(*(BasicBlock(before if i == 0 else width, width, stride if i == 0 else 1) for i in range(blocks)))
+            nn.Sequential(BasicBlock(before, width, stride), *(BasicBlock(width, width, 1) for _ in range(more)))
             for before, width, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)))
         self.linear = nn.Linear(WIDTHS[-1], num_classes)
         for module in self.modules():

@@ -12,14 +12,16 @@ class ConvNet(nn.Module):
     """3x3 convolution, batch norm and ReLU per stage, halved resolution between stages, mean over the map, linear head.
 
     Layer names for taps: ``stage1``, ``stage2``, ... (maps at full, half, quarter resolution), ``pool``, ``head``; the
-    embedding ``(N, channels[-1])`` is ``head:in``. Teacher and student with the same last width have comparable embeddings.
+    embedding ``(N, channels[-1])`` is ``head:in``. Teacher and student with the same last width have comparable
+    embeddings.
 
     Args:
         channels: widths of the stages.
         num_classes: width of the head.
         in_channels: channels of the image.
 
-    Shapes: input ``(N, in_channels, H, W)`` with ``H, W >= 2 ** (len(channels) - 1)``; output ``(N, num_classes)`` logits.
+    Shapes: input ``(N, in_channels, H, W)`` with ``H, W >= 2 ** (len(channels) - 1)``; output ``(N, num_classes)``
+    logits.
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 64), num_classes: int = 10, *, in_channels: int = 1) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ class MLP(nn.Module):
         check_fraction("dropout", dropout, closed=False)
         self.in_features = in_shape if isinstance(in_shape, int) else math.prod(in_shape)
         widths = (self.in_features, *hidden)
-        for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for number, (before, after) in enumerate(pairwise(widths), start=1):
             stage: OrderedDict[str, nn.Module] = OrderedDict(linear=nn.Linear(before, after), act=nn.ReLU())
             if dropout:
                 stage["drop"] = nn.Dropout(dropout)

@@ -29,7 +29,8 @@ class Block(nn.Module):
         super().__init__()
         inner = int(width * mlp_ratio)
         self.norm1, self.attn = nn.LayerNorm(width), Attention(width, heads)
-        self.norm2, self.mlp = nn.LayerNorm(width), nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
@@ -39,8 +40,8 @@ class Block(nn.Module):
 class SmallViT(nn.Module):
     """Vision transformer (Dosovitskiy et al., 2021) for images of a few dozen pixels; timm has the large ones.
 
-    Layer names for taps: ``patch_embed``, ``blocks.0`` ... (tokens ``(N, 1 + H W / P^2, D)``, class token first), ``norm``,
-    ``head``; the embedding ``(N, D)`` is ``head:in``.
+    Layer names for taps: ``patch_embed``, ``blocks.0`` ... (tokens ``(N, 1 + H W / P^2, D)``, class token first),
+    ``norm``, ``head``; the embedding ``(N, D)`` is ``head:in``.
 
     Args:
         image_size: height and width; patch_size: P, must divide it.

@@ -1,7 +1,8 @@
 """Arenas: real data with reference teachers and students, by name. Modules here are found, not listed.
 
-A module that offers tasks defines ``TASKS = {"name": builder}``; a builder is a function of keyword options that returns a
-:class:`Task`, and the first line of its docstring is what menus show. Modules that start with an underscore are the machinery.
+A module that offers tasks defines ``TASKS = {"name": builder}``; a builder is a function of keyword options that
+returns a :class:`Task`, and the first line of its docstring is what menus show. Modules that start with an underscore
+are the machinery.
 """
 
 from __future__ import annotations

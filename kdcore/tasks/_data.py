@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from ..functional.checks import check_fraction
+from ..functional.checks import check_fraction, describe
 
 
 class SizedDataset(Protocol):
@@ -35,10 +35,10 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         if len(x) != len(y) or y.ndim != 1:
-            raise ValueError(f"x and y must hold the same samples and y be (N,), got {tuple(x.shape)} and {tuple(y.shape)}.")
+            raise ValueError(f"x and y must hold the same samples and y be (N,), got {describe(x)} and {describe(y)}.")
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten()
-            raise ValueError(f"x must be finite; NaN or infinity in {len(bad)} samples, the first at position {int(bad[0])}.")
+            raise ValueError(f"x must be finite; NaN or infinity in {len(bad)} samples, first at {int(bad[0])}.")
         self.x, self.y = x, y.long()
 
     def __len__(self) -> int:
@@ -113,7 +113,8 @@ def fingerprint(data: SizedDataset) -> str:
     """Hash that tells data sets apart.
 
     Sets that know better say so with a ``fingerprint()`` method (every byte in memory, name and size and time of every
-    image file); of any other set, the length, all labels if they are at hand, and up to 64 samples spread evenly are hashed.
+    image file); of any other set, the length, all labels if they are at hand, and up to 64 samples spread evenly are
+    hashed.
     """
     own = getattr(data, "fingerprint", None)
     if callable(own):
@@ -130,11 +131,12 @@ def fingerprint(data: SizedDataset) -> str:
 def check_class_counts(labels: np.ndarray, class_names: Sequence[str], *, at_least: int, why: str) -> None:
     """Raise ``ValueError`` naming every class with fewer than ``at_least`` samples."""
     counts = np.bincount(labels, minlength=len(class_names))
-    few = {class_names[c]: int(counts[c]) for c in np.flatnonzero(counts < at_least)}
+    few = {name: int(count) for name, count in zip(class_names, counts, strict=True) if count < at_least}
     if few:
         shown = ", ".join(f"{name!r} has {count}" for name, count in list(few.items())[:10])
         more = f" and {len(few) - 10} more" if len(few) > 10 else ""
-        raise ValueError(f"every class needs at least {at_least} sample{'s' if at_least > 1 else ''} {why}; {shown}{more}.")
+        samples = f"{at_least} sample{'s' if at_least > 1 else ''}"
+        raise ValueError(f"every class needs at least {samples} {why}; {shown}{more}.")
 
 
 def stratified(labels: np.ndarray, amount: float | int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +194,7 @@ def transfer_set(labels: np.ndarray, *, class_names: Sequence[str], seed: int, t
     for given in omit_classes:
         number = known.get(given, -1) if isinstance(given, str) else int(given)
         if not 0 <= number < len(class_names):
-            raise ValueError(f"omit_classes names {given!r}, the classes are {', '.join(known)} (or 0 to {len(known) - 1}).")
+            raise ValueError(f"omit_classes names {given!r}, the classes are {', '.join(known)} (from 0).")
         omitted.add(number)
     kept = np.flatnonzero(~np.isin(labels, list(omitted)))
     if not len(kept):

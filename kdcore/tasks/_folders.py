@@ -15,7 +15,7 @@ def cache_folder() -> Path:
 
 
 def data_folder() -> Path:
-    """Folder of data sets loaded by name: the environment variable ``KDCORE_DATA``, or ``data`` in :func:`cache_folder`."""
+    """Folder of data sets loaded by name: the environment variable ``KDCORE_DATA``, or ``data`` in the cache folder."""
     if given := os.environ.get("KDCORE_DATA"):
         return Path(given).expanduser()
     return cache_folder() / "data"

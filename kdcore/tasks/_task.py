@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import load_weights, read_weights
+from ..distiller import accuracy
 from ..functional.checks import check_choice, describe
 from ..inputs import input_normalization
-from ._data import WithIndex, SizedDataset, as_dataset, collate, fingerprint, known_labels, labels_of
+from ..taps import evaluating
+from ._data import SizedDataset, WithIndex, as_dataset, collate, fingerprint, known_labels, labels_of
 from ._models import ModelSpec, Recipe, reference_models
 from ._teachers import Progress, reference_teacher
 
 SPLITS = ("train", "val", "test", "teacher_train")
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples whose largest logit is the label; ``logits (N, C)``, ``labels (N,)``, result in [0, 1]."""
-    return (logits.argmax(1) == labels).double().mean().item()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -44,8 +43,8 @@ class Task:
         val: validation split, or ``None``.
         teacher_train: what the teacher learns from; ``train`` unless the student sees less than the teacher did.
         class_names: names in the order of the labels.
-        teachers, students: networks by name, the first is the default; without them, small reference networks that fit the
-            input's shape (perceptrons, convolutions, vision transformers).
+        teachers, students: networks by name, the first is the default; without them, small reference networks that fit
+            the input's shape (perceptrons, convolutions, vision transformers).
         seed: of the split and of the reference teachers.
         metric: what ``score`` is called; accuracy in [0, 1].
         higher_is_better: its direction.
@@ -136,8 +135,9 @@ class Task:
         shuffle = split in ("train", "teacher_train") if shuffle is None else shuffle
         if drop_last is None:
             drop_last = shuffle and len(data) > batch_size and len(data) % batch_size == 1
-        return DataLoader(WithIndex(data) if index else data, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last,  # type: ignore[arg-type]
-                          generator=torch.Generator().manual_seed(seed), collate_fn=collate, num_workers=workers)
+        source = cast("Dataset[Any]", WithIndex(data) if index else data)
+        return DataLoader(source, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, num_workers=workers,
+                          generator=torch.Generator().manual_seed(seed), collate_fn=collate)
 
     def sample(self, split: str = "test", n: int = 16, *, seed: int = 0) -> tuple[Tensor, Tensor]:
         """``n`` random samples without replacement (all of them if there are fewer): ``x (n, ...)``, ``y (n,)``."""
@@ -200,7 +200,7 @@ class Task:
             if (mine is not None and mine.ndim and mine.shape != value.shape and mine.shape[1:] == value.shape[1:]
                     and len(mine) == self.num_classes):
                 raise ValueError(f"{weights} was trained for {len(value)} classes ({key}), but task {self.name!r} has "
-                                 f"{self.num_classes}: {', '.join(self.class_names[:8])}{', ...' * (self.num_classes > 8)}.")
+                                 f"{self.num_classes}: {self._class_words()}.")
         load_weights(model, weights)
         return self.check_model(model.eval(), str(weights))
 
@@ -212,9 +212,8 @@ class Task:
         """
         logits, _ = self.predict(model, n=2)
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            names = ", ".join(self.class_names[:6]) + (", ..." if self.num_classes > 6 else "")
-            raise ValueError(f"{name} must give (N, {self.num_classes}) logits for the {self.num_classes} classes of task "
-                             f"{self.name!r} ({names}), got {describe(logits)}.")
+            raise ValueError(f"{name} must give (N, {self.num_classes}) logits, one for each class of task "
+                             f"{self.name!r} ({self._class_words()}), got {describe(logits)}.")
         return model
 
     def normalization(self, model: nn.Module) -> nn.Module:
@@ -237,27 +236,19 @@ class Task:
         """
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         normalize = self.normalization(model).to(device)
-        flags = {module: module.training for module in model.modules()}
-        logits, labels, seen = [], [], 0
-        total = len(self.split(split)) if n is None else n
-        try:
-            model.eval()
-            with torch.inference_mode():
-                for x, y in self.loader(split, batch_size=min(batch_size, total), shuffle=False):
-                    logits.append(model(normalize(x.to(device))).cpu())
-                    labels.append(y)
-                    seen += len(y)
-                    if seen >= total:
-                        break
-        finally:
-            for module, training in flags.items():
-                module.training = training
-        return torch.cat(logits)[:total].clone(), torch.cat(labels)[:total]
+        total = len(self.split(split)) if n is None else min(n, len(self.split(split)))
+        logits, labels = [], []
+        with evaluating(model), torch.no_grad():
+            for x, y in islice(self.loader(split, batch_size=min(batch_size, total), shuffle=False),
+                               math.ceil(total / batch_size)):
+                logits.append(model(normalize(x.to(device))).cpu())
+                labels.append(y)
+        return torch.cat(logits)[:total], torch.cat(labels)[:total]
 
     def evaluate(self, model: nn.Module, split: str = "test") -> dict[str, float]:
-        """The metric, and the mean negative log-likelihood in nats, over a split."""
+        """The metric, and the cross-entropy in nats (``"ce"``), over a split."""
         logits, labels = self.predict(model, split)
-        return {self.metric: float(self.score(logits, labels)), "nll": F.cross_entropy(logits.double(), labels).item()}
+        return {self.metric: float(self.score(logits, labels)), "ce": F.cross_entropy(logits.double(), labels).item()}
 
     def accuracy(self, model: nn.Module, split: str = "test") -> float:
         """Share of samples classified as labelled, in [0, 1]."""
@@ -275,15 +266,17 @@ class Task:
         """What the task is, as (name, value) pairs."""
         sizes = ", ".join(f"{name} {len(self.split(name))}" for name in self.splits
                           if name != "teacher_train" or self.teacher_train is not self.train)
-        shown = ", ".join(self.class_names[:12]) + (", ..." if self.num_classes > 12 else "")
-
         def menu(group: dict[str, ModelSpec]) -> str:
             return "; ".join(f"{name} ({spec.words})" if spec.words else name for name, spec in group.items())
 
         direction = "higher" if self.higher_is_better else "lower"
-        return [("samples", sizes), ("input", " x ".join(map(str, self.input_shape))), ("classes", f"{self.num_classes}: {shown}"),
+        return [("samples", sizes), ("input", " x ".join(map(str, self.input_shape))),
+                ("classes", f"{self.num_classes}: {self._class_words()}"),
                 ("metric", f"{self.metric}, {direction} is better"), ("teachers", menu(self.teachers)),
                 ("students", menu(self.students)), ("seed", str(self.seed)), *(("note", note) for note in self.notes)]
+
+    def _class_words(self) -> str:
+        return ", ".join(self.class_names[:12]) + (", ..." if self.num_classes > 12 else "")
 
     def describe(self) -> str:
         """Plain text: sizes, shape, classes, metric, models, notes."""

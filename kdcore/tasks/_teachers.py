@@ -31,17 +31,18 @@ def recipe_key(task: Task, name: str, spec: ModelSpec, model: nn.Module) -> tupl
     """Hash of everything that makes a reference teacher, and that everything in words."""
     shapes = {key: describe(value) for key, value in model.state_dict().items()}
     made_of = {
-        "version": RECIPE_VERSION, "task": task.name, "model": name, "seed": task.seed, "recipe": spec.recipe.settings(),
-        "data": task.fingerprint, "architecture": hashlib.sha256(f"{model}{shapes}".encode()).hexdigest(),
+        "version": RECIPE_VERSION, "task": task.name, "model": name, "seed": task.seed,
+        "recipe": spec.recipe.settings(), "data": task.fingerprint,
+        "architecture": hashlib.sha256(f"{model}{shapes}".encode()).hexdigest(),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest(), made_of
 
 
 def reference_teacher(task: Task, name: str, spec: ModelSpec, *, progress: Progress | None = None) -> nn.Module:
-    """The trained teacher: read from the cache in milliseconds, or trained once under a lock that other processes wait for.
+    """The trained teacher: read from the cache in milliseconds, or trained once while other processes wait.
 
-    A file that does not hold the weights its note describes is never used: it is named in a warning and made again. A cache
-    folder that cannot be written to costs a warning and the training time, not the run.
+    A file that does not hold the weights its note describes is never used: it is named in a warning and made again. A
+    cache folder that cannot be written to costs a warning and the training time, not the run.
     """
     model = spec.make(task.seed)
     key, made_of = recipe_key(task, name, spec, model)
@@ -95,18 +96,18 @@ def _train(task: Task, spec: ModelSpec, model: nn.Module, name: str, progress: P
 
     loader = task.loader("teacher_train", batch_size=recipe.batch_size, seed=task.seed)
     with preserved_rng():  # a cached teacher and a new one leave the same random state behind
-        distill(None, model, "ce", loader, seed=task.seed, student_transform=task.normalization(model), callbacks=(report,),
-                **recipe.training())
+        distill(None, model, "ce", loader, seed=task.seed, callbacks=(report,), **recipe.training())
     return model.eval()
 
 
 def _keep(model: nn.Module, path: Path, made_of: dict[str, Any], seconds: float) -> None:
     """Weights first, then the note that makes them valid; each file appears whole or not at all."""
-    note = {"made_of": made_of, "state_hash": state_hash(model), "seconds": round(seconds, 3), "torch": torch.__version__}
+    note = {"made_of": made_of, "state_hash": state_hash(model), "seconds": round(seconds, 3),
+            "torch": torch.__version__}
     try:
         path.with_suffix(".json").unlink(missing_ok=True)
         save_weights(model, path)
         write_atomic(path.with_suffix(".json"), lambda file: file.write(json.dumps(note, indent=1).encode()))
     except (OSError, CheckpointError) as error:
-        warnings.warn(f"the teacher is not kept: {error} It is trained again next time. KDCORE_CACHE names another folder.",
-                      stacklevel=4)
+        warnings.warn(f"the teacher is not kept: {error} It is trained again next time. KDCORE_CACHE names another "
+                      "folder.", stacklevel=4)

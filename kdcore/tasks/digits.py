@@ -41,7 +41,8 @@ def digits(seed: int = 0, train_fraction: float = 0.6, val_fraction: float = 0.0
     names = tuple(map(str, range(10)))
     everything = ArrayDataset(x, torch.from_numpy(labels))
     split = split_train(labels, class_names=names, seed=seed, train_fraction=train_fraction, val_fraction=val_fraction)
-    seen = transfer_set(labels[split["train"]], class_names=names, seed=seed, train_size=train_size, omit_classes=omit_classes)
+    seen = transfer_set(labels[split["train"]], class_names=names, seed=seed, train_size=train_size,
+                        omit_classes=omit_classes)
     parts = {name: everything.subset(rows) for name, rows in split.items()}
     notes = []
     if omit_classes:

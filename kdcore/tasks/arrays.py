@@ -1,0 +1,155 @@
+"""Images or vectors in one .npz file."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..functional.checks import check_choice
+from ._data import ArrayDataset, split_train, transfer_set
+from ._task import Task
+
+LAYOUTS = ("auto", "nchw", "nhwc", "nhw", "nd")
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file, without ever unpickling.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an .npz file, damaged, or with arrays of Python objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file at {path}.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
+
+
+def _field(arrays: dict[str, np.ndarray], option: str, name: str, path: str | Path) -> np.ndarray:
+    if name not in arrays:
+        shown = ", ".join(f"{key} {value.shape}" for key, value in arrays.items())
+        raise ValueError(f"{path} has no array {name!r} (option {option}); it has {shown}.")
+    return arrays[name]
+
+
+def to_inputs(images: np.ndarray, layout: str = "auto", *, name: str = "images") -> Tensor:
+    """An array as network input: ``(N, C, H, W)`` or ``(N, D)``; uint8 stays uint8 (divided by 255 when read).
+
+    Args:
+        images: any numeric array whose first axis counts samples.
+        layout: ``"nchw"``, ``"nhwc"``, ``"nhw"`` (grey), ``"nd"`` (vectors), or ``"auto"``: two axes are vectors, three
+            grey images, and of four the last is channels if it has 1, 3 or 4 entries and the second has not.
+        name: for the error message.
+
+    Raises:
+        ValueError: a layout that does not fit the number of axes; TypeError: not numbers.
+    """
+    check_choice("layout", layout, LAYOUTS)
+    if images.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold numbers, got dtype {images.dtype}.")
+    if layout == "auto":
+        last = images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4)
+        layout = {2: "nd", 3: "nhw", 4: "nhwc" if last else "nchw"}.get(images.ndim, "nchw")
+    if images.ndim != len(layout):
+        raise ValueError(f"{name} must have {len(layout)} axes for layout {layout!r}, got shape {images.shape}.")
+    if layout == "nhwc":
+        images = images.transpose(0, 3, 1, 2)
+    elif layout == "nhw":
+        images = images[:, None]
+    if images.dtype == np.uint8 and layout != "nd":
+        return torch.from_numpy(np.ascontiguousarray(images))
+    return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+
+
+def to_labels(labels: np.ndarray, *, name: str = "labels") -> np.ndarray:
+    """Integer labels ``(N,)``; whole floats are accepted."""
+    flat = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    whole = flat.dtype.kind in "iub" or (flat.dtype.kind == "f" and np.array_equal(flat, np.rint(flat)))
+    if flat.ndim != 1 or not whole:
+        raise ValueError(f"{name} must be whole numbers of shape (N,), got {labels.dtype} {labels.shape}.")
+    return flat.astype(np.int64)
+
+
+def arrays(path: str | Path, images: str = "x_train", labels: str = "y_train", test_images: str | None = "x_test",
+           test_labels: str | None = "y_test", classes: str | Sequence[str] | None = "classes", layout: str = "auto",
+           seed: int = 0, train_fraction: float = 0.6, val_fraction: float = 0.0, train_size: int | None = None,
+           omit_classes: Sequence[int | str] = ()) -> Task:
+    """Images or vectors in one .npz file of plain arrays.
+
+    Args:
+        path: the file; it is read without unpickling.
+        images, labels: names of the training arrays: ``(N, H, W, C)``, ``(N, C, H, W)``, ``(N, H, W)`` or ``(N, D)``,
+            and ``(N,)`` integers. uint8 images are divided by 255.
+        test_images, test_labels: names of the test arrays; where the file has neither, the data are split by ``seed``.
+        classes: name of an array of class names, or the names; numbers are used where the file has no such array.
+        layout: order of the axes, see :func:`to_inputs`.
+        seed, train_fraction, val_fraction, train_size, omit_classes: as for the digits.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an array that is not there (the message lists those that are), lengths or values that do not fit.
+    """
+    stored = read_npz(path)
+    x, y = to_inputs(_field(stored, "images", images, path), layout, name=images), \
+        to_labels(_field(stored, "labels", labels, path), name=labels)
+    if len(x) != len(y):
+        raise ValueError(f"{images} has {len(x)} samples and {labels} has {len(y)}.")
+    has_test = test_images is not None and (test_images in stored or (test_images, test_labels) != ("x_test", "y_test"))
+    test = None
+    if has_test and test_images is not None and test_labels is not None:
+        test_y = to_labels(_field(stored, "test_labels", test_labels, path), name=test_labels)
+        test = ArrayDataset(to_inputs(_field(stored, "test_images", test_images, path), layout, name=test_images),
+                            torch.from_numpy(test_y))
+        if test.x.shape[1:] != x.shape[1:]:
+            raise ValueError(f"{images} and {test_images} must hold samples of one shape, got {tuple(x.shape[1:])} and "
+                             f"{tuple(test.x.shape[1:])}.")
+    names = _class_names(stored, classes, y if test is None else np.concatenate([y, test.y.numpy()]))
+    return from_arrays(Path(path).stem, ArrayDataset(x, torch.from_numpy(y)), test, names, seed=seed,
+                       train_fraction=train_fraction, val_fraction=val_fraction, train_size=train_size,
+                       omit_classes=omit_classes, words=f"arrays of {Path(path).name}")
+
+
+def _class_names(stored: dict[str, np.ndarray], classes: str | Sequence[str] | None,
+                 labels: np.ndarray) -> tuple[str, ...]:
+    lowest, highest = int(labels.min()), int(labels.max())
+    given: Sequence[object] | None = None
+    if isinstance(classes, str):
+        given = stored[classes].tolist() if classes in stored else None
+        if given is None and classes != "classes":
+            raise ValueError(f"there is no array {classes!r} (option classes); there are {', '.join(stored)}.")
+    elif classes is not None:
+        given = classes
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in given or range(highest + 1)]
+    if lowest < 0 or highest >= len(names):
+        raise ValueError(f"labels must be in [0, {len(names)}), got values from {lowest} to {highest}.")
+    return tuple(names)
+
+
+def from_arrays(name: str, train: ArrayDataset, test: ArrayDataset | None, class_names: Sequence[str], *, seed: int,
+                train_fraction: float, val_fraction: float, train_size: int | None, omit_classes: Sequence[int | str],
+                words: str) -> Task:
+    """A task of in-memory data, split by seed where no test set is given."""
+    labels = train.y.numpy()
+    split = split_train(labels, class_names=class_names, seed=seed, val_fraction=val_fraction,
+                        train_fraction=train_fraction if test is None else None)
+    parts = {key: train.subset(rows) for key, rows in split.items() if key != "train"}
+    kept = train if len(split["train"]) == len(train) else train.subset(split["train"])
+    seen = transfer_set(kept.y.numpy(), class_names=class_names, seed=seed, train_size=train_size,
+                        omit_classes=omit_classes)
+    return Task(name=name, train=kept if len(seen) == len(kept) else kept.subset(seen), teacher_train=kept,
+                val=parts.get("val"), test=parts["test"] if test is None else test, class_names=class_names,
+                seed=seed, words=words)
+
+
+TASKS = {"arrays": arrays}
