@@ -86,13 +86,19 @@ def _median(values: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------- kernels and HSIC
 
-def _rbf(inner: Tensor, bandwidth: float) -> Tensor:
-    """RBF Gram from inner products: ``exp(-d2 / (2 t^2 med))``; all zeros of ``d2`` count in the median."""
+def _rbf(inner: Tensor, bandwidth: float, name: str | None) -> Tensor:
+    """RBF Gram from inner products: ``exp(-d2 / (2 t^2 med))``, with the zero diagonal of ``d2`` in the median.
+
+    A median of zero is refused under ``name``, or gives NaN where there is none.
+    """
     norms = inner.diagonal()
     distances = (norms[:, None] + norms[None, :] - 2 * inner).clamp_min(0)
     median = _median(distances)
-    if not torch.compiler.is_compiling() and bool(median <= 64 * torch.finfo(inner.dtype).eps * norms.abs().max()):
-        raise ValueError(f"the median squared distance is 0: at least half of the {len(inner)}^2 pairs of samples have "
+    zero = median <= 64 * torch.finfo(inner.dtype).eps * norms.abs().max()
+    if name is None:
+        median = median.masked_fill(zero, math.nan)
+    elif not torch.compiler.is_compiling() and bool(zero):
+        raise ValueError(f"{name}: the median squared distance is 0, at least half of all pairs of samples have "
                          "identical features, so an RBF bandwidth cannot be chosen. Use kernel='linear'.")
     return torch.exp(distances / (-2 * bandwidth**2 * median))
 
@@ -165,7 +171,7 @@ def gram_rbf(x: Tensor, *, bandwidth: float = 0.5) -> Tensor:
     check_positive("bandwidth", bandwidth)
     x = _rows(x, "x")
     x = x - x.mean(0, keepdim=True)
-    return _rbf(x @ x.T, bandwidth)
+    return _rbf(x @ x.T, bandwidth, "x")
 
 
 def center_gram(gram: Tensor, *, unbiased: bool = False) -> Tensor:
@@ -213,7 +219,8 @@ def ucentered_gram(features: Tensor, *, kernel: str = "linear", bandwidth: float
     """U-centred Gram matrix of one layer, made for hooks: one pass over slabs of features that fit the cache.
 
     Each slab is centred by the batch mean, multiplied in ``dtype`` and added up in float64; no copy of the features is
-    made. A layer that is constant over the batch (up to round-off of ``dtype``) gives exact zeros.
+    made. A layer that is constant over the batch (up to round-off of ``dtype``) gives exact zeros, and one whose
+    RBF bandwidth would be zero gives NaN.
 
     Args:
         features: ``(N, d)``, N >= 4.
@@ -236,8 +243,8 @@ def ucentered_gram(features: Tensor, *, kernel: str = "linear", bandwidth: float
             gram += slab @ slab.T
             offset += mean.square().sum(dtype=wide)
         constant = gram.diagonal().sum() <= (16 * torch.finfo(dtype).eps) ** 2 * n * offset
-        if kernel == "rbf" and not bool(constant):
-            gram = _rbf(gram, bandwidth)
+        if kernel == "rbf":
+            gram = _rbf(gram, bandwidth, None)
         plain = gram.fill_diagonal_(0).square().sum()
         gram = _u_center(gram)
         vanishing = gram.square().sum() <= (16 * torch.finfo(dtype).eps) ** 2 * plain
@@ -257,7 +264,9 @@ def _ratio(xy: Tensor, xx: Tensor, yy: Tensor, scale: tuple[Tensor, Tensor], nam
 
 
 def _cka_gram(x: Tensor, y: Tensor, kernel: str, unbiased: bool, bandwidth: float, names: tuple[str, str]) -> Tensor:
-    gx, gy = ((z @ z.T) if kernel == "linear" else _rbf(z @ z.T, bandwidth) for z in (x, y))
+    gx, gy = x @ x.T, y @ y.T
+    if kernel == "rbf":
+        gx, gy = _rbf(gx, bandwidth, names[0]), _rbf(gy, bandwidth, names[1])
     center = _u_center if unbiased else _double_center
     cx, cy = center(gx), center(gy)
     # Round-off enters the self term squared: eps^2 |K|^2, which _ratio's eps turns into the bound below.
@@ -512,30 +521,24 @@ class CKAMap:
                              f"{', '.join(f'{name}: {size}' for name, size in each.items())}.")
         if self.mode == "exact":
             self._update_exact(xs, ys)
-        elif not self.skips(n):
-            grams = torch.stack([self.gram(t, name) for t, name in zip((*xs, *ys), self._labels, strict=True)])
+        elif n < 4:
+            self.skip(n)
+        else:
+            grams = torch.stack([ucentered_gram(pool_features(t.detach(), self.pooling), kernel=self.kernel,
+                                                bandwidth=self.bandwidth, dtype=self.dtype) for t in (*xs, *ys)])
             self.update_grams(*grams.split([len(xs), len(ys)]))
 
-    def skips(self, n: int) -> bool:
-        """Whether a batch of ``n`` samples is too small to be used; counts it and warns the first time."""
-        if n >= 4:
-            return False
+    def skip(self, n: int) -> None:
+        """Count a batch of ``n < 4`` samples as left out; the first one is warned about."""
         self.n_skipped += 1
         if self.n_skipped == 1:
             warnings.warn(f"a batch of {n} samples was left out of the CKA map: the unbiased estimator needs at least "
                           "4. Further ones are counted in n_skipped.", UserWarning, stacklevel=3)
-        return True
-
-    def gram(self, features: Tensor, name: str = "features") -> Tensor:
-        """U-centred Gram ``(n, n)`` of one layer as this map wants it: what a hook returns to keep no activations."""
-        try:
-            rows = pool_features(features.detach(), self.pooling)
-            return ucentered_gram(rows, kernel=self.kernel, bandwidth=self.bandwidth, dtype=self.dtype)
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
 
     def update_grams(self, grams_x: Tensor, grams_y: Tensor) -> None:
-        """Add one batch from the U-centred Grams (see :meth:`gram`) of its layers.
+        """Add one batch from the U-centred Grams (:func:`ucentered_gram`) of its layers.
+
+        Hooks that return these keep no activations.
 
         Args:
             grams_x, grams_y: ``(L1, n, n)`` and ``(L2, n, n)``.
@@ -555,7 +558,9 @@ class CKAMap:
         bad = ~torch.isfinite(torch.cat([own_x, own_y]))
         if bool(bad.any()):
             names = [label for label, b in zip(self._labels, bad.tolist(), strict=True) if b]
-            raise ValueError(f"non-finite features (or products that overflow {self.dtype}) in {', '.join(names)}.")
+            raise ValueError(f"the Gram matrix of {', '.join(names)} is not finite: the features are NaN or infinite, "
+                             "or so large that products overflow (use dtype=torch.float64), or, with kernel='rbf', the "
+                             "same for most pairs of samples.")
         weight = 1.0 if self.batch_weighting == "pairs" else 1.0 / (n * (n - 3))
         batch = (weight * (x @ y.T), weight * own_x, weight * own_y)
         if self.n_batches:
