@@ -1,0 +1,111 @@
+"""Generated Markdown: methods and axes come from the cards, and a stale or markerless file is found out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kdcore import taxonomy
+from kdcore.registry import AXES, FAMILIES, get_card, list_methods
+from workbench import readme
+
+PROJECT = Path(readme.__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("# T\n\n<!-- methods:start -->\nold\n<!-- methods:end -->\n\nafter\n")
+    (tmp_path / "docs/taxonomy.md").write_text("".join(
+        f"{n}:\n<!-- {n}:start -->\n<!-- {n}:end -->\n" for n in ("axes", "survey")))
+    return tmp_path
+
+
+def test_every_implemented_paper_has_one_row_in_the_order_of_the_book() -> None:
+    rows = re.findall(r"^\| \[`(\w+)`\]\((\S+)\) \| (.+) \| (.+) \| (\w+) \| (.+) \|$", readme.methods_markdown(), re.M)
+    assert sorted(r[0] for r in rows) == list_methods()
+    assert [FAMILIES.index(r[4]) for r in rows] == sorted(FAMILIES.index(r[4]) for r in rows)
+    for slug, notebook, paper, objectives, family, parity in rows:
+        card = get_card(slug)
+        assert (notebook, family) == (card.notebook, card.family)
+        assert card.title.replace("|", "\\|") in paper and str(card.year) in paper
+        assert f"arxiv.org/abs/{card.arxiv}" in paper
+        assert re.findall(r"`(\w+)`", objectives) == list(card.objectives)
+        assert parity.startswith(card.parity.status) or card.parity.status == "none"
+
+
+def test_every_planned_paper_is_named_under_its_family() -> None:
+    lines = re.finditer(r"^- \*\*(\w+)\*\*: (.+)$", readme.methods_markdown(), re.M)
+    named = {m[1]: re.findall(r"`(\w+)`", m[2]) for m in lines}
+    planned = taxonomy.find(status="planned")
+    assert {f: sorted(n) for f, n in named.items()} == {
+        f: sorted(e.slug for e in planned if e.family == f) for f in FAMILIES if any(e.family == f for e in planned)}
+
+
+def test_no_details_when_nothing_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = taxonomy.find
+    monkeypatch.setattr(taxonomy, "find", lambda **f: [] if f == {"status": "planned"} else find(**f))
+    assert "details" not in readme.methods_markdown()
+
+
+def test_axes_and_survey_tables_hold_every_value() -> None:
+    axes = readme.axes_markdown()
+    for axis, values in AXES.items():
+        section = axes.split(f"### `{axis}`\n")[1].split("###")[0]
+        assert re.findall(r"^\| `(\w+)` \|", section, re.M) == list(values)
+    for field, values in taxonomy.SURVEY_FIELDS.items():
+        assert f"| `{field}` | {', '.join(values)} |" in readme.survey_markdown()
+
+
+def test_text_cannot_break_a_table() -> None:
+    assert readme._cell("a | b\n c") == "a \\| b c"
+
+
+def test_update_writes_only_between_the_markers_and_check_agrees(
+        project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = readme.check(project)
+    assert "README.md is out of date" in problem and "-old" in problem and "docs/taxonomy.md is out of date" in problem
+    assert readme.main(["--check", "--root", str(project)]) == 1
+    assert "-old" in capsys.readouterr().err
+    assert readme.main(["--root", str(project)]) == 0
+    assert capsys.readouterr().out == "README.md: written\ndocs/taxonomy.md: written\n"
+    text = (project / "README.md").read_text()
+    assert text.startswith("# T\n\n<!-- methods:start -->\n| method |")
+    assert text.endswith("<!-- methods:end -->\n\nafter\n")
+    assert "old" not in text.split("<!-- methods:start -->")[1].splitlines()
+    assert readme.check(project) == "" and readme.update(project) == []
+    assert readme.main(["--check", "--root", str(project)]) == 0
+    assert readme.main(["--root", str(project)]) == 0 and "up to date" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("no markers", "must hold the marker <!-- methods:start --> once.*not at all"),
+    ("<!-- methods:start -->", "<!-- methods:end --> once.*not at all"),
+    ("<!-- methods:start -->\n<!-- methods:start -->\n<!-- methods:end -->", "holds it 2 times"),
+    ("<!-- methods:end -->\n<!-- methods:start -->", "comes before"),
+])
+def test_bad_markers_are_named_and_nothing_is_written(project: Path, text: str, message: str,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "README.md").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        readme.update(project)
+    assert re.search(message, readme.check(project))
+    assert readme.main(["--root", str(project)]) == readme.main(["--check", "--root", str(project)]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert (project / "README.md").read_text() == text
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "there is no README.md" in readme.check(tmp_path)
+
+
+def test_the_docs_of_this_project_are_up_to_date() -> None:
+    assert readme.check(PROJECT, ["docs/taxonomy.md"]) == ""
+
+
+def test_the_readme_of_this_project_is_up_to_date_and_its_lessons_exist() -> None:
+    assert readme.check(PROJECT, ["README.md"]) == ""
+    missing = [card.notebook for card in map(get_card, list_methods()) if not (PROJECT / card.notebook).is_file()]
+    assert not missing, f"the table links to lessons that do not exist: {missing}"
