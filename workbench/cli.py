@@ -1,7 +1,7 @@
 """``kdw``: the command line of the workbench.
 
-Exit codes: 0 all is well, 1 a run or a check failed, 2 the command was used wrongly (unknown notebook, parameter, option).
-Commands import what they need when they run, so that ``kdw --help`` is quick.
+Exit codes: 0 all is well, 1 a run or a check failed, 2 the command was used wrongly (unknown notebook, parameter,
+option). Commands import what they need when they run, so that ``kdw --help`` is quick.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .runs.store import RunRecord
 
 FAILED, USAGE = 1, 2
+_PIPE_WIDTH = 160  # columns of a table that goes into a file or pipe
 
 app = typer.Typer(
     name="kdw",
@@ -33,14 +34,16 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-RunsDir = Annotated[Path | None, typer.Option("--runs-dir", help="Where run folders live; default: runs/ of the project.")]
+RunsDir = Annotated[
+    Path | None, typer.Option("--runs-dir", help="Where run folders live; default: runs/ of the project.")
+]
 Kernel = Annotated[str, typer.Option(help="Jupyter kernel to run in.")]
 Timeout = Annotated[float, typer.Option(help="Seconds one cell may take.")]
 Workers = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Notebooks at once.")]
 
 
 def _friendly(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn what the user can put right (wrong name or value, a folder that cannot be written) into a message and a code."""
+    """Turn what the user can put right (wrong name or value, a read-only folder) into a message and a code."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +75,9 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *,
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console = Console()
-    console.print(table if console.is_terminal else table, width=None if console.is_terminal else 160)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
 
 
 def _json(value: Any) -> None:
@@ -94,7 +99,8 @@ def _runs_dir(given: Path | None) -> Path:
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Glob over slugs.")] = "*",
     where: Annotated[
-        list[str] | None, typer.Option("--where", "-w", metavar="AXIS=VALUE", help="Keep papers with this value; repeatable.")
+        list[str] | None,
+        typer.Option("--where", "-w", metavar="AXIS=VALUE", help="Keep papers with this value; repeatable."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -124,7 +130,9 @@ def list_command(
             ]
         )  # fmt: skip
         return
-    rows = [(c.slug, c.family, f"{c.authors} {c.year}", " ".join(c.objectives), c.parity.status, c.title) for c in cards]
+    rows = [
+        (c.slug, c.family, f"{c.authors} {c.year}", " ".join(c.objectives), c.parity.status, c.title) for c in cards
+    ]
     _table(f"{len(cards)} methods", ("slug", "family", "paper", "objectives", "parity", "title"), rows, wide="title")
 
 
@@ -149,7 +157,8 @@ def tasks(as_json: AsJson = False) -> None:
         _json(shown)
         return
     rows = [
-        (i.name, i.words, ", ".join(n if n in i.required else f"{n}={d!r}" for n, d in i.options.items())) for i in infos
+        (i.name, i.words, ", ".join(n if n in i.required else f"{n}={d!r}" for n, d in i.options.items()))
+        for i in infos
     ]
     _table(f"{len(rows)} tasks", ("task", "what", "options"), rows, wide="options")
 
@@ -188,7 +197,9 @@ def runs(
         )
         for run in found
     ]
-    _table(f"{len(rows)} runs in {folder}", ("id", "status", "notebook", "started", "took", "parameters or failure"), rows)
+    _table(
+        f"{len(rows)} runs in {folder}", ("id", "status", "notebook", "started", "took", "parameters or failure"), rows
+    )
 
 
 # ---------------------------------------------------------------------------------------------- running
@@ -276,8 +287,12 @@ def _show_failures(failed: Iterable[RunRecord]) -> None:
 @_friendly
 def notebooks(
     only: Annotated[str, typer.Option("--only", help="Glob over keys (ranking/*) or slugs.")] = "*",
-    update: Annotated[bool, typer.Option("--update", help="Write the recorded numbers as baselines and print the diff.")] = False,
-    baselines: Annotated[Path | None, typer.Option(help="Baseline file; default: tests/notebooks/baselines.json.")] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Write the recorded numbers as baselines and print the diff.")
+    ] = False,
+    baselines: Annotated[
+        Path | None, typer.Option(help="Baseline file; default: tests/notebooks/baselines.json.")
+    ] = None,
     workers: Workers = 2,
     kernel: Kernel = "python3",
     timeout: Timeout = 600.0,
@@ -335,7 +350,7 @@ def demo(
     as_json: AsJson = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Distil a student with five methods on real digits, execute the lessons, and write a report (under three minutes)."""
+    """Distil a student with five methods on real digits, execute the lessons, write a report (three minutes)."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from .runs.demo import run_demo
     from .runs.progress import progress_bars
@@ -410,9 +425,12 @@ def doctor(as_json: AsJson = False) -> None:
 @_friendly
 def pair(
     paths: Annotated[list[Path] | None, typer.Argument(help="Percent scripts; default: all of notebooks/.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only verify; exit code 1 if a notebook is not its script's.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only verify; exit code 1 if a notebook is not its script's.")
+    ] = False,
     from_notebook: Annotated[
-        Path | None, typer.Option("--from-notebook", help="Write the script from this notebook (edited in Jupyter), then pair.")
+        Path | None,
+        typer.Option("--from-notebook", help="Write the script from this notebook (edited in Jupyter), then pair."),
     ] = None,
 ) -> None:
     """Generate the notebooks (.ipynb, without outputs) from the percent scripts (.py)."""
@@ -432,7 +450,9 @@ def pair(
         else:
             typer.echo(f"{state.notebook}: {state.problem}\n{state.diff[:2000]}", err=True)
     stuck = [s for s in wrong if check or not s.script.is_file()]
-    typer.echo(f"{len(states)} pairs, {len(stuck)} wrong" if check or stuck else f"{len(states)} pairs, {len(wrong)} written")
+    typer.echo(
+        f"{len(states)} pairs, {len(stuck)} wrong" if check or stuck else f"{len(states)} pairs, {len(wrong)} written"
+    )
     if stuck:
         raise typer.Exit(FAILED)
 

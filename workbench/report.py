@@ -1,7 +1,7 @@
 """Static reports: one self-contained HTML file each, light and dark, nothing fetched from anywhere.
 
-:class:`Report` puts headings, text, tables and Views on a page; :func:`notebook_html` turns an executed notebook into such a
-page (formulas become MathML, which browsers draw without a script).
+:class:`Report` puts headings, text, tables and Views on a page; :func:`notebook_html` turns an executed notebook into
+such a page (formulas become MathML, which browsers draw without a script).
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _CSS = """
-:root{color-scheme:light dark;--ink:#1b1b1b;--paper:#fff;--soft:#f4f5f7;--line:#d5d8dd;--link:#0058a3;--good:#00694d;--bad:#a33d00}
+:root{color-scheme:light dark;--ink:#1b1b1b;--paper:#fff;--soft:#f4f5f7;--line:#d5d8dd;--link:#0058a3;
+--good:#00694d;--bad:#a33d00}
 @media (prefers-color-scheme:dark){:root{--ink:#e8e8e8;--paper:#16181c;--soft:#22252b;--line:#3a3d44;--link:#7cc0ff;
 --good:#4fd1a5;--bad:#ffa366}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1.2rem 1.2rem 4rem;max-width:62rem;background:var(--paper);color:var(--ink);
 font:1rem/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
-h1{font-size:1.7rem;line-height:1.25;margin:.4em 0}h2{font-size:1.3rem;margin:2.2em 0 .5em;border-bottom:1px solid var(--line)}
-h3{font-size:1.08rem}a{color:var(--link)}nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;list-style:none;padding:0}
-.scroll{overflow-x:auto}table{border-collapse:collapse;margin:.6em 0 1em;font-variant-numeric:tabular-nums}
-caption{text-align:left;font-weight:600;padding:.2em 0}th,td{padding:.25em .8em;border-bottom:1px solid var(--line);text-align:right}
-th[scope=row],td.text,th.text{text-align:left}thead th{background:var(--soft)}
-code,pre{font-family:ui-monospace,Consolas,monospace;font-size:.9em}pre{background:var(--soft);padding:.7em 1em;overflow-x:auto;
-border-radius:4px}.good{color:var(--good)}.bad{color:var(--bad)}.verdict{margin:.3em 0}small,.quiet{opacity:.8}
-img{max-width:100%;height:auto}math[display=block]{margin:.7em 0;overflow-x:auto}
+h1{font-size:1.7rem;line-height:1.25;margin:.4em 0}h2{font-size:1.3rem;margin:2.2em 0 .5em;border-bottom:1px solid
+var(--line)} h3{font-size:1.08rem}a{color:var(--link)}nav ul{display:flex;flex-wrap:wrap;gap:.2rem
+1.2rem;list-style:none;padding:0} .scroll{overflow-x:auto}table{border-collapse:collapse;margin:.6em 0
+1em;font-variant-numeric:tabular-nums} caption{text-align:left;font-weight:600;padding:.2em 0}th,td{padding:.25em
+.8em;border-bottom:1px solid var(--line);text-align:right} th[scope=row],td.text,th.text{text-align:left}thead
+th{background:var(--soft)}
+code,pre{font-family:ui-monospace,Consolas,monospace;font-size:.9em}pre{background:var(--soft);padding:.7em
+1em;overflow-x:auto; border-radius:4px}.good{color:var(--good)}.bad{color:var(--bad)}.verdict{margin:.3em
+0}small,.quiet{opacity:.8} img{max-width:100%;height:auto}math[display=block]{margin:.7em 0;overflow-x:auto}
 """
 _NOTEBOOK_CSS = """
 .prompt{font:.75rem ui-monospace,Consolas,monospace;opacity:.65}.prompt:empty,.anchor-link{display:none}
@@ -180,7 +182,9 @@ def notebook_html(
 
     node = nbformat.read(notebook, as_version=4) if isinstance(notebook, str | Path) else notebook
     body, _ = _exporter().from_notebook_node(node)
-    heading = re.search(r"^#\s+(.+)$", "\n".join(c["source"] for c in node["cells"] if c["cell_type"] == "markdown"), re.M)
+    heading = re.search(
+        r"^#\s+(.+)$", "\n".join(c["source"] for c in node["cells"] if c["cell_type"] == "markdown"), re.M
+    )
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
     body = _relink(body, links or {})
     link = f'<nav><a href="{html.escape(back, quote=True)}">← report</a></nav>' if back else ""

@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from .records import record
     from .store import RunRecord, list_runs
 
-_HOME = {"record": "records", "run_notebook": "execute", "run_many": "execute", "RunRecord": "store", "list_runs": "store"}
+_HOME = {
+    "record": "records",
+    "run_notebook": "execute",
+    "run_many": "execute",
+    "RunRecord": "store",
+    "list_runs": "store",
+}
 __all__ = ["RunRecord", "list_runs", "record", "run_many", "run_notebook"]
 
 

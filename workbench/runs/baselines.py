@@ -1,7 +1,8 @@
 """Recorded numbers against ``tests/notebooks/baselines.json``: the regression test of the notebooks.
 
-The tolerance in the baseline file decides, so that loosening one is a change of that file. A metric without a tolerance must
-match exactly. A metric that the baseline does not know, one that is gone, and a notebook that records nothing are failures.
+The tolerance in the baseline file decides, so that loosening one is a change of that file. A metric without a tolerance
+must match exactly. A metric that the baseline does not know, one that is gone, and a notebook that records nothing are
+failures.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ def load_baselines(path: str | Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     document = read_json(path)
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or not isinstance(document.get("notebooks"), dict):
+    if (
+        not isinstance(document, dict)
+        or document.get("schema") != SCHEMA
+        or not isinstance(document.get("notebooks"), dict)
+    ):
         raise ValueError(f"{path} is not a baseline file of schema {SCHEMA}.")
     return document["notebooks"]
 
@@ -85,8 +90,24 @@ def compare_runs(runs: Iterable[RunRecord], path: str | Path) -> list[Row]:
 def drift_table(rows: Iterable[Row]) -> str:
     """The rows that do not agree as a text table (empty if all do)."""
     bad = [r for r in rows if not r.ok]
-    return text_table(((r.notebook, r.metric, _show(r.old), _show(r.new), "exact" if r.tolerance is None else f"{r.tolerance:g}",
-                        r.status) for r in bad), ("notebook", "metric", "old", "new", "tolerance", "status")) if bad else ""
+    return (
+        text_table(
+            (
+                (
+                    r.notebook,
+                    r.metric,
+                    _show(r.old),
+                    _show(r.new),
+                    "exact" if r.tolerance is None else f"{r.tolerance:g}",
+                    r.status,
+                )
+                for r in bad
+            ),
+            ("notebook", "metric", "old", "new", "tolerance", "status"),
+        )
+        if bad
+        else ""
+    )
 
 
 def _show(value: Any) -> str:
@@ -109,25 +130,36 @@ def update_baselines(runs: Iterable[RunRecord], path: str | Path, *, keep: Itera
     path, runs = Path(path), list(runs)
     for run in runs:
         if not run.metrics:
-            raise ValueError(f"{run.notebook} cannot become a baseline: "
-                             + (f"it {run.status} ({run.failure})." if not run.ok else "it records nothing."))
+            raise ValueError(
+                f"{run.notebook} cannot become a baseline: "
+                + (f"it {run.status} ({run.failure})." if not run.ok else "it records nothing.")
+            )
     baselines = load_baselines(path)
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     kept = None if keep is None else set(keep)
     merged = {k: v for k, v in baselines.items() if kept is None or k in kept}
     for run in runs:
-        merged[run.notebook] = {name: _entry(merged.get(run.notebook, {}).get(name), new) for name, new in run.metrics.items()}
+        merged[run.notebook] = {
+            name: _entry(merged.get(run.notebook, {}).get(name), new) for name, new in run.metrics.items()
+        }
     after = to_json({"schema": SCHEMA, "notebooks": dict(sorted(merged.items()))})
     if after == before:
         return ""
     write_atomic(path, after)
-    return "".join(difflib.unified_diff(before.splitlines(True), after.splitlines(True), f"{path.name} (old)",
-                                        f"{path.name} (new)", n=2))
+    return "".join(
+        difflib.unified_diff(
+            before.splitlines(True), after.splitlines(True), f"{path.name} (old)", f"{path.name} (new)", n=2
+        )
+    )
 
 
 def _entry(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
     fresh = {k: new[k] for k in ("value", "tolerance", "kind")}
-    if old is not None and old["kind"] == new["kind"] and old["tolerance"] == new["tolerance"] \
-            and _agree(old["value"], new["value"], old["tolerance"]):
+    if (
+        old is not None
+        and old["kind"] == new["kind"]
+        and old["tolerance"] == new["tolerance"]
+        and _agree(old["value"], new["value"], old["tolerance"])
+    ):
         return dict(old)
     return fresh

@@ -60,7 +60,8 @@ class DemoResult:
         """For ``--json``."""
         table = self.comparison.table(BASELINE).reset_index()
         return {
-            "report": str(self.report), "seconds": round(self.seconds, 1), "ok": self.ok, "seeds": self.comparison.seeds,
+            "report": str(self.report), "seconds": round(self.seconds, 1), "ok": self.ok,
+            "seeds": self.comparison.seeds,
             "table": plain(table.to_dict("records")), "lessons": [run.to_dict() for run in self.lessons],
         }  # fmt: skip
 
@@ -68,7 +69,7 @@ class DemoResult:
         """Comparison table and how to go on, for the terminal."""
         rows = [
             (
-                arm, f"{100 * r['mean']:.1f} %", _interval(r["low"], r["high"]),
+                str(arm), f"{100 * r['mean']:.1f} %", _interval(r["low"], r["high"]),
                 "" if arm == BASELINE else f"{100 * r['difference']:+.1f}",
                 "" if arm == BASELINE else _interval(r["diff_low"], r["diff_high"]), f"{r['n']:.0f}",
             )
@@ -127,8 +128,8 @@ def run_demo(
     try:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         comparison = compare(
-            lambda seed: load_task(TASK, seed=seed, **TASK_OPTIONS), arms(), seeds=seeds, student=STUDENT, epochs=epochs,
-            progress=bars.report("distil"), **TRAINING,
+            lambda seed: load_task(TASK, seed=seed, **TASK_OPTIONS), arms(), seeds=seeds, student=STUDENT,
+            epochs=epochs, progress=bars.report("distil"), **TRAINING,
         )  # fmt: skip
         comparison.rows.to_csv(folder / "comparison.csv", index=False)
         executed = _run_lessons(root, folder, workers, bars) if lessons else ()
@@ -166,10 +167,10 @@ def _write_report(folder: Path, comparison: Comparison, executed: Sequence[RunRe
     seeds = len(comparison.seeds)
     report = Report(
         "One student, five ways to teach it",
-        "A small network learns to read handwritten digits from 200 labelled images: from the labels alone (CE), and from a "
-        "teacher by knowledge distillation (KD), decoupled distillation (DKD), correlations (DIST) and ranking (PLD). "
-        f"{seeds} seeds each; within a seed all methods share the split, the teacher, the initial weights and the order of the "
-        "images.",
+        "A small network learns to read handwritten digits from 200 labelled images: from the labels alone (CE), and "
+        "from a teacher by knowledge distillation (KD), decoupled distillation (DKD), correlations (DIST) and ranking "
+        f"(PLD). {seeds} seeds each; within a seed all methods share the split, the teacher, the initial weights and "
+        "the order of the images.",
     )
     report.add("Comparison", *_comparison_blocks(comparison))
     report.add("Training", *_curve_blocks(comparison))
@@ -193,7 +194,7 @@ def _comparison_blocks(comparison: Comparison) -> list[Any]:
         "arm": "method", "mean": "accuracy, %", "std": "std", "n": "seeds", "low": "low", "high": "high",
         "difference": f"to {BASELINE}, points", "diff_low": "low ", "diff_high": "high ", "p": "p",
     }  # fmt: skip
-    formats = {name: ".2f" for name in names.values()} | {"p": ".3f"}
+    formats = dict.fromkeys(names.values(), ".2f") | {"p": ".3f"}
     caption = (
         f"Test accuracy of the last epoch, {len(comparison.seeds)} seeds; 95 % intervals of the mean and of the paired "
         f"difference to {BASELINE} (Student's t)"
@@ -204,7 +205,7 @@ def _comparison_blocks(comparison: Comparison) -> list[Any]:
         for arm in arms()
     )
     return [
-        comparison_view(comparison, baseline=BASELINE),
+        comparison_view(comparison, baseline=BASELINE, title="Test accuracy by method"),
         table_html(shown[list(names)].rename(columns=names), caption, formats=formats),
         _reading(table),
         f"<details><summary>the methods and their settings</summary><ul>{knobs}</ul></details>",
@@ -218,14 +219,16 @@ def _reading(table: Any) -> str:
     worse = [r.arm for r in others.itertuples() if r.diff_high < 0]
     open_ = [r.arm for r in others.itertuples() if r.arm not in better and r.arm not in worse]
     parts = [
-        f"{' and '.join(better)} beat{'s' if len(better) == 1 else ''} {BASELINE} beyond the spread of the seeds" if better else "",
+        f"{' and '.join(better)} beat{'s' if len(better) == 1 else ''} {BASELINE} beyond the spread of the seeds"
+        if better
+        else "",
         f"{' and '.join(worse)} stay{'s' if len(worse) == 1 else ''} below it" if worse else "",
         f"for {', '.join(open_)} the interval of the difference includes zero" if open_ else "",
     ]
     text = "; ".join(p for p in parts if p)
     return (
-        f"<p>{html.escape(text[:1].upper() + text[1:])}. The intervals are not corrected for the number of methods, and describe "
-        "this task and this student only.</p>"
+        f"<p>{html.escape(text[:1].upper() + text[1:])}. The intervals are not corrected for the number of methods, "
+        "and describe this task and this student only.</p>"
     )
 
 
@@ -248,13 +251,20 @@ def _cka_blocks(comparison: Comparison) -> list[Any]:
     from ..views.cka import cka_compare_view
 
     task, teacher, before, after = _first(comparison)
-    maps = [cka_map(s, teacher, task.loader("test", batch_size=128, shuffle=False)) for s in (before, after)]
+    loader = task.loader("test", batch_size=128, shuffle=False)
+    maps = [cka_map(s, teacher, loader, layers_x=_leaves(s), layers_y=_leaves(teacher)) for s in (before, after)]
     view = cka_compare_view(
         maps[0].matrix, maps[1].matrix, maps[1].layers_x, maps[1].layers_y,
         title="CKA of student and teacher, before and after PLD",
     )  # fmt: skip
-    return ["<p>Centred kernel alignment compares what two layers make of the same images: 1 means equal up to rotation and "
-            "scale.</p>", view]  # fmt: skip
+    words = "Centred kernel alignment compares what two layers make of the same images: 1 is equal up to rotation and scale."
+    return [f"<p>{words}</p>", view]
+
+
+def _leaves(model: Any) -> list[str]:
+    """Names of the modules that compute something of their own, input to output."""
+    silent = ("Dropout", "Flatten", "Identity")
+    return [n for n, m in model.named_modules() if n and not list(m.children()) and type(m).__name__ not in silent]
 
 
 def _ranking_blocks(comparison: Comparison) -> list[Any]:
@@ -292,7 +302,9 @@ def _lesson_blocks(folder: Path, executed: Sequence[RunRecord]) -> list[str]:
         else:
             shown = html.escape(run.notebook)
         took = f", {run.seconds:.0f} s" if run.seconds else ""
-        state = f"executed{took}" if run.ok else f'<span class="bad">{html.escape(f"{run.status}: {run.failure}")}</span>'
+        state = (
+            f"executed{took}" if run.ok else f'<span class="bad">{html.escape(f"{run.status}: {run.failure}")}</span>'
+        )
         blocks.append(f"<h3>{shown}</h3><p>{state}</p>{verdicts_html(run.verdicts)}")
     return blocks
 

@@ -62,4 +62,6 @@ def check_folders(root: Path | None) -> list[Check]:
 def check_machine() -> Check:
     """Processors and threads, for orientation."""
     threads = os.environ.get("OMP_NUM_THREADS", "unset")
-    return Check("machine", True, f"{os.cpu_count()} processors, {platform.machine()}, OMP_NUM_THREADS {threads}", needed=False)
+    return Check(
+        "machine", True, f"{os.cpu_count()} processors, {platform.machine()}, OMP_NUM_THREADS {threads}", needed=False
+    )

@@ -17,8 +17,20 @@ from typing import Any
 DISTRIBUTION = "kd-workbench"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 #: Packages whose versions every record states.
-RECORDED = ("kd-workbench", "torch", "torchvision", "timm", "lightning", "numpy", "scipy", "scikit-learn", "pandas",
-            "matplotlib", "ipykernel", "papermill")
+RECORDED = (
+    "kd-workbench",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "matplotlib",
+    "ipykernel",
+    "papermill",
+)
 
 
 @cache
@@ -36,9 +48,12 @@ def versions(names: tuple[str, ...] = RECORDED) -> dict[str, str]:
 @cache
 def git_commit(folder: str | Path) -> dict[str, Any]:
     """``{"commit": "<sha>" | "unknown", "dirty": bool | None}`` of the working tree that holds ``folder``."""
+
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True,
-                              timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
@@ -48,6 +63,7 @@ def git_commit(folder: str | Path) -> dict[str, Any]:
 def device_name() -> str:
     """The accelerator torch sees, or ``"cpu"``; torch is imported."""
     import torch
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
@@ -66,7 +82,7 @@ class Check:
 
 
 def required_versions(root: Path | None) -> list[str]:
-    """Requirement strings of the project: from ``pyproject.toml`` beside the source, else from the installed metadata."""
+    """Requirements of the project: from ``pyproject.toml`` beside the source, else from the installed metadata."""
     if root is not None and (root / "pyproject.toml").is_file():
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         return [f"python{project['requires-python']}", *project["dependencies"]]
@@ -78,12 +94,15 @@ def required_versions(root: Path | None) -> list[str]:
 def check_versions(root: Path | None) -> list[Check]:
     """Each requirement of the project against what is installed."""
     from packaging.requirements import Requirement
+
     checks = []
     for line in required_versions(root):
         requirement = Requirement(line)
         found = versions((requirement.name,)).get(requirement.name)
         ok = found is not None and requirement.specifier.contains(found, prereleases=True)
-        checks.append(Check(requirement.name, ok, found or "not installed", advice="" if ok else f"needs {requirement}"))
+        checks.append(
+            Check(requirement.name, ok, found or "not installed", advice="" if ok else f"needs {requirement}")
+        )
     return checks
 
 
@@ -96,6 +115,7 @@ def find_browser() -> str | None:
 def kernels() -> dict[str, str]:
     """Installed Jupyter kernels by name, with their folders."""
     from jupyter_client.kernelspec import KernelSpecManager
+
     return KernelSpecManager().find_kernel_specs()
 
 

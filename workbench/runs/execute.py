@@ -40,14 +40,24 @@ class Job:
     run_id: str | None = None
 
 
-def run_notebook(notebook: str | Path, parameters: Mapping[str, Any] | None = None, *, runs_dir: str | Path = "runs",
-                 run_id: str | None = None, timeout: float | None = DEFAULT_TIMEOUT, kernel: str = "python3",
-                 progress: Progress | None = None, static: bool = True, text: bool = False,
-                 env: Mapping[str, str] | None = None) -> RunRecord:
+def run_notebook(
+    notebook: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    runs_dir: str | Path = "runs",
+    run_id: str | None = None,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    kernel: str = "python3",
+    progress: Progress | None = None,
+    static: bool = True,
+    text: bool = False,
+    env: Mapping[str, str] | None = None,
+) -> RunRecord:
     """Execute a notebook and keep what came of it in a run folder.
 
     The kernel gets ``KDW_RUN_DIR`` (where ``record(...)`` writes), ``OMP_NUM_THREADS=1`` unless it is set, and, with
-    ``static``, ``KDW_STATIC=1`` (panels show their static form). It starts in the notebook's own folder, as in JupyterLab.
+    ``static``, ``KDW_STATIC=1`` (panels show their static form). It starts in the notebook's own folder, as in
+    JupyterLab.
 
     Args:
         notebook: path, key (``"ranking/pld"``) or slug (``"pld"``).
@@ -76,13 +86,29 @@ def run_notebook(notebook: str | Path, parameters: Mapping[str, Any] | None = No
     check_kernel(kernel)
     folder = _new_folder(Path(runs_dir), run_id or new_run_id(key))
     info = {
-        "schema": SCHEMA, "id": folder.name, "status": "running", "notebook": key, "path": str(path),
-        "source_sha256": source_hash(path), "parameters": {n: p.default for n, p in known.items()} | given, "given": given,
-        "kernel": kernel, "static": static, "timeout": timeout, **owner(), "started": time.time(), "versions": versions(),
-        "git": git_commit(path.parent)}
+        "schema": SCHEMA,
+        "id": folder.name,
+        "status": "running",
+        "notebook": key,
+        "path": str(path),
+        "source_sha256": source_hash(path),
+        "parameters": {n: p.default for n, p in known.items()} | given,
+        "given": given,
+        "kernel": kernel,
+        "static": static,
+        "timeout": timeout,
+        **owner(),
+        "started": time.time(),
+        "versions": versions(),
+        "git": git_commit(path.parent),
+    }
     write_json(folder / "run.json", info)
-    variables = {"KDW_RUN_DIR": str(folder), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-                 **({"KDW_STATIC": "1"} if static else {}), **(env or {})}
+    variables = {
+        "KDW_RUN_DIR": str(folder),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        **({"KDW_STATIC": "1"} if static else {}),
+        **(env or {}),
+    }
     status, failure = "failed", None
     try:
         failure = _execute(path, folder, given, variables, kernel, timeout, progress)
@@ -99,14 +125,28 @@ def run_notebook(notebook: str | Path, parameters: Mapping[str, Any] | None = No
         if partial.is_file():
             os.replace(partial, folder / "notebook.ipynb")
         finished = time.time()
-        write_json(folder / "run.json", info | {
-            "status": status, "finished": finished, "seconds": round(finished - info["started"], 3),
-            "failure": vars(failure) if failure else None})
+        write_json(
+            folder / "run.json",
+            info
+            | {
+                "status": status,
+                "finished": finished,
+                "seconds": round(finished - info["started"], 3),
+                "failure": vars(failure) if failure else None,
+            },
+        )
     return read_run(folder)
 
 
-def _execute(path: Path, folder: Path, given: dict[str, Any], variables: dict[str, str], kernel: str,
-             timeout: float | None, progress: Progress | None) -> Failure | None:
+def _execute(
+    path: Path,
+    folder: Path,
+    given: dict[str, Any],
+    variables: dict[str, str],
+    kernel: str,
+    timeout: float | None,
+    progress: Progress | None,
+) -> Failure | None:
     """Run through papermill into ``notebook.partial.ipynb``; the failure of a cell is returned."""
     import logging
 
@@ -114,19 +154,31 @@ def _execute(path: Path, folder: Path, given: dict[str, Any], variables: dict[st
     from papermill.exceptions import PapermillExecutionError
 
     from .kernel import ENGINE, RunKernelManager, kernel_config
+
     logging.getLogger("papermill").setLevel(logging.ERROR)
     name, target = notebook_key(path), folder / "notebook.partial.ipynb"
     with _short_folder() as sockets:
         try:
             execute_notebook(
-                _escape(path), _escape(target), parameters=given or None, engine_name=ENGINE, kernel_name=kernel,
-                progress_bar=False, request_save_on_cell_execute=True, autosave_cell_every=0, execution_timeout=timeout,
-                store_widget_state=False, kernel_manager_class=RunKernelManager,
+                _escape(path),
+                _escape(target),
+                parameters=given or None,
+                engine_name=ENGINE,
+                kernel_name=kernel,
+                progress_bar=False,
+                request_save_on_cell_execute=True,
+                autosave_cell_every=0,
+                execution_timeout=timeout,
+                store_widget_state=False,
+                kernel_manager_class=RunKernelManager,
                 config=kernel_config(variables, sockets, folder / "kernel.log"),
                 resources={"metadata": {"path": str(path.parent)}},
-                on_cell=(lambda done, total: progress(done, total, name)) if progress else None)
+                on_cell=(lambda done, total: progress(done, total, name)) if progress else None,
+            )
         except PapermillExecutionError as error:
-            return Failure(error.cell_index + 1, error.ename, error.evalue[:2000], error.source[:2000], _excerpt(error.traceback))
+            return Failure(
+                error.cell_index + 1, error.ename, error.evalue[:2000], error.source[:2000], _excerpt(error.traceback)
+            )
     return None
 
 
@@ -165,7 +217,9 @@ def _new_folder(runs_dir: Path, run_id: str) -> Path:
             raise FileExistsError(f"the run {run_id!r} exists already in {runs_dir}.") from None
         raise NotADirectoryError(f"{runs_dir} is not a folder that run folders can be made in.") from None
     except OSError as error:
-        raise type(error)(error.errno, f"cannot make a run folder in {runs_dir}: {error.strerror}", str(folder)) from error
+        raise type(error)(
+            error.errno, f"cannot make a run folder in {runs_dir}: {error.strerror}", str(folder)
+        ) from error
     return folder
 
 
@@ -176,11 +230,18 @@ def check_kernel(kernel: str) -> None:
         listed = "\n".join(f"  {name:<16} {place}" for name, place in installed.items()) or "  (none)"
         raise KernelMissingError(
             f"there is no Jupyter kernel {kernel!r}. Installed kernels:\n{listed}\n"
-            f"Install one with: {python_executable()} -m ipykernel install --sys-prefix --name {kernel}")
+            f"Install one with: {python_executable()} -m ipykernel install --sys-prefix --name {kernel}"
+        )
 
 
-def run_many(jobs: Iterable[Job | str | Path], *, workers: int = 2, runs_dir: str | Path = "runs",
-             progress: Progress | None = None, **options: Any) -> list[RunRecord]:
+def run_many(
+    jobs: Iterable[Job | str | Path],
+    *,
+    workers: int = 2,
+    runs_dir: str | Path = "runs",
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[RunRecord]:
     """Execute several notebooks in worker processes; one that fails, or kills its worker, does not stop the others.
 
     Args:
@@ -202,7 +263,9 @@ def run_many(jobs: Iterable[Job | str | Path], *, workers: int = 2, runs_dir: st
     ready = []
     for job in todo:
         path = resolve_notebook(job.notebook)
-        check_parameters(read_parameters(path), job.parameters, text=options.get("text", False), notebook=notebook_key(path))
+        check_parameters(
+            read_parameters(path), job.parameters, text=options.get("text", False), notebook=notebook_key(path)
+        )
         ready.append(Job(path, dict(job.parameters), job.run_id or new_run_id(notebook_key(path))))
     folder = Path(runs_dir).resolve()
     results: dict[int, RunRecord] = {}
@@ -212,9 +275,17 @@ def run_many(jobs: Iterable[Job | str | Path], *, workers: int = 2, runs_dir: st
     return [results[i] for i in range(len(ready))]
 
 
-def _run_pool(jobs: list[Job], waiting: list[int], results: dict[int, RunRecord], workers: int, runs_dir: Path,
-              progress: Progress | None, options: dict[str, Any]) -> list[int]:
+def _run_pool(
+    jobs: list[Job],
+    waiting: list[int],
+    results: dict[int, RunRecord],
+    workers: int,
+    runs_dir: Path,
+    progress: Progress | None,
+    options: dict[str, Any],
+) -> list[int]:
     """Run jobs in one pool of processes; returns those that a dying worker kept from starting."""
+
     def finish(index: int, run: RunRecord) -> None:
         results[index] = run
         if progress is not None:
@@ -222,7 +293,8 @@ def _run_pool(jobs: list[Job], waiting: list[int], results: dict[int, RunRecord]
 
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         pending: dict[Future[RunRecord], int] = {
-            pool.submit(_run_job, jobs[i], str(runs_dir), options): i for i in waiting}
+            pool.submit(_run_job, jobs[i], str(runs_dir), options): i for i in waiting
+        }
         broken: list[int] = []
         while pending:
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
@@ -246,15 +318,22 @@ def _run_pool(jobs: list[Job], waiting: list[int], results: dict[int, RunRecord]
     return restart if len(restart) < len(waiting) else _give_up(restart, jobs, runs_dir, finish)
 
 
-def _give_up(restart: list[int], jobs: list[Job], runs_dir: Path, finish: Callable[[int, RunRecord], None]) -> list[int]:
+def _give_up(
+    restart: list[int], jobs: list[Job], runs_dir: Path, finish: Callable[[int, RunRecord], None]
+) -> list[int]:
     for index in restart:
         finish(index, _failed(jobs[index], runs_dir, RuntimeError("worker processes die before they can start a run")))
     return []
 
 
 def _failed(job: Job, runs_dir: Path, error: Exception) -> RunRecord:
-    return RunRecord(str(job.run_id), runs_dir / str(job.run_id), "failed", notebook_key(job.notebook),
-                     failure=Failure(None, type(error).__name__, str(error)))
+    return RunRecord(
+        str(job.run_id),
+        runs_dir / str(job.run_id),
+        "failed",
+        notebook_key(job.notebook),
+        failure=Failure(None, type(error).__name__, str(error)),
+    )
 
 
 def _run_job(job: Job, runs_dir: str, options: dict[str, Any]) -> RunRecord:

@@ -32,15 +32,23 @@ def project_root(start: str | Path | None = None) -> Path:
     for folder in (*((start, *start.parents)), source):
         if (folder / NOTEBOOKS).is_dir() and (folder / "pyproject.toml").is_file():
             return folder
-    raise FileNotFoundError(f"no project folder (pyproject.toml beside {NOTEBOOKS}/) at or above {start}, nor at {source}: "
-                            f"kd-workbench {__version__} runs notebooks from a copy of its repository.")
+    raise FileNotFoundError(
+        f"no project folder (pyproject.toml beside {NOTEBOOKS}/) at or above {start}, nor at {source}: "
+        f"kd-workbench {__version__} runs notebooks from a copy of its repository."
+    )
 
 
 def find_notebooks(root: str | Path | None = None, pattern: str = "*", *, suffix: str = ".ipynb") -> list[Path]:
     """Notebooks under ``root/notebooks`` whose key or last part of it matches a glob, sorted by key."""
     root = Path(root) if root is not None else project_root()
-    found = (p for p in (root / NOTEBOOKS).rglob(f"*{suffix}") if not set(p.parts) & set(_SKIP) and not p.name.startswith("_"))
-    keep = (p for p in found if fnmatch.fnmatchcase(notebook_key(p, root), pattern) or fnmatch.fnmatchcase(p.stem, pattern))
+    found = (
+        p
+        for p in (root / NOTEBOOKS).rglob(f"*{suffix}")
+        if not set(p.parts) & set(_SKIP) and not p.name.startswith("_")
+    )
+    keep = (
+        p for p in found if fnmatch.fnmatchcase(notebook_key(p, root), pattern) or fnmatch.fnmatchcase(p.stem, pattern)
+    )
     return sorted(keep, key=lambda p: notebook_key(p, root))
 
 
@@ -98,7 +106,9 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write {path.name} into {path.parent}: {error.strerror}", str(path)) from error
+        raise type(error)(
+            error.errno, f"cannot write {path.name} into {path.parent}: {error.strerror}", str(path)
+        ) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -116,7 +126,7 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
 
 
 def plain(value: Any) -> Any:
-    """A value as valid JSON types: numpy and torch scalars unwrapped, non-finite floats as ``"nan"``, ``"inf"``, ``"-inf"``."""
+    """A value as valid JSON types: numpy and torch unwrapped, non-finite floats as ``"nan"``, ``"inf"``, ``"-inf"``."""
     if isinstance(value, bool | str) or value is None:
         return value
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The papermill engine of the runner: a kernel with its own environment variables, IPC transport, and progress by cell."""
+"""The papermill engine of the runner: a kernel with environment variables of its own, IPC, and progress by cell."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ _IPC_PATH_LIMIT = 90  # a Unix socket path may have 107 bytes; "-ipc-<port>" is 
 
 
 class RunKernelManager(AsyncKernelManager):
-    """A kernel manager that adds variables to the kernel's environment, and keeps what it writes outside of cells in a file."""
+    """Adds variables to the kernel's environment, and keeps what its process writes outside of cells in a file."""
 
     extra_env = Dict(help="variables added to the kernel's environment").tag(config=True)
     log_file = Unicode(os.devnull, help="where the process' own standard output and error go").tag(config=True)
 
     async def _async_pre_start_kernel(self, **kw: Any) -> tuple[list[str], dict[str, Any]]:
-        return await super()._async_pre_start_kernel(**kw | {"env": {**os.environ, **kw.get("env", {}), **self.extra_env}})
+        return await super()._async_pre_start_kernel(
+            **kw | {"env": {**os.environ, **kw.get("env", {}), **self.extra_env}}
+        )
 
-    pre_start_kernel = _async_pre_start_kernel  # type: ignore[assignment]
+    pre_start_kernel = _async_pre_start_kernel
 
     async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
         with open(self.log_file, "ab") as log:
             await super()._async_launch_kernel(kernel_cmd, **kw | {"stdout": log, "stderr": log})
 
-    _launch_kernel = _async_launch_kernel  # type: ignore[assignment]
+    _launch_kernel = _async_launch_kernel
 
 
 class RunEngine(NBClientEngine):
     """papermill's engine, reporting after every cell."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, on_cell: Callable[[int, int], None] | None = None,
-                                 **kwargs: Any) -> Any:
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, *, on_cell: Callable[[int, int], None] | None = None, **kwargs: Any
+    ) -> Any:
         complete = nb_man.cell_complete
 
         def cell_complete(cell: Any, cell_index: int | None = None, **rest: Any) -> None:

@@ -32,10 +32,12 @@ def notebook_text(script: str) -> str:
     """The generated ``.ipynb`` of a percent script's source text.
 
     Raises:
-        ValueError: the script has no cells, or no cell tagged ``parameters`` is first among the code cells that use one.
+        ValueError: the script has no cells, or no cell tagged ``parameters`` is first among the code cells that use
+            one.
     """
     import jupytext
     import nbformat
+
     notebook = jupytext.reads(script, fmt="py:percent")
     if not any(cell.source.strip() for cell in notebook.cells):
         raise ValueError("the script has no cells: start them with '# %%' or '# %% [markdown]'.")
@@ -45,13 +47,23 @@ def notebook_text(script: str) -> str:
         digest = sha256(f"{cell.cell_type}\n{cell.source}")[:12]
         seen[digest] += 1
         tags = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
-        clean: dict[str, Any] = {"cell_type": cell.cell_type, "id": digest if seen[digest] == 1 else f"{digest}-{seen[digest]}",
-                                 "metadata": tags, "source": cell.source}
+        clean: dict[str, Any] = {
+            "cell_type": cell.cell_type,
+            "id": digest if seen[digest] == 1 else f"{digest}-{seen[digest]}",
+            "metadata": tags,
+            "source": cell.source,
+        }
         if cell.cell_type == "code":
             clean |= {"execution_count": None, "outputs": []}
         cells.append(clean)
-    document = nbformat.from_dict({"cells": cells, "metadata": {"kernelspec": KERNEL, "language_info": {"name": "python"}},
-                                   "nbformat": 4, "nbformat_minor": 5})
+    document = nbformat.from_dict(
+        {
+            "cells": cells,
+            "metadata": {"kernelspec": KERNEL, "language_info": {"name": "python"}},
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+    )
     nbformat.validate(document)
     return nbformat.writes(document, version=4).rstrip("\n") + "\n"
 
@@ -80,8 +92,14 @@ def check_pair(script: str | Path) -> Pair:
     actual = notebook.read_text(encoding="utf-8")
     if actual == expected:
         return Pair(script, notebook)
-    return Pair(script, notebook, _difference(actual, expected),
-                "".join(difflib.unified_diff(actual.splitlines(True), expected.splitlines(True), "notebook", "from script", n=1)))
+    return Pair(
+        script,
+        notebook,
+        _difference(actual, expected),
+        "".join(
+            difflib.unified_diff(actual.splitlines(True), expected.splitlines(True), "notebook", "from script", n=1)
+        ),
+    )
 
 
 def _difference(actual: str, expected: str) -> str:
@@ -108,13 +126,16 @@ def check_pairs(paths: Iterable[str | Path] | None = None, root: str | Path | No
     root = Path(root) if root is not None else project_root()
     found = scripts(root)
     orphans = [p for p in find_notebooks(root) if p.with_suffix(".py") not in found]
-    return [*(check_pair(p) for p in found),
-            *(Pair(p.with_suffix(".py"), p, "there is no percent script beside the notebook") for p in orphans)]
+    return [
+        *(check_pair(p) for p in found),
+        *(Pair(p.with_suffix(".py"), p, "there is no percent script beside the notebook") for p in orphans),
+    ]
 
 
 def script_text(notebook: str | Path) -> str:
     """The percent script of a notebook edited in Jupyter: the way back, for ``kdw pair --from-notebook``."""
     import jupytext
+
     document = jupytext.read(notebook)
     document.metadata = {k: v for k, v in document.metadata.items() if k == "kernelspec"}
     document.metadata["jupytext"] = {"notebook_metadata_filter": "-all", "cell_metadata_filter": "tags,-all"}

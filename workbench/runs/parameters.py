@@ -1,7 +1,7 @@
 """The ``parameters`` cell of a notebook, read without running it, and the strict check of what is passed to it.
 
-papermill lets an unknown name through with a warning; a run with a mistyped parameter then silently uses the default. Here
-unknown and ill-typed parameters are refused before a kernel starts, and the message lists what exists.
+papermill lets an unknown name through with a warning; a run with a mistyped parameter then silently uses the default.
+Here unknown and ill-typed parameters are refused before a kernel starts, and the message lists what exists.
 """
 
 from __future__ import annotations
@@ -20,8 +20,20 @@ from typing import Any, Literal, Optional, Union
 
 from .files import text_table
 
-_TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "tuple": tuple, "None": None,
-                          "List": list, "Tuple": tuple, "Optional": Optional, "Union": Union, "Literal": Literal}
+_TYPES: dict[str, Any] = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "str": str,
+    "list": list,
+    "tuple": tuple,
+    "None": None,
+    "List": list,
+    "Tuple": tuple,
+    "Optional": Optional,
+    "Union": Union,
+    "Literal": Literal,
+}
 _TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("none", "null")
 
 
@@ -48,10 +60,13 @@ class Parameter:
         try:
             return _coerce(value, self.type)
         except (TypeError, ValueError):
-            raise ParameterError(f"{self.name} must be {self.type_name}, got {value!r} ({type(value).__name__}).") from None
+            raise ParameterError(
+                f"{self.name} must be {self.type_name}, got {value!r} ({type(value).__name__})."
+            ) from None
 
     def parse(self, text: str) -> Any:
-        """The value that command-line text stands for, e.g. ``"1e-3"``, ``"true"``, ``"none"``, ``"1,2,4"``, ``"[1, 2]"``.
+        """The value that command-line text stands for, e.g. ``"1e-3"``, ``"true"``, ``"none"``, ``"1,2,4"``, ``"[1,
+        2]"``.
 
         Raises:
             ParameterError: the text does not stand for a value of the declared type.
@@ -80,6 +95,7 @@ def _parameters_cell(notebook: Any) -> str | None:
         path = Path(notebook)
         if path.suffix == ".py":
             import jupytext
+
             notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
         else:
             notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -92,21 +108,28 @@ def _parameters_cell(notebook: Any) -> str | None:
 
 def parse_cell(source: str) -> dict[str, Parameter]:
     """Parameters of the cell's source text; see :func:`read_parameters`."""
-    comments = {token.start[0]: token.string.lstrip("# ").strip()
-                for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT}
+    comments = {
+        token.start[0]: token.string.lstrip("# ").strip()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
     found: dict[str, Parameter] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            name, annotation = node.target.id, node.annotation
+            name, annotation, value = node.target.id, node.annotation, node.value
         elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            name, annotation = node.targets[0].id, None
+            name, annotation, value = node.targets[0].id, None, node.value
         else:
-            raise ParameterError(f"line {node.lineno} of the parameters cell must be 'name: type = literal  # help', "
-                                 f"got {ast.unparse(node)!r}.")
+            raise ParameterError(
+                f"line {node.lineno} of the parameters cell must be 'name: type = literal  # help', "
+                f"got {ast.unparse(node)!r}."
+            )
         try:
-            default = ast.literal_eval(node.value)
+            default = ast.literal_eval(value)
         except ValueError:
-            raise ParameterError(f"the default of parameter {name} must be a literal, got {ast.unparse(node.value)!r}.") from None
+            raise ParameterError(
+                f"the default of parameter {name} must be a literal, got {ast.unparse(value)!r}."
+            ) from None
         kind = _type_of(annotation, name) if annotation is not None else _infer(default)
         text = ast.unparse(annotation) if annotation is not None else getattr(kind, "__name__", "any")
         found[name] = Parameter(name, kind, text, default, comments.get(node.end_lineno or node.lineno, ""))
@@ -121,19 +144,27 @@ def _infer(default: Any) -> Any:
 def _type_of(annotation: ast.expr, name: str) -> Any:
     """The typing object an annotation stands for, out of a closed vocabulary."""
     if isinstance(annotation, ast.Constant):
-        return _type_of(ast.parse(annotation.value, mode="eval").body, name) if isinstance(annotation.value, str) else None
+        return (
+            _type_of(ast.parse(annotation.value, mode="eval").body, name) if isinstance(annotation.value, str) else None
+        )
     if isinstance(annotation, ast.Name) and annotation.id in _TYPES:
         return _TYPES[annotation.id]
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
         return Union[_type_of(annotation.left, name), _type_of(annotation.right, name)]  # noqa: UP007
-    if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name) and annotation.value.id in _TYPES:
+    if (
+        isinstance(annotation, ast.Subscript)
+        and isinstance(annotation.value, ast.Name)
+        and annotation.value.id in _TYPES
+    ):
         inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         if annotation.value.id == "Literal":
-            return Literal[tuple(ast.literal_eval(e) for e in inner)]  # type: ignore[misc]
+            return Literal[tuple(ast.literal_eval(e) for e in inner)]
         inside = tuple(... if isinstance(e, ast.Constant) and e.value is ... else _type_of(e, name) for e in inner)
         return _TYPES[annotation.value.id][inside if len(inside) > 1 else inside[0]]
-    raise ParameterError(f"the type of parameter {name} must be made of bool, int, float, str, None, list[...], tuple[...] "
-                         f"and Literal[...], got {ast.unparse(annotation)!r}.")
+    raise ParameterError(
+        f"the type of parameter {name} must be made of bool, int, float, str, None, list[...], tuple[...] "
+        f"and Literal[...], got {ast.unparse(annotation)!r}."
+    )
 
 
 def _coerce(value: Any, kind: Any) -> Any:
@@ -183,7 +214,9 @@ def _from_text(text: str, kind: Any) -> Any:
             return None
     elif origin in (Union, types.UnionType):
         order = (type(None), bool, int, float)  # the narrowest reading of the text wins, str last
-        return _first(lambda k: _from_text(text, k), sorted(inner, key=lambda k: order.index(k) if k in order else len(order)))
+        return _first(
+            lambda k: _from_text(text, k), sorted(inner, key=lambda k: order.index(k) if k in order else len(order))
+        )
     elif origin is Literal:
         return _first(lambda allowed: _equal(_from_text(text, type(allowed)), allowed), inner)
     elif kind in (list, tuple) or origin in (list, tuple):
@@ -220,8 +253,9 @@ def _equal(value: Any, allowed: Any) -> Any:
     return value
 
 
-def check_parameters(known: Mapping[str, Parameter], given: Mapping[str, Any], *, text: bool = False,
-                     notebook: str = "the notebook") -> dict[str, Any]:
+def check_parameters(
+    known: Mapping[str, Parameter], given: Mapping[str, Any], *, text: bool = False, notebook: str = "the notebook"
+) -> dict[str, Any]:
     """The given parameters in their declared types.
 
     Args:
@@ -236,6 +270,7 @@ def check_parameters(known: Mapping[str, Parameter], given: Mapping[str, Any], *
     for name, value in given.items():
         if name not in known:
             from kdcore.functional.checks import closest  # imports torch, so only where it is needed
+
             problems.append(f"there is no parameter {name!r}.{closest(name, known)}")
             continue
         try:
@@ -251,5 +286,7 @@ def describe_parameters(known: Mapping[str, Parameter]) -> str:
     """Name, type, default and help of every parameter as a text table."""
     if not known:
         return "It has no parameters (no cell tagged 'parameters')."
-    return text_table(((p.name, p.type_name, repr(p.default), p.help) for p in known.values()),
-                      ("parameter", "type", "default", "meaning"))
+    return text_table(
+        ((p.name, p.type_name, repr(p.default), p.help) for p in known.values()),
+        ("parameter", "type", "default", "meaning"),
+    )

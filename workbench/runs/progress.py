@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Report = Callable[[int, int, str], None]
 _EVERY = 5.0  # seconds between plain lines of one task
@@ -30,6 +38,7 @@ class Tasks:
             if title not in self._ids:
                 self._ids[title] = bar.add_task(title, total=total, text="")
             bar.update(self._ids[title], completed=done, total=total, text=text)
+
         return update
 
     def _line_report(self, title: str) -> Report:
@@ -38,7 +47,10 @@ class Tasks:
         def update(done: int, total: int, text: str) -> None:
             if done >= total or time.monotonic() - last[0] >= _EVERY:
                 last[0] = time.monotonic()
-                self._console.print(f"{title}: {done}/{total} {text}".rstrip(), markup=False, highlight=False, soft_wrap=True)
+                self._console.print(
+                    f"{title}: {done}/{total} {text}".rstrip(), markup=False, highlight=False, soft_wrap=True
+                )
+
         return update
 
 
@@ -53,7 +65,13 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Tasks]:
     if not console.is_terminal or quiet:
         yield Tasks(None, console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[text]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
     with Progress(*columns, console=console) as bar:
         yield Tasks(bar, console)

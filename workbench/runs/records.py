@@ -6,8 +6,8 @@ In a notebook's last section::
     record(student_accuracy=0.912, students_trained=15, tol={"student_accuracy": 0.02}, verdicts=[verdict],
            figures={"curves": curves_view})
 
-The record is shown as a table, travels in the notebook's outputs as ``application/vnd.kdcore.result+json``, and, when the
-notebook is executed by the runner (``KDW_RUN_DIR`` is set), is written to ``metrics.json`` and ``figures/`` there.
+The record is shown as a table, travels in the notebook's outputs as ``application/vnd.kdcore.result+json``, and, when
+the notebook is executed by the runner (``KDW_RUN_DIR`` is set), is written to ``metrics.json`` and ``figures/`` there.
 """
 
 from __future__ import annotations
@@ -32,18 +32,24 @@ _LOADED = time.time()
 _session: dict[str, Any] = {}
 
 
-def record(*, tol: float | Mapping[str, float] | None = None, verdicts: Iterable[Any] = (),
-           figures: Mapping[str, Any] | None = None, seeds: Any = None, **metrics: Any) -> None:
+def record(
+    *,
+    tol: float | Mapping[str, float] | None = None,
+    verdicts: Iterable[Any] = (),
+    figures: Mapping[str, Any] | None = None,
+    seeds: Any = None,
+    **metrics: Any,
+) -> None:
     """Record named results of this notebook; later calls add to earlier ones, the same name replaces.
 
     Args:
-        tol: absolute tolerance of the floating-point metrics when a later run is compared with the baseline: one number for
-            all of this call, or by metric name. A metric without one must match exactly.
+        tol: absolute tolerance of the floating-point metrics when a later run is compared with the baseline: one number
+            for all of this call, or by metric name. A metric without one must match exactly.
         verdicts: ``kdcore.experiment.Verdict`` objects or their dicts.
         figures: pictures by name: Views, lists of Views, or PNG bytes.
         seeds: the seeds used; default what the parameters ``seeds`` or ``seed`` say.
-        **metrics: numbers, booleans or short texts. A non-finite number is kept as ``"nan"``, ``"inf"`` or ``"-inf"`` with
-            ``"finite": false``.
+        **metrics: numbers, booleans or short texts. A non-finite number is kept as ``"nan"``, ``"inf"`` or
+            ``"-inf"`` with ``"finite": false``.
 
     Raises:
         TypeError: a metric that is not a scalar.
@@ -53,8 +59,9 @@ def record(*, tol: float | Mapping[str, float] | None = None, verdicts: Iterable
     entries = {name: _metric(name, value, _tolerance(name, value, tol)) for name, value in metrics.items()}
     unknown = set(tol) - set(metrics) if isinstance(tol, Mapping) else set()
     if unknown:
-        raise ValueError(f"tol names {', '.join(sorted(unknown))}, but the metrics of this call are: "
-                         f"{', '.join(metrics) or 'none'}.")
+        raise ValueError(
+            f"tol names {', '.join(sorted(unknown))}, but the metrics of this call are: {', '.join(metrics) or 'none'}."
+        )
     _session.setdefault("metrics", {}).update(entries)
     known = {v["text"]: v for v in _session.get("verdicts", [])}
     known.update({v["text"]: v for v in map(_verdict, verdicts)})
@@ -78,17 +85,27 @@ def reset() -> None:
 def current_record(*, seeds: Any = None) -> dict[str, Any]:
     """The record so far as a JSON-ready dict: what was recorded, with which parameters, on what."""
     import torch
+
     notebook = _notebook()
     started, git, parameters = notebook.pop("started"), notebook.pop("git"), notebook["parameters"]
     if seeds is not None:
         _session["seeds"] = plain(seeds)
     seeds = _session.get("seeds", parameters.get("seeds", parameters.get("seed")))
-    return plain({
-        "schema": SCHEMA, **notebook, "seeds": seeds, "versions": versions(), **git,
-        "device": device_name(), "threads": torch.get_num_threads(),
-        "durations": {"seconds": round(time.time() - started, 3), "cpu_seconds": round(time.process_time(), 3)},
-        "metrics": _session.get("metrics", {}), "verdicts": _session.get("verdicts", []),
-        "figures": _session.get("figures", {})})
+    return plain(
+        {
+            "schema": SCHEMA,
+            **notebook,
+            "seeds": seeds,
+            "versions": versions(),
+            **git,
+            "device": device_name(),
+            "threads": torch.get_num_threads(),
+            "durations": {"seconds": round(time.time() - started, 3), "cpu_seconds": round(time.process_time(), 3)},
+            "metrics": _session.get("metrics", {}),
+            "verdicts": _session.get("verdicts", []),
+            "figures": _session.get("figures", {}),
+        }
+    )
 
 
 def _notebook() -> dict[str, Any]:
@@ -99,11 +116,20 @@ def _notebook() -> dict[str, Any]:
         return {k: run[k] for k in ("notebook", "source_sha256", "parameters", "started", "git")}
     path = Path(os.environ.get("JPY_SESSION_NAME", ""))
     if path.suffix != ".ipynb" or not path.is_file():
-        return {"notebook": "unknown", "source_sha256": "unknown", "parameters": {}, "started": _LOADED,
-                "git": git_commit(Path.cwd())}
-    return {"notebook": notebook_key(path), "source_sha256": source_hash(path), "started": _LOADED,
-            "git": git_commit(path.parent),
-            "parameters": {n: v for n, v in _user_namespace().items() if n in read_parameters(path)}}
+        return {
+            "notebook": "unknown",
+            "source_sha256": "unknown",
+            "parameters": {},
+            "started": _LOADED,
+            "git": git_commit(Path.cwd()),
+        }
+    return {
+        "notebook": notebook_key(path),
+        "source_sha256": source_hash(path),
+        "started": _LOADED,
+        "git": git_commit(path.parent),
+        "parameters": {n: v for n, v in _user_namespace().items() if n in read_parameters(path)},
+    }
 
 
 def source_hash(notebook: str | Path) -> str:
@@ -114,6 +140,7 @@ def source_hash(notebook: str | Path) -> str:
 
 def _user_namespace() -> dict[str, Any]:
     from IPython.core.getipython import get_ipython
+
     shell = get_ipython()
     return dict(shell.user_ns) if shell is not None else {}
 
@@ -132,12 +159,18 @@ def _tolerance(name: str, value: Any, tol: float | Mapping[str, float] | None) -
 def _metric(name: str, value: Any, tolerance: float | None) -> dict[str, Any]:
     scalar = plain(value) if not isinstance(value, Mapping | list | tuple | set) else None
     if not isinstance(scalar, bool | int | float | str):
-        raise TypeError(f"metric {name} must be a number, a bool or a short text, got {type(value).__name__} ({value!r:.60}).")
+        raise TypeError(
+            f"metric {name} must be a number, a bool or a short text, got {type(value).__name__} ({value!r:.60})."
+        )
     number = float("nan") if isinstance(scalar, str) else float(scalar)
     was_text = isinstance(value, str)
     kind = "text" if was_text else "bool" if isinstance(scalar, bool) else "int" if isinstance(scalar, int) else "float"
-    return {"value": scalar, "tolerance": tolerance, "kind": kind,
-            **({"finite": False} if kind == "float" and not math.isfinite(number) else {})}
+    return {
+        "value": scalar,
+        "tolerance": tolerance,
+        "kind": kind,
+        **({"finite": False} if kind == "float" and not math.isfinite(number) else {}),
+    }
 
 
 def _verdict(verdict: Any) -> dict[str, Any]:
@@ -151,18 +184,28 @@ def _verdict(verdict: Any) -> dict[str, Any]:
 def _pictures(name: str, figure: Any) -> list[dict[str, Any]]:
     from ..views.base import View
     from ..views.theme import DARK, LIGHT
+
     if isinstance(figure, bytes):
         return [{"title": name, "alt": name, "light": figure}]
     views = figure if isinstance(figure, list | tuple) else [figure]
     wrong = next((v for v in views if not isinstance(v, View)), None)
     if wrong is not None:
         raise TypeError(f"figure {name} must be a View, a list of Views or PNG bytes, got {type(wrong).__name__}.")
-    return [{"title": v.title, "alt": v.alt, "light": v.png(LIGHT), "dark": v.png(DARK), "html": v.html(),
-             "csv": v.table.to_csv(index=False)} for v in views]
+    return [
+        {
+            "title": v.title,
+            "alt": v.alt,
+            "light": v.png(LIGHT),
+            "dark": v.png(DARK),
+            "html": v.html(),
+            "csv": v.table.to_csv(index=False),
+        }
+        for v in views
+    ]
 
 
 def _write_figure(folder: Path, name: str, views: list[dict[str, Any]]) -> None:
-    """``<name>[-2].png``, ``-dark.png``, ``.html`` (self-contained fragment), ``.csv`` and ``.json`` (title and description)."""
+    """``<name>[-2].png``, ``-dark.png``, ``.html`` (self-contained), ``.csv`` and ``.json`` (title and description)."""
     for number, view in enumerate(views, 1):
         stem = name if number == 1 else f"{name}-{number}"
         for key, suffix in (("light", ".png"), ("dark", "-dark.png"), ("html", ".html"), ("csv", ".csv")):
@@ -174,11 +217,14 @@ def _write_figure(folder: Path, name: str, views: list[dict[str, Any]]) -> None:
 def _show(document: dict[str, Any]) -> None:
     from IPython.core.getipython import get_ipython
     from IPython.display import display
+
     if get_ipython() is None:  # a plain script: the text form
         sys.stdout.write(record_text(document) + "\n")
         return
-    display({MIME: json.loads(to_json(document)), "text/html": record_html(document), "text/plain": record_text(document)},
-            raw=True)
+    display(
+        {MIME: json.loads(to_json(document)), "text/html": record_html(document), "text/plain": record_text(document)},
+        raw=True,
+    )
 
 
 def _number(entry: Mapping[str, Any]) -> str:
@@ -188,21 +234,33 @@ def _number(entry: Mapping[str, Any]) -> str:
 
 def record_text(document: Mapping[str, Any]) -> str:
     """The record as plain lines."""
-    lines = [f"{n} = {_number(m)}" + (f" ± {m['tolerance']:g}" if m["tolerance"] is not None else "")
-             for n, m in document["metrics"].items()]
+    lines = [
+        f"{n} = {_number(m)}" + (f" ± {m['tolerance']:g}" if m["tolerance"] is not None else "")
+        for n, m in document["metrics"].items()
+    ]
     return "\n".join([*lines, *(v.get("sentence", v["text"]) for v in document["verdicts"])])
 
 
 def record_html(document: Mapping[str, Any]) -> str:
     """The record as an HTML table: metrics with tolerances, then verdicts, then where it was made."""
     e = html.escape
-    rows = "".join(f'<tr><th scope="row" style="text-align:left">{e(n)}</th><td>{e(_number(m))}</td>'
-                   f"<td>{'exact' if m['tolerance'] is None else format(m['tolerance'], 'g')}</td></tr>"
-                   for n, m in document["metrics"].items())
-    verdicts = "".join(f"<li>{'✔' if v.get('reproduced') else '✘'} {e(str(v.get('sentence', v['text'])))}</li>"
-                       for v in document["verdicts"])
-    where = (f"python {document['versions']['python']}, torch {document['versions'].get('torch', '?')}, {document['device']}, "
-             f"{document['threads']} thread(s), commit {str(document['commit'])[:12]}, {document['durations']['seconds']:.0f} s")
-    return ('<table><caption style="text-align:left">Recorded results</caption><thead><tr><th scope="col">metric</th>'
-            f'<th scope="col">value</th><th scope="col">tolerance</th></tr></thead><tbody>{rows}</tbody></table>'
-            + (f"<ul>{verdicts}</ul>" if verdicts else "") + f"<p><small>{e(where)}</small></p>")
+    rows = "".join(
+        f'<tr><th scope="row" style="text-align:left">{e(n)}</th><td>{e(_number(m))}</td>'
+        f"<td>{'exact' if m['tolerance'] is None else format(m['tolerance'], 'g')}</td></tr>"
+        for n, m in document["metrics"].items()
+    )
+    verdicts = "".join(
+        f"<li>{'✔' if v.get('reproduced') else '✘'} {e(str(v.get('sentence', v['text'])))}</li>"
+        for v in document["verdicts"]
+    )
+    where = (
+        f"python {document['versions']['python']}, torch {document['versions'].get('torch', '?')}, "
+        f"{document['device']}, {document['threads']} thread(s), commit {str(document['commit'])[:12]}, "
+        f"{document['durations']['seconds']:.0f} s"
+    )
+    return (
+        '<table><caption style="text-align:left">Recorded results</caption><thead><tr><th scope="col">metric</th>'
+        f'<th scope="col">value</th><th scope="col">tolerance</th></tr></thead><tbody>{rows}</tbody></table>'
+        + (f"<ul>{verdicts}</ul>" if verdicts else "")
+        + f"<p><small>{e(where)}</small></p>"
+    )

@@ -1,8 +1,8 @@
 """Run folders on disk: list them, read them, and tell a finished run from one that was killed.
 
-A run is ``runs/<id>/``: ``run.json`` (what, with which parameters, on what, how it ended), ``notebook.ipynb`` (executed),
-``metrics.json`` (the record) and ``figures/``. ``run.json`` says ``running`` until everything else is in place, together with
-the process that runs it; when that process is gone, the run is ``interrupted``.
+A run is ``runs/<id>/``: ``run.json`` (what, with which parameters, on what, how it ended), ``notebook.ipynb``
+(executed), ``metrics.json`` (the record) and ``figures/``. ``run.json`` says ``running`` until everything else is in
+place, together with the process that runs it; when that process is gone, the run is ``interrupted``.
 """
 
 from __future__ import annotations
@@ -86,9 +86,17 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {"id": self.id, "status": self.status, "notebook": self.notebook, "folder": str(self.folder),
-                "seconds": self.seconds, "parameters": self.parameters, "metrics": self.metrics, "verdicts": self.verdicts,
-                "failure": vars(self.failure) if self.failure else None}
+        return {
+            "id": self.id,
+            "status": self.status,
+            "notebook": self.notebook,
+            "folder": str(self.folder),
+            "seconds": self.seconds,
+            "parameters": self.parameters,
+            "metrics": self.metrics,
+            "verdicts": self.verdicts,
+            "failure": vars(self.failure) if self.failure else None,
+        }
 
 
 def process_start(pid: int) -> str | None:
@@ -142,11 +150,15 @@ def read_run(folder: str | Path) -> RunRecord:
         status = "interrupted"
     failure = Failure(**info["failure"]) if info.get("failure") else None
     if status == "interrupted" and failure is None:
-        failure = Failure(None, "Interrupted", f"process {info.get('pid')} on {info.get('host')} ended before the run did")
+        failure = Failure(
+            None, "Interrupted", f"process {info.get('pid')} on {info.get('host')} ended before the run did"
+        )
     return RunRecord(info.get("id", folder.name), folder, status, info.get("notebook", "unknown"), info, failure)
 
 
-def list_runs(runs_dir: str | Path | None = None, *, notebook: str | None = None, status: str | None = None) -> list[RunRecord]:
+def list_runs(
+    runs_dir: str | Path | None = None, *, notebook: str | None = None, status: str | None = None
+) -> list[RunRecord]:
     """Runs of a folder, newest first.
 
     Args:
@@ -156,7 +168,9 @@ def list_runs(runs_dir: str | Path | None = None, *, notebook: str | None = None
     """
     folder = Path(runs_dir) if runs_dir is not None else project_root() / "runs"
     runs = [read_run(p.parent) for p in folder.rglob("run.json")] if folder.is_dir() else []
-    keep = [r for r in runs if notebook in (None, r.notebook, r.notebook.rpartition("/")[2]) and status in (None, r.status)]
+    keep = [
+        r for r in runs if notebook in (None, r.notebook, r.notebook.rpartition("/")[2]) and status in (None, r.status)
+    ]
     return sorted(keep, key=lambda r: (r.info.get("started", 0.0), r.id), reverse=True)
 
 
