@@ -334,7 +334,8 @@ def cka_map(model_x: nn.Module | KeptGrams, model_y: nn.Module | KeptGrams, load
     Warns:
         UserWarning: a constant layer (its row or column is NaN), a batch of fewer than 4 samples (left out).
 
-    Reference: Nguyen, Raghu, Kornblith 2021, arXiv:2010.15327; Kornblith et al. 2019, arXiv:1905.00414.
+    Reference:
+        Nguyen, Raghu, Kornblith 2021, arXiv:2010.15327; Kornblith et al. 2019, arXiv:1905.00414.
     """
     check_choice("mode", mode, ("minibatch", "exact"))
     check_choice("kernel", kernel, KERNELS)

@@ -23,8 +23,9 @@ class ClassMeanAccumulator:
     Raises:
         ValueError: ``num_classes`` or ``dim`` below 1.
 
-    Reference: "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
-    arXiv:2305.17007, section 3.1.
+    Reference:
+        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
+        arXiv:2305.17007, section 3.1.
     """
 
     def __init__(self, num_classes: int, dim: int | None = None) -> None:
@@ -112,8 +113,9 @@ def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         ValueError: wrong shape, no sample, non-finite embeddings, label out of range.
         TypeError: labels that are not integers.
 
-    Reference: "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
-    arXiv:2305.17007, section 3.1.
+    Reference:
+        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
+        arXiv:2305.17007, section 3.1.
 
     Example:
         >>> class_means(torch.tensor([[0.0, 2.0], [2.0, 4.0], [5.0, 5.0]]), torch.tensor([0, 0, 1]), 2)

@@ -326,7 +326,8 @@ def cka(x: Tensor, y: Tensor, *, kernel: str = "linear", unbiased: bool = True, 
         ValueError: different N, N too small, no features, non-finite, constant features, ``bandwidth`` <= 0, unknown
             choice.
 
-    Reference: Kornblith et al. 2019, arXiv:1905.00414, section 3; google-research/google-research.
+    Reference:
+        Kornblith et al. 2019, arXiv:1905.00414, section 3; google-research/google-research.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0], [4.0], [3.0]])
@@ -353,7 +354,8 @@ def cka_loss(student_features: Tensor, teacher_features: Tensor, *, kernel: str 
     Raises:
         ValueError: as :func:`cka`, naming ``student_features`` or ``teacher_features``.
 
-    Reference: Kornblith et al. 2019, arXiv:1905.00414 (the measure; its use as a loss is common practice).
+    Reference:
+        Kornblith et al. 2019, arXiv:1905.00414 (the measure; its use as a loss is common practice).
     """
     value = _cka(student_features, teacher_features.detach(), kernel, unbiased, bandwidth, "auto",
                  ("student_features", "teacher_features"))
@@ -476,7 +478,8 @@ class CKAMap:
     Raises:
         ValueError: unknown choice, no layers, repeated names, RBF in exact mode.
 
-    Reference: arXiv:2010.15327, eq. 2 and 3; google-research/google-research.
+    Reference:
+        arXiv:2010.15327, eq. 2 and 3; google-research/google-research.
     """
 
     def __init__(self, layers_x: Sequence[str], layers_y: Sequence[str], *, mode: str = "minibatch",
@@ -744,7 +747,8 @@ def svcca(x: Tensor, y: Tensor, *, threshold: float = 0.99) -> Tensor:
     Raises:
         ValueError: different N, ``threshold`` outside (0, 1], constant or non-finite features.
 
-    Reference: Raghu et al. 2017, arXiv:1706.05806; google/svcca.
+    Reference:
+        Raghu et al. 2017, arXiv:1706.05806; google/svcca.
     """
     check_features_pair(x, y, names=_XY, min_samples=2)
     u, v = (leading_directions(z, threshold=threshold) for z in (x, y))
@@ -768,7 +772,8 @@ def pwcca(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: as :func:`cca_coefficients`.
 
-    Reference: Morcos et al. 2018, arXiv:1806.05759, eq. 4 and 5.
+    Reference:
+        Morcos et al. 2018, arXiv:1806.05759, eq. 4 and 5.
     """
     u, v = _spaces(x, y)
     left, rho, _ = torch.linalg.svd(u.T @ v, full_matrices=False)
@@ -799,7 +804,8 @@ def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: different N, N < 2, constant or non-finite features.
 
-    Reference: Schönemann 1966; Ding, Denain, Steinhardt 2021, arXiv:2108.01661.
+    Reference:
+        Schönemann 1966; Ding, Denain, Steinhardt 2021, arXiv:2108.01661.
     """
     return 2 - 2 * _nuclear(x, y)
 
@@ -887,7 +893,8 @@ def rsa(x: Tensor, y: Tensor, *, dissimilarity: str = "correlation", comparison:
         ValueError: different N, N < 3, non-finite features, a sample without direction, all dissimilarities equal,
             unknown choice.
 
-    Reference: Kriegeskorte, Mur, Bandettini 2008, Frontiers in Systems Neuroscience 2:4.
+    Reference:
+        Kriegeskorte, Mur, Bandettini 2008, Frontiers in Systems Neuroscience 2:4.
     """
     check_choice("dissimilarity", dissimilarity, ("correlation", "cosine", "euclidean"))
     check_choice("comparison", comparison, ("spearman", "pearson", "kendall"))
@@ -931,7 +938,8 @@ def mutual_knn(x: Tensor, y: Tensor, *, k: int = 10, normalize: bool = True) -> 
     Raises:
         ValueError: ``k`` outside [1, N-1], different N, non-finite features.
 
-    Reference: Huh et al. 2024, arXiv:2405.07987, appendix A; minyoungg/platonic-rep.
+    Reference:
+        Huh et al. 2024, arXiv:2405.07987, appendix A; minyoungg/platonic-rep.
     """
     x, y = _pair(x, y, min_samples=2)
     _check_k(k, len(x), 1)
@@ -961,7 +969,8 @@ def cknna(x: Tensor, y: Tensor, *, k: int = 10) -> Tensor:
     Raises:
         ValueError: ``k`` outside [2, N-1], different N, N < 4, constant or non-finite features.
 
-    Reference: Huh et al. 2024, arXiv:2405.07987, appendix A; minyoungg/platonic-rep.
+    Reference:
+        Huh et al. 2024, arXiv:2405.07987, appendix A; minyoungg/platonic-rep.
     """
     _centred_pair(x, y, min_samples=4)  # refuses constant features; the inner products are those of the raw ones
     gram_x, gram_y = gram_linear(x), gram_linear(y)
