@@ -61,7 +61,7 @@ class Panel(ABC):
     def static(self) -> list[View]:
         """The panel as pictures, the same story without a kernel."""
 
-    def _stop(self) -> None:
+    def _stop(self) -> None:  # noqa: B027 - not every panel has work to end
         """End background work; called once by :meth:`close`."""
 
     def close(self) -> None:

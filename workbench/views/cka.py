@@ -63,7 +63,7 @@ def cka_map_view(matrix: Any, layers_x: Sequence[str], layers_y: Sequence[str], 
     Args:
         matrix: ``(L1, L2)`` CKA; cells that are not a number (constant layers) are hatched.
         layers_x, layers_y: names of rows and columns, shallow first.
-        interval: ``(2, L1, L2)`` lower and upper ends of an interval per cell, shown in the table and the description.
+        interval: ``(L1, L2, 2)`` lower and upper end of an interval per cell, shown in the table and the description.
         pairs: ``(layer_x, layer_y)`` pairs to mark, for instance those a method matches.
         names: the two models in words, rows first.
         title: heading; made from ``names`` by default.
@@ -73,8 +73,8 @@ def cka_map_view(matrix: Any, layers_x: Sequence[str], layers_y: Sequence[str], 
     """
     array = _check(matrix, layers_x, layers_y)
     ends = None if interval is None else as_array("interval", interval, ndim=3)
-    if ends is not None and ends.shape != (2, *array.shape):
-        raise ValueError(f"interval must have shape {(2, *array.shape)} (lower, upper), got {ends.shape}.")
+    if ends is not None and ends.shape != (*array.shape, 2):
+        raise ValueError(f"interval must have shape {(*array.shape, 2)} (lower, upper), got {ends.shape}.")
     pairs = list(pairs or ())
     for x, y in pairs:
         if x not in layers_x or y not in layers_y:
@@ -82,7 +82,7 @@ def cka_map_view(matrix: Any, layers_x: Sequence[str], layers_y: Sequence[str], 
     heading = title or f"CKA between the layers of {names[0]} and {names[1]}"
     rows = {"row": np.repeat(list(layers_x), array.shape[1]), "column": np.tile(list(layers_y), array.shape[0]),
             "cka": array.ravel()}
-    table = pd.DataFrame(rows if ends is None else {**rows, "low": ends[0].ravel(), "high": ends[1].ravel()})
+    table = pd.DataFrame(rows if ends is None else {**rows, "low": ends[..., 0].ravel(), "high": ends[..., 1].ravel()})
     table = table.rename(columns={"row": f"{names[0]} layer", "column": f"{names[1]} layer"})
 
     def draw(theme: Theme) -> Figure:
@@ -109,7 +109,7 @@ def cka_map_view(matrix: Any, layers_x: Sequence[str], layers_y: Sequence[str], 
 def _words(array: Array, layers_x: Sequence[str], layers_y: Sequence[str], names: tuple[str, str], ends: Array | None) -> str:
     i, j = _best(array)
     low = np.unravel_index(int(np.nanargmin(array)), array.shape)
-    around = "" if ends is None else f" (interval {ends[0, i, j]:.2f} to {ends[1, i, j]:.2f})"
+    around = "" if ends is None else f" (interval {ends[i, j, 0]:.2f} to {ends[i, j, 1]:.2f})"
     text = (f"CKA is highest, {array[i, j]:.2f}{around}, between {names[0]} {layers_x[i]} and {names[1]} {layers_y[j]}, and lowest, "
             f"{array[low]:.2f}, between {names[0]} {layers_x[low[0]]} and {names[1]} {layers_y[low[1]]}. "
             f"The deepest {names[0]} layer {layers_x[-1]} is closest to {names[1]} "

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from .base import View
-from .drawing import WIDTH, Array, as_array, check_names, heatmap, join_words, legend_above, limits, subplots
+from .drawing import WIDTH, Array, as_array, check_names, heatmap, legend_above, limits, subplots
 from .theme import CATEGORICAL, DASHES, DIVERGING, MARKERS, SEQUENTIAL, Theme
 
 if TYPE_CHECKING:

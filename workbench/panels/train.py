@@ -1,0 +1,502 @@
+"""TrainPanel: choose task, teacher, student and method; train in the background with live curves; stop and resume."""
+
+from __future__ import annotations
+
+import copy
+import html
+import math
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as w
+import pandas as pd
+import traitlets as t
+from torch import nn
+
+from kdcore.distiller import Distiller, DistillResult, Epoch, Step
+from kdcore.functional.checks import check_choice
+from kdcore.registry import create_method, list_objectives, objective_class
+from kdcore.tasks import Task, list_tasks, load_task, task_info
+from workbench.jobs import Job, Note, Snapshot
+from workbench.views.base import View
+from workbench.views.comparison import comparison_view
+from workbench.views.curves import training_curves_view
+
+from .base import Panel
+from .explorer import Control, control_for, slider
+from .widgets import LiveChart, ViewBox, error_html
+
+#: Name of a network that was handed over as a module.
+OWN = "yours"
+
+
+@dataclass(frozen=True)
+class TeacherScore:
+    """Event: how good the teacher is on the data the student is measured on."""
+
+    metric: str
+    value: float
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a training in the panel gave: the loop's ``result`` (``None`` if stopped before it began) and both networks."""
+
+    result: DistillResult | None
+    teacher: nn.Module | None
+    student: nn.Module | None
+    stopped: bool
+
+
+@dataclass(kw_only=True)
+class TrainRequest:
+    """Everything one training needs; knows nothing of the panel."""
+
+    task: Task
+    teacher: str | nn.Module
+    student: str | nn.Module
+    method: str
+    knobs: dict[str, Any]
+    epochs: int
+    seed: int
+    split: str
+    folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def work(self, stop: threading.Event, resume: bool) -> Training:
+        """The work of a job."""
+        return Training(self, stop, resume)
+
+
+class _Abandoned(Exception):
+    """Stop was pressed while the reference teacher was being trained."""
+
+
+class Training:
+    """From a request to events: prepares the teacher, then drains the distiller."""
+
+    def __init__(self, request: TrainRequest, stop: threading.Event, resume: bool) -> None:
+        self.request, self.stop, self.resume = request, stop, resume
+        self.outcome = Outcome(result=None, teacher=None, student=None, stopped=True)
+
+    def run(self) -> Iterator[Any]:
+        r = self.request
+        yield Note("preparing the teacher (a reference teacher is trained once, then kept)")
+        try:
+            teacher = r.teacher if isinstance(r.teacher, nn.Module) else r.task.teacher(r.teacher, progress=self._progress)
+        except _Abandoned:
+            return
+        yield TeacherScore(r.task.metric, r.task.evaluate(teacher, r.split)[r.task.metric])
+        own = isinstance(r.student, nn.Module)
+        student = copy.deepcopy(r.student) if isinstance(r.student, nn.Module) else r.task.student(r.student, seed=r.seed)
+        recipe = r.task.recipe(None if own or not isinstance(r.student, str) else r.student)
+        options = {**recipe.training(), **r.options, "epochs": r.epochs}
+        distiller = Distiller(teacher, student, create_method(r.method, **r.knobs),
+                              r.task.loader("train", batch_size=recipe.batch_size, seed=r.seed), r.task.loader(r.split, batch_size=512),
+                              seed=r.seed, metric=r.task.score, checkpoint_dir=r.folder, resume="auto" if self.resume else False,
+                              stop=self.stop, **options)
+        yield from distiller.run()
+        result = distiller.result()
+        self.outcome = Outcome(result=result, teacher=teacher, student=result.student, stopped=result.stopped)
+
+    def result(self) -> Outcome:
+        return self.outcome
+
+    def _progress(self, *_: Any) -> None:
+        if self.stop.is_set():
+            raise _Abandoned
+
+
+def news(events: tuple[Any, ...]) -> tuple[dict[int, Step], dict[int, Epoch], str, TeacherScore | None]:
+    """Steps and epochs by number (a resumed run repeats none twice), the last note, the teacher's score."""
+    steps, epochs, note, score = {}, {}, "", None
+    for event in events:
+        if isinstance(event, Step):
+            steps[event.step] = event
+        elif isinstance(event, Epoch):
+            epochs[event.epoch] = event
+        elif isinstance(event, TeacherScore):
+            score = event
+        elif isinstance(event, Note):
+            note = event.text
+    return steps, epochs, note, score
+
+
+class TrainState(t.HasTraits):
+    """Choices (set by people or code) and what the training says.
+
+    ``outcome`` is the last :class:`Outcome`; ``job`` one of the job's states; ``message`` the state in words; ``error`` or ``None``;
+    ``steps`` and ``epochs`` count what has been done.
+    """
+
+    task, teacher, student, method = t.Unicode(), t.Unicode(), t.Unicode(), t.Unicode()
+    knobs = t.Dict()
+    epochs_wanted, seed = t.Int(10), t.Int(0)
+    job, message = t.Unicode("idle"), t.Unicode("ready")
+    steps, epochs = t.Int(0), t.Int(0)
+    progress = t.Float(0.0)
+    error, outcome = t.Any(None, allow_none=True), t.Any(None, allow_none=True)
+
+
+class TrainPanel(Panel):
+    """Distil a student with live curves.
+
+    Args:
+        task: name of a task, or a :class:`kdcore.tasks.Task` of your own.
+        teacher, student: names the task knows (default: its first), or modules of your own; a student module is copied at every
+            start, so that each training begins where it was handed over.
+        method: objective to start with; all are offered.
+        knobs: hyper-parameters of ``method`` that differ from the paper's.
+        epochs: epochs to train (default: the task's recipe); seed: of the student's weights and the data order.
+        options: further arguments of :class:`kdcore.distiller.Distiller` (``lr``, ``precision``, ...).
+        name: key among the open panels.
+
+    After a training ``panel.outcome`` holds the networks and the result. The static form trains in the foreground.
+
+    Raises:
+        ValueError: unknown task, network, method or knob.
+    """
+
+    state: TrainState
+
+    def __init__(self, task: str | Task = "digits", *, teacher: str | nn.Module | None = None, student: str | nn.Module | None = None,
+                 method: str = "kd", knobs: Mapping[str, Any] | None = None, epochs: int | None = None, seed: int = 0,
+                 options: Mapping[str, Any] | None = None, name: str = "train") -> None:
+        check_choice("method", method, list_objectives())
+        create_method(method, **(knobs or {}))
+        super().__init__(name)
+        self.options = dict(options or {})
+        self._own = {role: m for role, m in (("teacher", teacher), ("student", student)) if isinstance(m, nn.Module)}
+        self._lock = threading.Lock()
+        self._tasks: dict[str, Task] = {}
+        if isinstance(task, Task):
+            self._tasks[task.name] = task
+        self.state = TrainState(seed=seed)
+        self._set_task(task.name if isinstance(task, Task) else task, teacher, student)
+        self.state.method, self.state.knobs = method, create_method(method, **(knobs or {})).settings
+        self.state.epochs_wanted = epochs if epochs is not None else self._recipe_epochs()
+        if self.state.epochs_wanted < 1:
+            raise ValueError(f"epochs must be >= 1, got {epochs!r}.")
+        self._folders: list[tempfile.TemporaryDirectory[str]] = []
+        self._job: Job | None = None
+        self._live = False
+
+    # What is chosen ---------------------------------------------------------------------------------------------------
+    @property
+    def task(self) -> Task:
+        """The chosen task (its data is read once)."""
+        return self._task(self.state.task)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The last training's outcome, ``None`` before."""
+        return self.state.outcome
+
+    @property
+    def job(self) -> Job | None:
+        """The last training's job."""
+        return self._job
+
+    def _task(self, name: str) -> Task:
+        if name not in self._tasks:
+            self._tasks[name] = load_task(name)
+        return self._tasks[name]
+
+    def _names(self, role: str, task: Task) -> list[str]:
+        own = [OWN] if role in self._own else []
+        return own + list(task.teachers if role == "teacher" else task.students)
+
+    def _set_task(self, name: str, teacher: str | nn.Module | None = None, student: str | nn.Module | None = None) -> None:
+        task = self._task(name)
+        chosen = {}
+        for role, given in (("teacher", teacher), ("student", student)):
+            names = self._names(role, task)
+            chosen[role] = given if isinstance(given, str) else names[0]
+            check_choice(role, chosen[role], names)
+        self.state.task, self.state.teacher, self.state.student = name, chosen["teacher"], chosen["student"]
+
+    def _recipe_epochs(self) -> int:
+        return self.task.recipe(None if self.state.student == OWN else self.state.student).epochs
+
+    def _split(self) -> str:
+        return "val" if "val" in self.task.splits else "test"
+
+    def request(self, folder: str | Path) -> TrainRequest:
+        """The training as it is chosen now, with checkpoints in ``folder``."""
+        s = self.state
+        return TrainRequest(task=self.task, teacher=self._own["teacher"] if s.teacher == OWN else s.teacher,
+                            student=self._own["student"] if s.student == OWN else s.student, method=s.method, knobs=dict(s.knobs),
+                            epochs=s.epochs_wanted, seed=s.seed, split=self._split(), folder=Path(folder), options=self.options)
+
+    # What the buttons do ----------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Begin a new training with the chosen settings.
+
+        Raises:
+            RuntimeError: one is running (a second start is refused), or the panel is closed.
+        """
+        with self._lock:
+            if self.closed:
+                raise RuntimeError(f"the panel {self.name!r} is closed: run its cell again.")
+            if self._job is not None and self._job.state in ("running", "stopping"):
+                raise RuntimeError(f"a training is {self._job.state}: stop it before starting another.")
+            folder = tempfile.TemporaryDirectory(prefix="kdw-train-", ignore_cleanup_errors=True)
+            self._folders.append(folder)
+            self._request = self.request(folder.name)
+            self.state.error = self.state.outcome = None
+            job = Job(self._request.work)
+            self._job = job
+            job.observe(lambda change: self._show(change["new"]), "snapshot")
+            job.start()
+
+    def stop(self) -> None:
+        """Stop after the current batch; a checkpoint is left from which :meth:`resume` goes on."""
+        if self._job is None:
+            raise RuntimeError("no training was started.")
+        self._job.stop()
+
+    def resume(self) -> None:
+        """Go on after a stop or a failure, as if there had been none."""
+        with self._lock:
+            if self._job is None:
+                raise RuntimeError("no training was started.")
+            self.state.error = None
+            self._job.resume()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the training; ``False`` when ``timeout`` seconds were not enough."""
+        return self._job is None or self._job.join(timeout)
+
+    def _stop(self) -> None:
+        if self._job is not None:
+            self._job.close()
+            self._job.join(10.0)
+        for folder in self._folders:
+            folder.cleanup()
+
+    # What is shown ----------------------------------------------------------------------------------------------------
+    def _show(self, snapshot: Snapshot) -> None:
+        """The newest news to traits and widgets; runs in the job's telling thread."""
+        steps, epochs, note, score = news(snapshot.events)
+        s, r = self.state, self._request
+        total = r.epochs * max(1, math.ceil(len(r.task.train) / r.task.recipe(r.student if isinstance(r.student, str) and r.student != OWN
+                                                                              else None).batch_size))
+        done = max(steps, default=0)
+        if snapshot.state in ("stopped", "done") and self._job is not None:
+            s.outcome = self._job.result()
+        with s.hold_trait_notifications():
+            s.steps, s.epochs, s.error = len(steps), len(epochs), snapshot.error
+            s.progress = 1.0 if snapshot.state == "done" else min(1.0, done / total)
+            s.message = words(snapshot, steps, epochs, note, score, r)
+            s.job = snapshot.state
+        if self._live and not self.closed:
+            self._paint(snapshot, steps, epochs, score)
+
+    def _paint(self, snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch], score: TeacherScore | None) -> None:
+        self._terms.show(term_lines(steps))
+        self._metric.show(metric_lines(epochs, self._request.task.metric, score))
+        self._status.value = self._status_html()
+        self._enable(snapshot.state)
+        if snapshot.error is not None:
+            self._box.html = error_html(snapshot.error, snapshot.trace)
+        elif snapshot.state in ("done", "stopped"):
+            self._box.html = outcome_html(self._request, self.state.outcome, score)
+        else:
+            self._box.html = ""
+
+    def _status_html(self) -> str:
+        s = self.state
+        return (f'<div class="kd-status"><b role="status">{html.escape(s.job)}</b>: {html.escape(s.message.partition(": ")[2] or s.message)}'
+                f'<br><progress aria-label="training progress" max="1" value="{s.progress:.3f}" style="width:24em;max-width:100%">'
+                f"</progress> {100 * s.progress:.0f} %</div>")
+
+    def static(self) -> list[View]:
+        """Train in the foreground (unless it was done already) and show the curves and the end."""
+        outcome = self.outcome
+        if outcome is None or outcome.result is None or not outcome.result.history:
+            with tempfile.TemporaryDirectory(prefix="kdw-train-", ignore_cleanup_errors=True) as folder:
+                self._request = self.request(folder)
+                training = self._request.work(threading.Event(), False)
+                for _ in training.run():
+                    pass
+                outcome = self.state.outcome = training.result()
+        assert outcome.result is not None
+        label = objective_class(self.state.method).label
+        rows = [{"arm": f"student ({label})", "seed": self.state.seed, self.task.metric: outcome.result.last_metric}]
+        score = self.task.evaluate(outcome.teacher, self._split())[self.task.metric] if outcome.teacher is not None else None
+        rows = ([{"arm": "teacher", "seed": self.state.seed, self.task.metric: score}] if score is not None else []) + rows
+        return [training_curves_view({label: outcome.result.history}, metrics=[self.task.metric],
+                                     title=f"{self.state.student} learns from {self.state.teacher} by {label} on {self.state.task}"),
+                comparison_view(pd.DataFrame(rows), metric=self.task.metric, title="Where student and teacher stand")]
+
+    # Widgets ----------------------------------------------------------------------------------------------------------
+    def _build(self) -> Any:
+        s = self.state
+        offered = sorted({*(n for n in list_tasks() if not task_info(n).required), *self._tasks})
+        self._choices = {"task": _choice("task", offered, s.task), "teacher": _choice("teacher", self._names("teacher", self.task), s.teacher),
+                         "student": _choice("student", self._names("student", self.task), s.student),
+                         "method": _choice("method", {objective_class(n).label: n for n in list_objectives()}, s.method)}
+        for role, widget in self._choices.items():
+            widget.observe(lambda change, role=role: self._chosen(role, change["new"]), "value")
+        self._numbers = {"epochs_wanted": slider(s.epochs_wanted, 1, max(100, s.epochs_wanted), label="epochs").widget("epochs"),
+                         "seed": slider(s.seed, 0, max(20, s.seed), label="seed").widget("seed")}
+        for role, widget in self._numbers.items():
+            widget.observe(lambda change, role=role: setattr(self.state, role, int(change["new"])), "value")
+        self._knob_box = w.VBox()
+        self._fill_knobs()
+        self._buttons = {n: w.Button(description=n, tooltip=tip, layout=w.Layout(width="auto")) for n, tip in
+                         (("Start", "train with the settings above"), ("Stop", "stop after the current batch"),
+                          ("Resume", "go on where it stopped"))}
+        for n, button in self._buttons.items():
+            button.add_class(f"kd-{n.lower()}")
+            button.on_click(lambda _, n=n: self._pressed(n))
+        self._status, self._box = w.HTML(), ViewBox()
+        self._status.add_class("kd-status-line")
+        self._terms, self._metric = LiveChart(title="Loss terms"), LiveChart(title=self.task.metric, x_label="epoch")
+        self._live = True
+        self._status.value = self._status_html()
+        self._enable(s.job)
+        wrap = w.Layout(flex_flow="row wrap", max_width="100%", grid_gap="4px 14px")
+        tree = w.VBox([w.HBox(list(self._choices.values()), layout=wrap), *self._numbers.values(), self._knob_box,
+                       w.HBox(list(self._buttons.values()), layout=wrap), self._status,
+                       w.HBox([self._terms, self._metric], layout=wrap), self._box], layout=w.Layout(max_width="100%"))
+        tree.add_class("kd-train")
+        return tree
+
+    def _fill_knobs(self) -> None:
+        """Controls for the chosen method's knobs, from its card."""
+        self._knob_inputs = {}
+        for knob in objective_class(self.state.method).knobs:
+            control = _knob_control(knob)
+            if control is None:
+                continue
+            widget = control.widget(knob.name)
+            widget.value = self.state.knobs[knob.name]
+            widget.observe(lambda change, knob=knob: self._turned(knob, change["new"]), "value")
+            self._knob_inputs[knob.name] = widget
+        self._knob_box.children = list(self._knob_inputs.values())
+
+    def _turned(self, knob: Any, value: Any) -> None:
+        self.state.knobs = {**self.state.knobs, knob.name: knob.check(value)}
+
+    def _chosen(self, role: str, value: str) -> None:
+        if role == "task":
+            try:
+                self._set_task(value)
+            except Exception as error:  # a data folder that is missing, say; shown where the choice was made
+                self.state.error = error
+                self._box.html = error_html(error, "")
+                self._choices["task"].value = self.state.task
+                return
+            self._box.html = ""
+            for other in ("teacher", "student"):
+                self._choices[other].options = self._names(other, self.task)
+                self._choices[other].value = getattr(self.state, other)
+            self._metric.title = self.task.metric
+        else:
+            setattr(self.state, role, value)
+        if role == "method":
+            self.state.knobs = create_method(value).settings
+            self._fill_knobs()
+
+    def _pressed(self, name: str) -> None:
+        for button in self._buttons.values():
+            button.disabled = True
+        if name == "Stop" and self._job is not None and self._job.state in ("stopped", "failed", "done"):
+            self._enable(self._job.state)  # it ended between the picture and the click
+            return
+        try:
+            {"Start": self.start, "Stop": self.stop, "Resume": self.resume}[name]()
+        except RuntimeError as error:  # refused: the reason belongs in the panel
+            self.state.error = error
+            self._box.html = error_html(error, "")
+            self._enable(self._job.state if self._job is not None else "idle")
+
+    def _enable(self, state: str) -> None:
+        self._buttons["Start"].disabled = state in ("running", "stopping")
+        self._buttons["Stop"].disabled = state != "running"
+        self._buttons["Resume"].disabled = state not in ("stopped", "failed")
+        for widget in (*self._choices.values(), *self._numbers.values(), *self._knob_inputs.values()):
+            widget.disabled = state in ("running", "stopping")
+
+
+def _choice(label: str, options: Any, value: str) -> Any:
+    return Control(kind="dropdown", options=options, value=value, label=label).widget(label)
+
+
+def _knob_control(knob: Any) -> Control | None:
+    """The knob's control, or ``None`` where the card gives no range to offer (it keeps its value)."""
+    try:
+        return control_for(knob)
+    except ValueError:
+        return None
+
+
+def term_lines(steps: Mapping[int, Step]) -> dict[str, tuple[list[float], list[float]]]:
+    """Chart lines of the loss terms over steps."""
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    for number, step in sorted(steps.items()):
+        for name, value in step.terms.items():
+            x, y = lines.setdefault(name, ([], []))
+            x.append(number)
+            y.append(value)
+    return lines
+
+
+def metric_lines(epochs: Mapping[int, Epoch], metric: str, score: TeacherScore | None) -> dict[str, tuple[list[float], list[float]]]:
+    """Chart lines of the student's metric over finished epochs (counted from 1), and the teacher's level."""
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    for number, epoch in sorted(epochs.items()):
+        if metric in epoch.metrics:
+            x, y = lines.setdefault("student", ([], []))
+            x.append(number + 1)
+            y.append(epoch.metrics[metric])
+    if score is not None and epochs:
+        last = max(epochs) + 1
+        lines["teacher"] = ([1, last] if last > 1 else [1], [score.value] * (2 if last > 1 else 1))
+    return lines
+
+
+def words(snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch], note: str, score: TeacherScore | None,
+          request: TrainRequest) -> str:
+    """The state in a sentence, numbers included."""
+    state = snapshot.state
+    if state == "failed":
+        return f"failed: {type(snapshot.error).__name__}; the last checkpoint is kept, Resume goes on from it"
+    if not steps:
+        return f"{state}: {note}" if note else state
+    last = steps[max(steps)]
+    told = f"step {last.step}, epoch {min(len(epochs) + 1, request.epochs)} of {request.epochs}, {last.samples_per_second:.0f} samples/s"
+    if epochs:
+        metric = request.task.metric
+        told += f", {request.split} {metric} {epochs[max(epochs)].metrics.get(metric, math.nan):.3f}"
+    if score is not None:
+        told += f" (teacher {score.value:.3f})"
+    return f"{state}: {told}, {snapshot.seconds:.1f} s"
+
+
+def outcome_html(request: TrainRequest, outcome: Outcome | None, score: TeacherScore | None) -> str:
+    """The final table."""
+    if outcome is None or outcome.result is None:
+        return "<p>Stopped before the first step.</p>"
+    result = outcome.result
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    rows = [("method", result.method), (f"{request.split} {request.task.metric}, teacher", shown(score.value if score else None)),
+            (f"{request.split} {request.task.metric}, student, last epoch", shown(result.last_metric)),
+            (f"{request.split} {request.task.metric}, student, best epoch",
+             shown(result.best_metric) + (f" (epoch {result.best_epoch + 1})" if result.best_epoch is not None else "")),
+            ("epochs done", f"{len(result.history)} of {request.epochs}"), ("steps", str(result.steps)),
+            ("seconds", f"{result.seconds:.1f}"), ("samples the teacher was run on", str(result.teacher_forwards))]
+    body = "".join(f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>' for k, v in rows)
+    state = "stopped; Resume goes on" if outcome.stopped else "finished"
+    return f'<table class="kd-outcome"><caption style="text-align:left">Training {state}</caption>{body}</table>'
+
+
+__all__ = ["OWN", "Outcome", "TeacherScore", "TrainPanel", "TrainRequest", "Training"]
