@@ -115,14 +115,15 @@ def _unwrap(model: nn.Module) -> _Wrapped:
             raise TypeError("taps do not work in the replicas of nn.DataParallel: use DistributedDataParallel, "
                             "or tap model.module.")
         if kind == "OptimizedModule" and hasattr(model, "_orig_mod"):
-            outer, model = outer or model, model.get_submodule("_orig_mod")
+            outer = model if outer is None else outer
+            model = model.get_submodule("_orig_mod")
         elif isinstance(model, nn.parallel.DistributedDataParallel) or kind == "_FabricModule":
             model = cast(nn.Module, model.module)
         else:
             break
     compiled = outer is not None or any(
         m._compiled_call_impl is not None or type(m).__name__ == "OptimizedModule" for m in model.modules())
-    return _Wrapped(model, outer or model, compiled)
+    return _Wrapped(model, model if outer is None else outer, compiled)
 
 
 def resolve_names(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
@@ -518,7 +519,7 @@ class Taps:
                         if self._compiled else f" It was called {calls} times." if calls else
                         " It may belong to a branch that is not taken, or its weights are used without calling it.")
                 return f"module {spec.path!r} did not run in the last forward, so tap {name!r} has no value.{hint}"
-        return f"no tap is called {name!r}.{closest(name, [*present, *self.names])} Recorded: {present}."
+        return f"no tap is called {name!r}.{closest(name, dict.fromkeys([*present, *self.names]))} Recorded: {present}."
 
 
 def _open_calls(module: nn.Module) -> int:
