@@ -1,4 +1,4 @@
-"""What every test gets: one torch thread, a fixed seed, no network; and the mutant that ``mutation_check.py`` asks for."""
+"""Every test gets one torch thread, a fixed seed, no network; and the mutant that ``mutation_check.py`` asks for."""
 
 from __future__ import annotations
 

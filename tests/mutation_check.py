@@ -52,7 +52,7 @@ def wanted(arguments: Sequence[str]) -> list[tuple[str, str]]:
 def run(slug: str, loss: str, fault: str) -> Outcome:
     """The method's tests against one fault (none if ``fault`` is empty)."""
     mutant = {"KDCORE_MUTANT": f"kdcore.methods.{slug}:{loss}:{fault}"} if fault else {}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist",
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-n", "0",
                "-m", "not slow", str(TESTS / "methods" / f"test_{slug}.py")]
     done = subprocess.run(command, cwd=TESTS.parent, env={**os.environ, "OMP_NUM_THREADS": "1", **mutant},
                           capture_output=True, text=True, check=False)

@@ -188,7 +188,8 @@ def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | No
 
     Raises:
         ValueError: shapes, fewer than two classes, labels missing or out of range, temperature, negative weight,
-        reduction. TypeError: labels that are not integers.
+            reduction.
+        TypeError: labels that are not integers.
 
     Reference:
         "Decoupled Knowledge Distillation" (Zhao et al., 2022), arXiv:2203.08679, eq. 7; code

@@ -136,7 +136,8 @@ def pld_weights(teacher_logits: Tensor, ranking: Tensor, *, kind: str | Tensor =
 
     Raises:
         ValueError: unknown kind, weights of wrong shape, negative or not finite, bad ranking, temperature not above
-        zero. TypeError: ranking not int64.
+            zero.
+        TypeError: ranking not int64.
 
     Reference:
         arXiv:2506.12542, eq. for alpha in section 4; p-ListMLE: Lan et al., UAI 2014.
@@ -174,18 +175,19 @@ def pld_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | No
         student_logits: ``(N, C)`` raw scores, ``C >= 2``; flatten dense logits to rows first.
         teacher_logits: ``(N, C)``; detached.
         labels: ``(N,)`` integers in ``[0, C)``; rows with ``ignore_index`` count nowhere and have loss 0.
-        temperature: ``tau_T > 0``, on the teacher's logits in the weights only; default 1 (paper, ImageNet; 4 on
-        CIFAR-100). weights: see :func:`pld_weights`; default ``"teacher"``. A tensor is in ranking order.
+        temperature: ``tau_T > 0``, on the teacher's logits and in the weights only; default 1 (paper: 1 on ImageNet,
+            4 on CIFAR-100).
+        weights: see :func:`pld_weights`; default ``"teacher"``. A tensor is in ranking order.
         ignore_index: label of rows to leave out; default -100, as in torch.
         reduction: ``"mean"`` over the rows that count, ``"sum"``, or ``"none"`` for ``(N,)``.
 
     Raises:
         ValueError: shapes, one class only, labels missing or out of range, no row that counts, temperature, weights,
-        reduction. TypeError: labels that are not integers.
+            reduction.
+        TypeError: labels that are not integers.
 
     Reference:
-        "PLD: A Choice-Theoretic List-Wise Knowledge Distillation" (2025), arXiv:2506.12542, eq. of section 4, appendix
-            C.
+        "PLD: A Choice-Theoretic List-Wise Knowledge Distillation" (2025), arXiv:2506.12542, section 4 and appendix C.
     """
     check_logits_pair(student_logits, teacher_logits, min_classes=2)
     labels = check_labels(labels, *student_logits.shape, ignore_index=ignore_index)

@@ -139,6 +139,7 @@ class DIST(Method):
 
     card = CARD
     name, label = "dist", "DIST"
+    invariances = ("shift_invariant", "class_permutation", "sample_permutation")  # eps keeps a match a hair above 0
     knobs = (
         Knob("beta", 1.0, 0.0, 4.0, symbol="β", help="weight of the relation between classes (inter)", source=_DIST_KD),
         Knob("gamma", 1.0, 0.0, 4.0, symbol="γ", help="weight of the relation between samples (intra)",

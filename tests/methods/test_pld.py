@@ -36,7 +36,7 @@ def batch(n: int, c: int, seed: int, scale: float = 2.0) -> tuple[Tensor, Tensor
     return s.clone().requires_grad_(), t.clone(), torch.randint(c, (n,), generator=g)
 
 
-# Official values -------------------------------------------------------------------------------------------------------
+# Official values ------------------------------------------------------------------------------------------------------
 
 def check_loss(case: Case) -> None:
     s, t, y = case.leaf("student_logits"), case.inputs["teacher_logits"], case.inputs["labels"]
@@ -55,7 +55,7 @@ def test_parity(case: Case, check: Callable[[Case], None]) -> None:
     case.assert_all_read()
 
 
-# A slow oracle: choose, remove, choose again ---------------------------------------------------------------------------
+# A slow oracle: choose, remove, choose again --------------------------------------------------------------------------
 
 def oracle_ranking(t: list[float], y: int) -> list[int]:
     return [y, *sorted((c for c in range(len(t)) if c != y), key=lambda c: (-t[c], c))]
@@ -66,7 +66,8 @@ def oracle_alpha(t: list[float], ranking: list[int], kind: str, temperature: flo
     if kind == "teacher":
         e = [math.exp(v / temperature) for v in t]
         return [e[i] / sum(e) for i in ranking]
-    raw = {"first": [1] + [0] * (c - 1), "uniform": [1] * c, "position": [2 ** (c - k) - 1 for k in range(1, c + 1)]}[kind]
+    raw = {"first": [1] + [0] * (c - 1), "uniform": [1] * c,
+           "position": [2 ** (c - k) - 1 for k in range(1, c + 1)]}[kind]
     return [r / sum(raw) for r in raw]
 
 
@@ -104,7 +105,7 @@ def test_by_hand() -> None:
     close(pld_loss(s, t, torch.tensor([2]), weights="position"), 3 * math.log(8 / 5) / 4 + math.log(3 / 2) / 4)
 
 
-# Rankings and weights --------------------------------------------------------------------------------------------------
+# Rankings and weights -------------------------------------------------------------------------------------------------
 
 def test_ties_go_to_the_lower_class() -> None:
     t = torch.zeros(3, 40)
@@ -116,7 +117,8 @@ def test_ties_go_to_the_lower_class() -> None:
 def test_the_temperature_never_changes_the_ranking_or_the_student() -> None:
     s, t, y = batch(5, 6, 0)
     weights = torch.rand(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(pld_loss(s, t, y, temperature=0.5, weights=weights), pld_loss(s, t, y, temperature=7.0, weights=weights))
+    assert torch.equal(pld_loss(s, t, y, temperature=0.5, weights=weights),
+                       pld_loss(s, t, y, temperature=7.0, weights=weights))
 
 
 def test_a_wrong_teacher_gives_the_label_little_weight() -> None:
@@ -150,7 +152,7 @@ def test_tensor_weights_are_used_as_given(n: int, c: int, seed: int, temperature
           -3 * plackett_luce_log_likelihood(s, ranking, weights=given[0], reduction="mean"), 1e-12)
 
 
-# Properties ------------------------------------------------------------------------------------------------------------
+# Properties -----------------------------------------------------------------------------------------------------------
 
 @shapes
 def test_the_closed_form_is_the_gradient(n: int, c: int, seed: int, temperature: float) -> None:
@@ -194,7 +196,7 @@ def test_confident_logits_stay_finite(scale: float, dtype: torch.dtype) -> None:
         assert loss.isfinite() and grad_of(loss, s).isfinite().all()
     exact = s.detach().double().requires_grad_()
     reference = pld_loss(exact, t.double(), y)
-    rounding = 4 * scale * torch.finfo(dtype).eps  # logits of this size are known to scale * eps, and exp() passes that on
+    rounding = 4 * scale * torch.finfo(dtype).eps  # logits of this size are known to scale * eps; exp() passes it on
     close(pld_loss(s, t, y), reference, 1e-6)
     close(grad_of(pld_loss(s, t, y), s), grad_of(reference, exact), rounding)
     close(pld_gradient(s, t, y), grad_of(reference, exact), rounding)
@@ -222,7 +224,7 @@ def test_ignored_rows_count_nowhere() -> None:
         assert (gradient[~keep] == 0).all() and (gradient[keep] != 0).any(1).all()
 
 
-# Plackett-Luce ---------------------------------------------------------------------------------------------------------
+# Plackett-Luce --------------------------------------------------------------------------------------------------------
 
 def test_the_likelihood_is_a_distribution_over_rankings() -> None:
     logits = torch.randn(1, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -233,7 +235,7 @@ def test_the_likelihood_is_a_distribution_over_rankings() -> None:
 
 
 def test_samples_follow_the_likelihood() -> None:
-    """Frequencies of all 24 rankings of 4 items within 4 standard deviations (a deviation beyond it: one seed in 660)."""
+    """Frequencies of all 24 rankings of 4 items lie within 4 standard deviations (beyond: about one seed in 660)."""
     logits = torch.tensor([0.0, 0.5, 1.0, -0.7], dtype=torch.float64)
     draws = plackett_luce_sample(logits, 20_000, generator=torch.Generator().manual_seed(0))
     rankings = torch.tensor(list(permutations(range(4))))
@@ -252,7 +254,7 @@ def test_samples_have_shapes_and_seeds() -> None:
     assert torch.equal(draw(0).sort(-1).values, torch.arange(5).expand(3, 7, 5))
 
 
-# Method ----------------------------------------------------------------------------------------------------------------
+# Method ---------------------------------------------------------------------------------------------------------------
 
 def test_terms() -> None:
     s, t, y = batch(6, 5, 0)
@@ -265,7 +267,7 @@ def test_terms() -> None:
     assert list(CARD.objectives) == ["pld"]
 
 
-# Bad input -------------------------------------------------------------------------------------------------------------
+# Bad input ------------------------------------------------------------------------------------------------------------
 
 S, T, Y = torch.zeros(4, 3), torch.ones(4, 3), torch.tensor([0, 1, 2, 0])
 R = torch.arange(3).expand(4, 3)

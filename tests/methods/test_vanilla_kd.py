@@ -29,7 +29,7 @@ def pair(n: int, c: int, seed: int, scale: float = 2.0) -> tuple[Tensor, Tensor,
     return s.clone().requires_grad_(), t.clone(), torch.randint(c, (n,), generator=g)
 
 
-# Official values -------------------------------------------------------------------------------------------------------
+# Official values -----------------------------------------------------------------------------------------------------
 
 def check_kd(case: Case) -> None:
     s, t, y = case.leaf("student_logits"), case.inputs["teacher_logits"], case.inputs["labels"]
@@ -69,7 +69,7 @@ def test_parity(case: Case, check: Callable[[Case], None]) -> None:
     case.assert_all_read()
 
 
-# By hand ---------------------------------------------------------------------------------------------------------------
+# By hand -------------------------------------------------------------------------------------------------------------
 
 def test_kd_by_hand() -> None:
     s, t = torch.zeros(1, 2).double(), double([[LOG(3), 0.0]])  # p = (3/4, 1/4), q = (1/2, 1/2)
@@ -114,7 +114,7 @@ def test_dist_by_hand() -> None:
     close(dist_loss(3 * q.log(), 3 * p.log(), eps=0.0, temperature=3.0), 9.0)
 
 
-# A slow oracle, written from the formulas with loops over samples and classes ------------------------------------------
+# A slow oracle, written from the formulas with loops over samples and classes ----------------------------------------
 
 def soft(row: list[float], temperature: float) -> list[float]:
     top = max(row)
@@ -202,7 +202,7 @@ def test_objective_is_cross_entropy_plus_kd(n: int, c: int, seed: int, temperatu
     close(kd_objective(s, t, y, temperature=temperature), (0.1 * ce + 0.9 * kd).mean(), 1e-9)
 
 
-# Identities ------------------------------------------------------------------------------------------------------------
+# Identities ----------------------------------------------------------------------------------------------------------
 
 @shapes
 def test_kd_is_tckd_plus_the_muted_nckd(n: int, c: int, seed: int, temperature: float) -> None:
@@ -226,6 +226,15 @@ def test_dense_logits_are_pixels_as_samples() -> None:
     for loss in (kd_loss, dist_loss):
         close(loss(s, t), loss(*rows))
     assert kd_loss(s, t, reduction="none").shape == (30,)
+
+
+def test_dist_of_a_match_is_zero_up_to_eps() -> None:
+    s, t, _ = pair(6, 5, 0)
+    match = t.clone().requires_grad_()
+    exact = dist_loss(match, t, eps=0.0)
+    close(exact, 0.0, floor=1e-14)
+    close(grad_of(exact, match), torch.zeros_like(t), floor=1e-14)
+    assert 0 < dist_loss(match, t) < 1e-4 < dist_loss(s, t)
 
 
 def test_labels_are_ignored_where_they_do_not_matter() -> None:
@@ -284,7 +293,7 @@ def test_gradients_of_gradients(name: str) -> None:
     assert torch.autograd.gradgradcheck(lambda x: LOSSES[name](x, t, y, temperature=2.0), (s,))
 
 
-# Schedules and methods -------------------------------------------------------------------------------------------------
+# Schedules and methods -----------------------------------------------------------------------------------------------
 
 def test_linear_warmup() -> None:
     assert [linear_warmup(e, 4) for e in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
@@ -332,7 +341,7 @@ def test_the_card_holds_three_objectives() -> None:
     assert list(CARD.objectives) == ["kd", "dkd", "dist"]
 
 
-# Bad input -------------------------------------------------------------------------------------------------------------
+# Bad input -----------------------------------------------------------------------------------------------------------
 
 S, T, Y = torch.zeros(4, 3), torch.ones(4, 3), torch.tensor([0, 1, 2, 0])
 BAD = [

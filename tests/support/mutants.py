@@ -1,7 +1,7 @@
 """Deliberate faults in loss functions, to see whether a test notices.
 
-A mutant is written ``module:function:fault``. :func:`faults` names those that make sense for a function from its
-signature; :func:`install` replaces the function in every loaded ``kdcore`` module that holds it (the one that defines it,
+A mutant is written ``module:function:fault``. :func:`faults` names those that a function's signature admits;
+:func:`install` replaces the function in every loaded ``kdcore`` module that holds it (the one that defines it,
 the method's, and whatever imported it from there).
 """
 

@@ -1,0 +1,109 @@
+"""Border checks: every message names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from kdcore.functional import checks
+from kdcore.functional.reductions import at_least_float32, reduce
+
+
+def test_describe_and_closest() -> None:
+    assert checks.describe(torch.zeros(8, 10)) == "float32 (8, 10)"
+    assert checks.describe(None) == "None" and checks.describe("x") == "'x'"
+    assert checks.closest("temperatur", ["temperature", "alpha"]) == " Did you mean 'temperature'?"
+    assert checks.closest("zzz", ["temperature"]) == ""
+
+
+@pytest.mark.parametrize(("check", "bad", "good"), [
+    (checks.check_positive, (0, -1, math.nan, math.inf), (1, 0.1)),
+    (checks.check_non_negative, (-0.1, math.nan, math.inf), (0, 3)),
+    (checks.check_fraction, (-0.1, 1.1, math.nan), (0, 0.5, 1)),
+])
+def test_numbers(check, bad: tuple[float, ...], good: tuple[float, ...]) -> None:
+    for value in good:
+        check("beta", value)
+    for value in bad:
+        with pytest.raises(ValueError, match=f"beta must be .*got {value}"):
+            check("beta", value)
+
+
+def test_open_fraction() -> None:
+    with pytest.raises(ValueError, match=r"\[0, 1\), got 1"):
+        checks.check_fraction("ratio", 1, closed=False)
+
+
+def test_choice() -> None:
+    checks.check_choice("mode", "a", ("a", "b"))
+    with pytest.raises(ValueError, match=r"mode must be one of 'alpha', 'beta', got 'alpa'\. Did you mean 'alpha'\?"):
+        checks.check_choice("mode", "alpa", ("alpha", "beta"))
+    with pytest.raises(ValueError, match="got 3"):
+        checks.check_choice("mode", 3, ("a",))
+
+
+def test_logits_pair() -> None:
+    x = torch.zeros(2, 3)
+    checks.check_logits_pair(x, x)
+    checks.check_logits_pair(x[..., None, None], x[..., None, None], ndim=(2, 4))
+    for args, kwargs, error, message in [
+        ((x, x[:1]), {}, ValueError, r"\(2, 3\) and \(1, 3\)"),
+        ((x, x[:, :2]), {}, ValueError, "3 classes and the teacher 2"),
+        ((x[0], x[0]), {}, ValueError, r"student_logits must be \(N, C\), got float32 \(3,\)"),
+        ((x, x[0]), {}, ValueError, "teacher_logits must be"),
+        ((x, x.int()), {}, TypeError, r"teacher_logits must be a floating tensor of raw scores, got int32 \(2, 3\)"),
+        (([1.0], x), {}, TypeError, r"student_logits must be a floating tensor of raw scores, got \[1.0\]"),
+        ((x, x), {"min_classes": 4}, ValueError, "at least 4 classes"),
+        ((x, x), {"min_samples": 3}, ValueError, "at least 3 samples"),
+        ((x[:0], x[:0]), {}, ValueError, "at least 1 samples"),
+        ((x, x.to("meta")), {}, ValueError, "same device, got cpu and meta"),
+    ]:
+        with pytest.raises(error, match=message):
+            checks.check_logits_pair(*args, **kwargs)
+
+
+def test_labels() -> None:
+    labels = torch.tensor([0, 2], dtype=torch.int32)
+    assert checks.check_labels(labels, 2, 3).dtype == torch.int64
+    assert checks.check_labels(torch.tensor([0, -100]), 2, 3, ignore_index=-100).tolist() == [0, -100]
+    for value, error, message in [
+        (None, ValueError, r"labels are required: an integer tensor of shape \(2,\)"),
+        (labels.float(), TypeError, r"integer dtype \(int64\), got float32 \(2,\)"),
+        (labels.bool(), TypeError, "got bool"),
+        (labels[:1], ValueError, r"shape \(2,\), got int32 \(1,\)"),
+        (labels + 1, ValueError, r"\[0, 3\), got 3 \(at position 1\)"),
+        (labels - 3, ValueError, r"got -3 \(at position 0\)"),
+    ]:
+        with pytest.raises(error, match=message):
+            checks.check_labels(value, 2, 3)
+
+
+def test_features_pair() -> None:
+    x = torch.zeros(4, 5)
+    checks.check_features_pair(x, torch.zeros(4, 2, 3))
+    for y, kwargs, message in [
+        (torch.zeros(3, 5), {}, "same samples"),
+        (torch.zeros(()), {}, "same samples"),
+        (torch.zeros(4, 6), {"same_shape": True}, "use a projector"),
+        (x, {"min_samples": 5}, "at least 5 samples, got 4"),
+        (torch.zeros(3, 5), {"names": ("x", "y")}, "^x and y must hold"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            checks.check_features_pair(x, y, **kwargs)
+
+
+def test_reduce() -> None:
+    loss = torch.tensor([1.0, 2.0, 6.0])
+    assert reduce(loss) == 3 and reduce(loss, "sum") == 9 and reduce(loss, "none") is loss
+    with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', 'none', got 'avg'"):
+        reduce(loss, "avg")
+
+
+def test_at_least_float32() -> None:
+    for given, expected in ((torch.float16, torch.float32), (torch.bfloat16, torch.float32)):
+        assert at_least_float32(torch.zeros(1, dtype=given)).dtype == expected
+    for dtype in (torch.float32, torch.float64):
+        x = torch.zeros(1, dtype=dtype)
+        assert at_least_float32(x) is x
