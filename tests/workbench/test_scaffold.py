@@ -1,0 +1,138 @@
+"""The scaffold of a new method: lint-clean, agreeing with the plan, and red until it is filled."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType
+
+import jupytext
+import pytest
+import torch
+
+from kdcore import taxonomy
+from kdcore.registry import AXES, MethodCard, split_values
+from workbench import scaffold as scaffold_module
+from workbench.runs.parameters import read_parameters
+from workbench.scaffold import scaffold
+
+PROJECT = Path(scaffold_module.__file__).parents[1]
+AWKWARD = 'A "quoted" title \\ with everything, long enough that no line of any of the files could hold it whole'
+
+
+def load(path: Path) -> ModuleType:
+    """The module as ``kdcore.methods.<slug>`` without registering it."""
+    spec = importlib.util.spec_from_file_location(f"kdcore.methods.{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def planned_slugs() -> list[str]:
+    return [e.slug for e in taxonomy.find(status="planned")]
+
+
+def test_three_files_in_their_places(tmp_path: Path) -> None:
+    written = scaffold("my_kd", "ranking", "My own paper", root=tmp_path)
+    assert [p.relative_to(tmp_path).as_posix() for p in written] == [
+        "kdcore/methods/my_kd.py", "notebooks/ranking/my_kd.py", "tests/methods/test_my_kd.py"]
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(written)
+
+
+def test_every_planned_paper_is_filled_in_and_its_card_agrees_with_the_plan(tmp_path: Path) -> None:
+    for slug in planned_slugs():
+        row = taxonomy.planned_rows()[slug]
+        card = load(scaffold(slug, root=tmp_path)[0]).CARD
+        assert isinstance(card, MethodCard)
+        assert (card.slug, card.title, str(card.year), card.family) == (slug, row["title"], row["year"], row["family"])
+        assert (card.arxiv, card.official_code, card.venue) == (row["arxiv"], row["official_code"], row["venue"])
+        assert all(card.axes.values(axis) == split_values(row[axis]) for axis in AXES)
+        assert taxonomy._from_card(card).analogy == taxonomy._from_row(row).analogy
+
+
+def test_everything_written_passes_the_linter(tmp_path: Path) -> None:
+    for slug in planned_slugs():
+        scaffold(slug, root=tmp_path)
+    scaffold("awkward", "masks", AWKWARD, root=tmp_path)
+    (tmp_path / "pyproject.toml").write_text((PROJECT / "pyproject.toml").read_text())
+    (tmp_path / "kdcore/__init__.py").touch()
+    ruff = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."]
+    result = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_an_awkward_title_survives(tmp_path: Path) -> None:
+    module, lesson, test = scaffold("awkward", "masks", AWKWARD, root=tmp_path)
+    assert load(module).CARD.title == AWKWARD
+    for path in (lesson, test):
+        ast.parse(path.read_text())
+
+
+def test_the_loss_refuses_wrong_shapes_and_does_not_pretend(tmp_path: Path) -> None:
+    module = load(scaffold("my_kd", "ranking", "My own paper", root=tmp_path)[0])
+    with pytest.raises(ValueError, match="same shape"):
+        module.my_kd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(NotImplementedError, match="my_kd: write the loss"):
+        module.MyKd().terms(module.MyKd.example())
+    assert module.CARD.losses == ("my_kd_loss",) and module.MyKd.card is module.CARD
+
+
+def test_the_written_test_is_red_until_it_is_filled(tmp_path: Path) -> None:
+    module, _, test = scaffold("my_kd", "ranking", "My own paper", root=tmp_path)
+    (tmp_path / "conftest.py").write_text(textwrap.dedent(f"""
+        import kdcore.methods
+        kdcore.methods.__path__.append({str(module.parent)!r})
+    """))
+
+    def run() -> str:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, test]
+        environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        return done.stdout
+
+    assert "NotImplementedError: my_kd: write the loss" in (out := run()) and "1 failed, 1 passed" in out
+    module.write_text(module.read_text().replace('raise NotImplementedError("my_kd: write the loss")',
+                                                 "return (student_logits - teacher_logits).square().mean()"))
+    assert "compare with numbers computed by hand" in (out := run()) and "1 failed, 1 passed" in out
+
+
+def test_the_lesson_is_a_notebook_with_typed_parameters(tmp_path: Path) -> None:
+    lesson = scaffold("my_kd", "ranking", "My own paper", root=tmp_path)[1]
+    notebook = jupytext.read(lesson)
+    assert notebook.metadata["kernelspec"]["name"] == "python3"
+    jupytext.write(notebook, lesson.with_suffix(".ipynb"))
+    assert list(read_parameters(lesson.with_suffix(".ipynb"))) == ["quick", "seeds"]
+    assert "Not written yet" in notebook.cells[0].source
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("My-KD", "ranking", "T"), "slug must be a lower-case Python name.*'My-KD'"),
+    (("class", "ranking", "T"), "slug must be a lower-case Python name.*'class'"),
+    (("../x", "ranking", "T"), "slug must be"),
+    (("pld", "ranking", "T"), "'pld' is taken"),
+    (("dkd", "ranking", "T"), "'dkd' is taken"),
+    (("my_kd",), "not a planned paper: give its family .*ranking.* and its title"),
+    (("my_kd", "ranking", "  "), "not a planned paper"),
+    (("my_kd", "rankings", "T"), "family must be one of .*'ranking'"),
+    (("taid", "ranking"), "family of 'taid' is planned to be 'language', got 'ranking'"),
+    (("survey_kd_dd",), "family must be one of"),
+])
+def test_refused(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        scaffold(*arguments, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    test = scaffold("my_kd", "ranking", "My own paper", root=tmp_path)[2]
+    (tmp_path / "kdcore/methods/my_kd.py").unlink()
+    test.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"notebooks/ranking/my_kd\.py, tests/.*my_kd\.py exists already"):
+        scaffold("my_kd", "ranking", "My own paper", root=tmp_path)
+    assert test.read_text() == "mine" and not (tmp_path / "kdcore/methods/my_kd.py").exists()
