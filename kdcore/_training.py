@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Given:
-    """What the objective gets per batch; opaque to wrappers that would cast or scatter tensors they find in arguments."""
+    """What the objective gets per batch; opaque to wrappers that cast or scatter the tensors they find in arguments."""
 
     def __init__(self, x: Any, signals: dict[str, Any], label_fault: str | None) -> None:
         self.x, self.signals, self.label_fault = x, signals, label_fault
@@ -60,7 +60,7 @@ class Objective(nn.Module):
                                      f"{type(method).__name__}.")
                 if not isinstance(term, Tensor) or term.ndim:
                     raise ValueError(f"term {name!r} must be a scalar tensor, got {describe(term)}.")
-                terms[name] = term
+                terms[name] = widened(term)
         self._add_cross_entropy(terms, given)
         self.names = tuple(terms)
         return total(terms.values()), torch.stack([t.detach().float() for t in terms.values()])
@@ -75,16 +75,18 @@ class Objective(nn.Module):
                 raise ValueError(given.label_fault)
             terms["ce"] = weight * F.cross_entropy(s.student_logits, s.labels)
         if not terms:
-            raise ValueError(f"nothing to learn from: {first.name!r} gave no terms and cross-entropy has no weight or labels.")
+            raise ValueError(f"nothing to learn from: {first.name!r} gave no terms, and cross-entropy has no weight or "
+                             "no labels.")
 
 
 class TeacherAnswers:
     """Answers for a batch by running the teacher or reading its cache, and counts the samples it was run on."""
 
-    def __init__(self, model: nn.Module | None, logits: bool = False, runs: bool = False, taps: Sequence[str] = (),
-                 transform: Callable[[Any], Any] | None = None, fabric: Any = None, cache: TeacherCache | None = None) -> None:
-        self.model, self.logits, self.runs, self.taps = model, logits, runs, list(taps)
-        self.transform, self.fabric, self.cache = transform, fabric, cache
+    def __init__(self, model: nn.Module | None, fabric: Any, transform: Callable[[Any], Any] | None = None, *,
+                 logits: bool = False, runs: bool = False) -> None:
+        self.model, self.fabric, self.transform = model, fabric, transform
+        self.logits, self.runs = logits, runs
+        self.cache: TeacherCache | None = None
         self.tapped: Taps | None = None
         self.forwards = 0
 
@@ -120,8 +122,8 @@ class BatchNormAdvice(AbstractContextManager):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
-            raise ValueError("a batch of one sample cannot go through batch norm in training mode: pass drop_last=True to "
-                             "the training loader, or another batch size.") from error
+            raise ValueError("a batch of one sample cannot go through batch norm in training mode: pass drop_last=True "
+                             "to the training loader, or another batch size.") from error
 
 
 class Untouched(AbstractContextManager):
@@ -166,8 +168,8 @@ def loader_length(loader: Any) -> int:
     try:
         length = len(loader)
     except TypeError as error:
-        raise ValueError("the training loader must have a length (the learning rate and 'progress' follow the number of "
-                         f"steps), got {type(loader).__name__} without one.") from error
+        raise ValueError("the training loader must have a length (the learning rate and 'progress' follow the number "
+                         f"of steps), got {type(loader).__name__} without one.") from error
     if length < 1:
         raise ValueError("the training loader is empty: no data, or drop_last with fewer samples than one batch.")
     return length

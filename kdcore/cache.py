@@ -1,13 +1,14 @@
 """Teacher outputs computed once: one memory-mapped file per output and view, and a manifest that says whose they are.
 
 A cache belongs to one teacher (hash of its weights), one input transform, one set of taps, one number type and one
-dataset (length and the bytes of a few samples). Anything else is refused: nothing is recomputed or transformed behind the
-reader's back. The manifest is written last and atomically, so a cache whose making was interrupted does not exist.
+dataset (length and the bytes of a few samples). Anything else is refused: nothing is recomputed or transformed behind
+the reader's back. The manifest is written last and atomically, so a cache whose making was interrupted does not exist.
 
 Views. An augmented sample has as many cached outputs as it has views. A dataset declares reproducible views by an
-attribute ``views`` (their number) and by serving ``dataset[index, view]`` (a sampler may yield such pairs); a deterministic
-dataset may instead give ``x`` as a tuple with one tensor per view. A dataset whose samples change from read to read and
-that declares no views cannot be cached: the teacher would answer for images that the student never sees.
+attribute ``views`` (their number) and by serving ``dataset[index, view]`` (a sampler may yield such pairs); a
+deterministic dataset may instead give ``x`` as a tuple with one tensor per view. A dataset whose samples change from
+read to read and that declares no views cannot be cached: the teacher would answer for images that the student never
+sees.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .checkpoints import hash_tensor, preserved_rng, seed_everything, state_hash, write_atomic
-from .functional.checks import check_choice, describe
+from .functional.checks import describe
 from .inputs import Batch, check_finite, read_batch
 from .taps import Taps, evaluating, resolve_names
 
@@ -50,8 +51,8 @@ class TeacherCache:
 
     Args:
         folder: where the files live; made by :meth:`build`.
-        dtype: number type on disk. ``float32`` keeps a training's loss curve bit for bit; ``float16``/``bfloat16`` halve
-            the space.
+        dtype: number type on disk. ``float32`` keeps a training's loss curve bit for bit; ``float16``/``bfloat16``
+            halve the space.
 
     Example:
         >>> cache = TeacherCache("digits-teacher").build(teacher, dataset, taps=["layer3"])   # doctest: +SKIP
@@ -59,7 +60,8 @@ class TeacherCache:
     """
 
     def __init__(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        check_choice("dtype", dtype, [*_DTYPES])
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype!r}.")
         self.folder, self.dtype = Path(folder), dtype
         self._manifest: dict[str, Any] | None = None
         self._maps: dict[tuple[str, int], np.ndarray] = {}
@@ -78,8 +80,8 @@ class TeacherCache:
         """
         if self._manifest is None:
             if not self.complete:
-                raise CacheError(f"there is no complete teacher cache in {self.folder}: build() makes it (an interrupted "
-                                 "build is made again from the start).")
+                raise CacheError(f"there is no complete teacher cache in {self.folder}: build() makes it (an "
+                                 "interrupted build is made again from the start).")
             self._manifest = self._load_manifest()
         return self._manifest
 
@@ -156,12 +158,12 @@ class TeacherCache:
         Raises:
             IndexError: a position or view that is not there.
         """
-        rows = np.asarray(index.cpu() if isinstance(index, Tensor) else index, dtype=np.int64)
+        rows, wanted = _integers(index), _integers(view)
         if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= len(self))):
             raise IndexError(f"index must be (N,) positions in [0, {len(self)}), got {rows.tolist()[:8]} ...")
-        wanted = np.broadcast_to(np.asarray(view.cpu() if isinstance(view, Tensor) else view, dtype=np.int64), rows.shape)
+        wanted = np.broadcast_to(wanted, rows.shape)
         if rows.size and (wanted.min() < 0 or wanted.max() >= self.views):
-            raise IndexError(f"view must be in [0, {self.views}), got {wanted.tolist()[:8]}: build the cache with more views.")
+            raise IndexError(f"view must be in [0, {self.views}), got {wanted.tolist()[:8]}: build with more views.")
         features = {name: self._gather(name, rows, wanted) for name in self.taps}
         return self._gather(_LOGITS, rows, wanted), features
 
@@ -180,8 +182,8 @@ class TeacherCache:
             if not fits:
                 differs.append(f"{name} (cached {_short(have[name])}, now {_short(wanted)})")
         if differs:
-            raise StaleCacheError(f"the teacher cache in {self.folder} is stale: it differs in {', '.join(differs)}. Use "
-                                  "another folder, or build(..., overwrite=True).")
+            raise StaleCacheError(f"the teacher cache in {self.folder} is stale: it differs in {', '.join(differs)}. "
+                                  "Use another folder, or build(..., overwrite=True).")
 
     def _fill(self, teacher: nn.Module, source: _Source, taps: list[str], batch_size: int, transform: Any,
               num_workers: int, device: Any, on_batch: Any) -> dict[str, dict[str, Any]]:
@@ -225,8 +227,8 @@ class TeacherCache:
                 maps[name] = np.lib.format.open_memmap(self._file(entry, view), mode="w+", dtype=_DTYPES[self.dtype],
                                                        shape=tuple(entry["shape"]))
             if entry["shape"] != shape:
-                raise CacheError(f"the teacher's {name} changes its shape from {entry['shape'][1:]} to {shape[1:]} between "
-                                 "batches: it cannot be cached.")
+                raise CacheError(f"the teacher's {name} changes its shape from {entry['shape'][1:]} to {shape[1:]} "
+                                 "between batches: it cannot be cached.")
             stored = value.detach().to("cpu", self.dtype)
             maps[name][cast(Tensor, batch.index).numpy()] = (
                 stored.view(torch.int16) if self.dtype is torch.bfloat16 else stored).numpy()
@@ -306,8 +308,7 @@ class _Source:
                              f"{type(dataset).__name__}.")
         declared = getattr(dataset, "views", None)
         if views < 1 or (declared is not None and views > declared):
-            raise ValueError(f"views must be in [1, {declared if declared is not None else '...'}], got {views}: the dataset "
-                             f"{'declares ' + str(declared) + ' views' if declared is not None else 'declares none'}.")
+            raise ValueError(f"views must be >= 1 and at most what the dataset declares ({declared}), got {views}.")
         if not len(cast(Sized, dataset)):
             raise ValueError("the dataset is empty.")
         self.dataset, self.views, self.collate_fn, self.declared = dataset, views, collate_fn, declared is not None
@@ -327,8 +328,8 @@ class _Source:
             batch = read_batch(raw, views=1 if self.declared else self.views)
             position = torch.tensor(order[start:start + batch.size])
             if batch.index is not None and not torch.equal(batch.index.long().cpu(), position):
-                raise ValueError(f"the dataset's own index must be the position of the sample, got {batch.index.tolist()[:4]} "
-                                 f"at {position.tolist()[:4]}: the cache is keyed by position.")
+                raise ValueError(f"the dataset's own index must be the sample's position (the cache is keyed by it), "
+                                 f"got {batch.index.tolist()[:4]} at {position.tolist()[:4]}.")
             start += batch.size
             yield Batch(x=batch.x[view] if isinstance(batch.x, tuple) else batch.x, labels=batch.labels, index=position)
 
@@ -356,8 +357,12 @@ class _Source:
             raise CacheError(
                 "the dataset gives different data when the same sample is read again (random augmentation): the cached "
                 "teacher would answer for images that the student never sees. Declare reproducible views (an attribute "
-                "'views' and dataset[index, view]), move the augmentation out of the dataset, or train without a cache.")
+                "'views' and dataset[index, view]), or train without a cache.")
         return digests[0]
+
+
+def _integers(value: Tensor | Sequence[int] | int) -> np.ndarray:
+    return np.asarray(value.cpu() if isinstance(value, Tensor) else value, dtype=np.int64)
 
 
 def _device_of(model: nn.Module) -> torch.device:

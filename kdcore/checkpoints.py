@@ -160,7 +160,10 @@ def _read(path: Path) -> dict[str, Any]:
         offer = f"The newest intact one before it is {previous}." if previous else "No intact older one is beside it."
         raise CheckpointError(f"{path} is damaged (truncated, altered, or no kdcore checkpoint): its content does not "
                               f"match its checksum. {offer}", path, previous)
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds more than tensors and plain values: it is not read.", path) from error
 
 
 def _verified(path: Path) -> bytes | None:
@@ -232,8 +235,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is refused: it is a pickle that holds more than weights, and reading it could run code. If you "
-            "trust its source, convert it once: torch.save(torch.load(path, weights_only=False).state_dict(), 'weights.pt') "
-            "for a pickled module; or save its state dict as .safetensors.", path) from error
+            "trust its source, convert it once: torch.save(torch.load(path, weights_only=False).state_dict(), "
+            "'weights.pt') for a pickled module; or save its state dict as .safetensors.", path) from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or not a torch weights file: {error}", path) from error
     for key in ("state_dict", "model_state_dict", "model"):

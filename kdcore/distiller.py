@@ -1,7 +1,7 @@
 """The one training loop: a student learns from a teacher, a method and labels, and every step is an event.
 
-:func:`distill` runs it to the end; :class:`Distiller` is the same loop as a generator of :class:`Step` and :class:`Epoch`
-events, which a progress bar, a live chart and a headless run read alike::
+:func:`distill` runs it to the end; :class:`Distiller` is the same loop as a generator of :class:`Step` and
+:class:`Epoch` events, which a progress bar, a live chart and a headless run read alike::
 
     distiller = Distiller(teacher, student, "kd", train, val, epochs=20, checkpoint_dir="runs/kd", resume="auto")
     for event in distiller.run():
@@ -13,15 +13,16 @@ What can be relied on:
 * The teacher is in eval mode, gets no gradient, and is never part of the student's or the method's parameters, state or
   optimizer; afterwards its training flags and buffers are what they were.
 * Validation, sample batches and cache building draw no random numbers from the training's point of view.
-* On a CPU, a run that was killed and resumed ends in the same bits as one that was not, as long as the data's randomness
-  comes from Python's, NumPy's or torch's global generators or the loader's own, and a method's state is in its buffers.
+* On a CPU, a run that was killed and resumed ends in the same bits as one that was not, as long as the data's
+  randomness comes from Python's, NumPy's or torch's global generators or the loader's own, and a method's state is in
+  its buffers.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
 
 from ._training import (
     BatchNormAdvice,
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch.optim import Optimizer
 
-PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _SAMPLE = 8  # samples that methods see in setup()
 
 
@@ -81,8 +82,8 @@ class Step:
     Attributes:
         epoch: counts from 0; step: optimizer steps done so far, this one included.
         terms: weighted loss terms by name (they sum to ``loss``), averaged over the step's samples.
-        lr: learning rate of the first parameter group in this step; grad_norm: 2-norm over everything that learns, before
-            clipping; samples_per_second: loading included, time spent by the events' readers excluded.
+        lr: learning rate of the first parameter group in this step; grad_norm: 2-norm over everything that learns,
+            before clipping; samples_per_second: loading included, time spent by the events' readers excluded.
         teacher_forwards: samples (times views) that the teacher was run on since the start.
     """
 
@@ -162,7 +163,8 @@ class DistillResult:
             return "-" if value is None else f"{value:.4f}"
         rows = {"method": self.method, f"last {self.metric_name}": shown(self.last_metric),
                 f"best {self.metric_name}": f"{shown(self.best_metric)} (epoch {self.best_epoch})", "steps": self.steps,
-                "seconds": f"{self.seconds:.1f}", "teacher forwards": self.teacher_forwards, "stopped early": self.stopped}
+                "seconds": f"{self.seconds:.1f}", "teacher forwards": self.teacher_forwards,
+                "stopped early": self.stopped}
         return "<table>" + "".join(f'<tr><th scope="row" style="text-align:left">{k}</th><td>{v}</td></tr>'
                                    for k, v in rows.items()) + "</table>"
 
@@ -206,7 +208,8 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, metric: Callable[[Tenso
         model: run in eval mode; its training flags are restored.
         loader: labelled batches (see :func:`kdcore.inputs.read_batch`); its random state is left as it was.
         metric: ``(logits (N, C, ...), labels (N, ...)) -> float`` on the CPU, over all samples at once.
-        transform: applied to ``x``; ``None``: the model's own normalisation (:func:`kdcore.inputs.input_normalization`).
+        transform: applied to ``x``; ``None``: the model's own normalisation
+            (:func:`kdcore.inputs.input_normalization`).
         device: where to run; default: where the model is.
         stop: given up (with an empty result) as soon as it is set.
 
@@ -246,8 +249,8 @@ class Distiller:
 
     def __init__(self, teacher: nn.Module | None, student: nn.Module, method: str | Method | Sequence[str | Method],
                  train: Iterable[Any], val: Iterable[Any] | None = None, *, epochs: int,
-                 optimizer: str | Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None, lr: float = 1e-3,
-                 weight_decay: float | None = None,
+                 optimizer: str | Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+                 lr: float = 1e-3, weight_decay: float | None = None,
                  scheduler: str | Callable[[Optimizer, int], Any] = "cosine", precision: str = "32-true",
                  accumulate: int = 1, accelerator: str = "auto", devices: int | str | list[int] = 1,
                  strategy: Any = "auto", clip_grad: float | None = None,
@@ -287,7 +290,7 @@ class Distiller:
         self.views = max(m.needs.views for m in self.methods)
         self._length = loader_length(train)
         self._check_models()
-        self._begun = False
+        self._begun = self._stopping = False
         self._state = _Progress()
 
     # The loop ---------------------------------------------------------------------------------------------------------
@@ -326,7 +329,7 @@ class Distiller:
             terms, norm, lr = self._update(group)
             at.add(terms, sum(b.size for b in group), len(group), time.perf_counter() - began)
             event = Step(at.epoch, at.step, terms, math.fsum(terms.values()), lr, norm,
-                         at.rate(), self._teacher.forwards)
+                         at.last_rate, self._teacher.forwards)
             if self.checkpoint_every and at.step % self.checkpoint_every == 0:
                 self._save()
             yield self._emit(event)
@@ -385,7 +388,7 @@ class Distiller:
 
     def _checked_terms(self, group: list[Batch], names: list[tuple[str, ...]], numbers: list[float],
                        samples: int) -> dict[str, float]:
-        """Mean of each term over the step's samples, after making sure that all of them, and the gradient, are finite."""
+        """Mean of each term over the step's samples, once all of them, and the gradient, are known to be finite."""
         at, values = self._state, iter(numbers)
         terms: dict[str, float] = {}
         for i, (batch, present) in enumerate(zip(group, names, strict=True)):
@@ -409,13 +412,15 @@ class Distiller:
         for method in self.methods:
             method.on_epoch_end(at.epoch)
         name = metric_name(self.metric)
-        is_best = name not in metrics or at.best_metric is None or metrics[name] > at.best_metric
+        best = at.best_metric
+        is_best = name not in metrics or best is None or math.isnan(best) or metrics[name] > best
         if is_best:
             at.best_metric, at.best_epoch = metrics.get(name), at.epoch
             at.best_state = {k: v.detach().cpu().clone() for k, v in self.student.state_dict().items()}
         at.total_seconds += (validating := time.perf_counter() - began)
         event = Epoch(at.epoch, at.step, {k: v / at.samples for k, v in at.sums.items()}, metrics,
-                      float(self._raw_optimizer.param_groups[0]["lr"]), at.seconds + validating, at.rate(),
+                      float(self._raw_optimizer.param_groups[0]["lr"]), at.seconds + validating,
+                      at.samples / max(at.seconds, 1e-9),
                       self._teacher.forwards, is_best)
         at.next_epoch(event)
         self._save()
@@ -434,7 +439,9 @@ class Distiller:
         return event
 
     def _stop_asked(self) -> bool:
-        return self.stop is not None and self.stop.is_set()
+        """Whether to end; once yes, always yes, even if somebody clears the event."""
+        self._stopping = self._stopping or (self.stop is not None and self.stop.is_set())
+        return self._stopping
 
     # One batch --------------------------------------------------------------------------------------------------------
 
@@ -520,9 +527,11 @@ class Distiller:
         """A few samples, drawn without leaving a trace in any random state."""
         loader = self.train
         with preserved_rng(getattr(loader, "generator", None)):
-            if isinstance(loader, DataLoader) and loader.batch_size is not None and hasattr(loader.dataset, "__getitem__"):
-                size = len(loader.dataset)  # type: ignore[arg-type]
-                raw = (loader.collate_fn)([loader.dataset[i] for i in range(min(_SAMPLE, size))]) if size else None
+            if isinstance(loader, DataLoader) and _has_positions(loader.dataset) and loader.batch_sampler is not None:
+                size = min(_SAMPLE, len(cast(Sized, loader.dataset)))
+                one = self.views == 1 and getattr(loader.dataset, "views", None) is not None
+                items = [loader.dataset[(i, 0) if one else i] for i in range(size)]
+                raw = loader.collate_fn(items) if size else None
             else:
                 raw = next(iter(loader), None)
         if raw is None:
@@ -531,7 +540,7 @@ class Distiller:
         if batch.labels is None:
             for m in self.methods:
                 if m.needs.labels:
-                    raise ValueError(f"method {m.name!r} needs labels, but the loader's batches have none: give (x, y).")
+                    raise ValueError(f"method {m.name!r} needs labels, but the batches have none: give (x, y).")
         return batch
 
     @torch.no_grad()
@@ -560,7 +569,7 @@ class Distiller:
             if method.teacher_taps and self.teacher is None:
                 raise ValueError(f"method {method.name!r} needs a teacher, got teacher=None.")
             if own & {id(p) for p in method.parameters()}:
-                raise ValueError(f"method {method.name!r} holds the teacher as a submodule: it would be trained and saved.")
+                raise ValueError(f"method {method.name!r} holds the teacher: it would be trained and saved with it.")
         self._check_last_batch(x)
 
     def _check_range(self, x: Any, *transforms: Any) -> None:
@@ -629,20 +638,21 @@ class Distiller:
     def _prepare_teacher(self, stack: ExitStack, transform: Any) -> TeacherAnswers:
         """A teacher that answers for a batch: from its cache (made now if need be), by running, or not at all."""
         if self.teacher is None:
-            return TeacherAnswers(None)
+            return TeacherAnswers(None, self._fabric)
         taps = resolved(self.teacher, [t for m in self.methods for t in m.teacher_taps])
         means = resolved(self.teacher, [m.class_mean_tap() for m in self.methods if m.needs.class_means])
         if not (self._wants_logits or taps or (means and self.cache is not None)):
-            return TeacherAnswers(None)
-        answer = TeacherAnswers(self.teacher, self._wants_logits, bool(self._wants_logits or taps), taps, transform, self._fabric)
+            return TeacherAnswers(None, self._fabric)
+        answer = TeacherAnswers(self.teacher, self._fabric, transform, logits=self._wants_logits,
+                                runs=bool(self._wants_logits or taps))
         if self.cache is not None:
             assert isinstance(self.train, DataLoader)
             dataset, kept = self.train.dataset, list(dict.fromkeys([*taps, *means]))
-            options = {"transform": transform, "collate_fn": self.train.collate_fn}
+            options: dict[str, Any] = {"transform": transform, "collate_fn": self.train.collate_fn}
             if self._fabric.is_global_zero:
                 before = self.cache.complete
                 self.cache.build(self.teacher, dataset, kept, self._cache_views(dataset), device=self._fabric.device,
-                                 batch_size=self.train.batch_size or 128, **options)
+                                 batch_size=self.train.batch_size or 128, num_workers=self.train.num_workers, **options)
                 answer.forwards += 0 if before else len(self.cache) * self.cache.views
             self._fabric.barrier()
             answer.cache = self.cache
@@ -663,7 +673,8 @@ class Distiller:
         names = [resolved(self.teacher, [m.class_mean_tap()])[0] if m.needs.class_means else "" for m in self.methods]
         wanted = list(dict.fromkeys(n for n in names if n))
         means = {name: ClassMeanAccumulator(self._classes) for name in wanted}
-        reader = TeacherAnswers(self.teacher, False, True, wanted, transform, self._fabric, self._teacher.cache)
+        reader = TeacherAnswers(self.teacher, self._fabric, transform, logits=False, runs=True)
+        reader.cache = self._teacher.cache
         loader = self._loader if self._fabric.world_size == 1 else self.train
         with preserved_rng(self._loader_generator), ExitStack() as stack:
             if reader.cache is None:
@@ -699,7 +710,8 @@ class Distiller:
                 optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step, total_steps) / total_steps)))
         if callable(self.scheduler):
             return optimizer, self.scheduler(optimizer, total_steps)
-        raise ValueError(f"scheduler must be 'cosine', 'constant' or a callable(optimizer, total_steps), got {self.scheduler!r}.")
+        raise ValueError("scheduler must be 'cosine', 'constant' or a callable(optimizer, total_steps), "
+                         f"got {self.scheduler!r}.")
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -721,15 +733,16 @@ class Distiller:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be continued."""
-        return {"methods": [m.name for m in self.methods], "knobs": [m.settings for m in self.methods], "seed": self.seed,
-                "accumulate": self.accumulate, "batches per epoch": self._length, "processes": self._fabric.world_size}
+        return {"methods": [m.name for m in self.methods], "knobs": [m.settings for m in self.methods],
+                "seed": self.seed, "accumulate": self.accumulate, "batches per epoch": self._length,
+                "processes": self._fabric.world_size}
 
     def _find_checkpoint(self) -> dict[str, Any] | None:
         folder = self.checkpoint_dir
         if self.resume is False:
             if folder is not None and list_checkpoints(folder):
-                raise CheckpointError(f"{folder} holds checkpoints of another run: pass resume=True (or 'auto') to go on "
-                                      "with it, or choose another folder.", folder)
+                raise CheckpointError(f"{folder} holds checkpoints of another run: pass resume=True (or 'auto') to go "
+                                      "on with it, or choose another folder.", folder)
             return None
         if self.resume == "auto":
             if folder is None or not list_checkpoints(folder):
@@ -755,8 +768,8 @@ class Distiller:
             try:
                 self._last_checkpoint = save_checkpoint(self.checkpoint_dir, state, step=at.step)
             except CheckpointError as error:
-                raise CheckpointError(f"{error} The training result is not lost: the student in memory holds the weights "
-                                      f"after step {at.step}.", error.path, self._last_checkpoint) from error
+                raise CheckpointError(f"{error} The training result is not lost: the student in memory holds the "
+                                      f"weights after step {at.step}.", error.path, self._last_checkpoint) from error
         fabric.barrier()
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
@@ -786,8 +799,9 @@ class Distiller:
         last = at.history[-1].metrics.get(name) if at.history else None
         teacher = getattr(self, "_teacher", None)
         return DistillResult(
-            student=self.student, method="+".join(m.name for m in self.methods), history=list(at.history), last_metric=last,
-            best_metric=at.best_metric, best_epoch=at.best_epoch, metric_name=name, best_state=at.best_state,
+            student=self.student, method="+".join(m.name for m in self.methods), history=list(at.history),
+            last_metric=last, best_metric=at.best_metric, best_epoch=at.best_epoch, metric_name=name,
+            best_state=at.best_state,
             teacher_forwards=teacher.forwards if teacher is not None else 0, steps=at.step, seconds=at.total_seconds,
             stopped=at.epoch < self.epochs, checkpoint_dir=self.checkpoint_dir, settings=self.settings)
 
@@ -811,7 +825,8 @@ def distill(teacher: nn.Module | None, student: nn.Module, method: str | Method 
     """Train ``student`` with ``method`` and return the result.
 
     Args:
-        teacher: any module giving logits ``(N, C, ...)``; ``None`` for methods that need none. It is moved to the device.
+        teacher: any module giving logits ``(N, C, ...)``; ``None`` for methods that need none. It is moved to the
+            device.
         student: any module giving logits; trained in place.
         method: a name (``list_objectives()``), a :class:`kdcore.method.Method`, or a list of them whose terms are added
             up; cross-entropy is then weighted by the first one's ``ce_weight``.
@@ -821,24 +836,25 @@ def distill(teacher: nn.Module | None, student: nn.Module, method: str | Method 
         epochs: passes over ``train``.
         **options: the keyword arguments of :class:`Distiller`:
 
-            optimizer: ``None`` or ``"adamw"``, ``"sgd"`` (momentum 0.9), a callable taking parameter groups, or an optimizer
-                over the student's parameters, to which the method's groups are added.
+            optimizer: ``None`` or ``"adamw"``, ``"sgd"`` (momentum 0.9), a callable taking parameter groups, or an
+                optimizer over the student's parameters, to which the method's groups are added.
             lr, weight_decay: for optimizers made here; 1e-3, and torch's 0.01 for AdamW or 5e-4 for SGD.
             scheduler: ``"cosine"`` to zero over all steps, ``"constant"``, or ``callable(optimizer, total_steps)``.
-            precision: ``"32-true"``, ``"64-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (CUDA).
+            precision: ``"32-true"`` (what the tensors are), ``"bf16-mixed"``, ``"16-mixed"`` (CUDA).
             accumulate: batches per optimizer step, weighted as one large batch.
             accelerator, devices, strategy: as for Lightning Fabric; several devices run under ``torchrun``.
             clip_grad: largest gradient 2-norm.
             callbacks: called with every event before it is yielded.
             checkpoint_dir, checkpoint_every: where to save, each epoch and every so many steps.
-            resume: ``True`` (newest checkpoint of ``checkpoint_dir``), ``"auto"`` (the same if there is one; a damaged one
-                is passed over with a warning), or a file or folder.
-            cache: a :class:`kdcore.cache.TeacherCache` or folder; built on first use, after which no epoch runs the teacher.
+            resume: ``True`` (newest checkpoint of ``checkpoint_dir``), ``"auto"`` (the same if there is one; a damaged
+                one is passed over with a warning), or a file or folder.
+            cache: a :class:`kdcore.cache.TeacherCache` or folder; built on first use, after which no epoch runs the
+                teacher.
             seed: of weights made by the method, shuffling, augmentation, dropout.
             metric: ``(logits, labels) -> float``, higher is better; accuracy.
             ce_weight: replaces the method's own weight of cross-entropy.
-            student_transform, teacher_transform: applied to ``x`` before each model; ``None``: what its ``pretrained_cfg``
-                asks for, given images in [0, 1]; ``nn.Identity()``: nothing.
+            student_transform, teacher_transform: applied to ``x`` before each model; ``None``: what its
+                ``pretrained_cfg`` asks for, given images in [0, 1]; ``nn.Identity()``: nothing.
             teacher_train_mode: batch statistics in the teacher's batch norm (its buffers are restored afterwards).
             stop: an event; once set, training ends within one optimizer step and can be resumed.
             compile: ``torch.compile`` the student.
@@ -852,6 +868,11 @@ def distill(teacher: nn.Module | None, student: nn.Module, method: str | Method 
     return distiller.result()
 
 
+def _has_positions(dataset: Any) -> bool:
+    """Whether samples can be asked for by position (a map-style dataset)."""
+    return not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+
+
 @dataclass
 class _Progress:
     """Where a training stands; everything but the random states, which a checkpoint holds per process."""
@@ -861,8 +882,7 @@ class _Progress:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
-    last_samples: int = 0
-    last_seconds: float = 0.0
+    last_rate: float = 0.0
     total_seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)
@@ -875,11 +895,8 @@ class _Progress:
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * samples
         self.batch, self.samples, self.seconds = self.batch + batches, self.samples + samples, self.seconds + seconds
-        self.last_samples, self.last_seconds = samples, seconds
+        self.last_rate = samples / max(seconds, 1e-9)
         self.total_seconds += seconds
-
-    def rate(self) -> float:
-        return self.last_samples / max(self.last_seconds, 1e-9)
 
     def next_epoch(self, event: Epoch) -> None:
         self.history.append(event)

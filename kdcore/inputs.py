@@ -32,7 +32,8 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or not len(mean) or not all(s > 0 for s in std):
-            raise ValueError(f"mean and std must have the same length >= 1 and std > 0, got {tuple(mean)}, {tuple(std)}.")
+            raise ValueError("mean and std must have the same length >= 1 and std > 0, "
+                             f"got {tuple(mean)} and {tuple(std)}.")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
