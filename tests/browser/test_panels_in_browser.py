@@ -64,7 +64,7 @@ def test_explorer_follows_keyboard_and_code(lab: Any, open_notebook: Callable[..
     field.fill("3")
     field.press("Enter")
     wait_text(notebook, ".kd-explorer figcaption", "Power 3\\.")
-    notebook.page.get_by_label("start").select_option("5")
+    notebook.page.get_by_label("start", exact=True).select_option("5")
     wait_text(notebook, ".kd-explorer figcaption", "from 5 to 14")
     assert notebook.kernel("print(explorer.state.values)").strip() == "{'power': 3.0, 'start': 5, 'squared': False}"
     notebook.kernel("explorer.set(power=4.0)")

@@ -119,7 +119,7 @@ def control_for(knob: Knob) -> Control:
     Raises:
         ValueError: the knob is a number without ``low``/``high``, so the card does not say what to offer.
     """
-    label = f"{knob.name} {knob.symbol}".strip().replace("_", " ") if knob.symbol != knob.name else knob.name.replace("_", " ")
+    label = knob.name.replace("_", " ") + (f" ({knob.symbol})" if knob.symbol not in ("", knob.name) else "")
     if isinstance(knob.default, bool):
         return checkbox(knob.default, label=label, help=knob.help)
     if knob.choices:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .theme import DARK, LIGHT, Theme
+from .theme import DARK, LIGHT, Theme, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ class View:
             f'{base64.b64encode(self.png(theme)).decode()}">' for theme in ((LIGHT, DARK) if dark else (LIGHT,)))
         folded = ""
         if table and len(self.table):
-            shown = self.table.to_html(border=0, float_format=lambda v: f"{v:.4g}", max_rows=200, index=False)
+            shown = self.table.to_html(border=0, float_format=number, max_rows=200, index=False)
             folded = f'<details><summary>table: {title}</summary><div class="kd-table">{shown}</div></details>'
         return (f'{_STYLE if style else ""}<figure class="kd-view">{images}<figcaption><b>{title}.</b> '
                 f"{html.escape(self.alt)}{folded}</figcaption></figure>")

@@ -41,8 +41,8 @@ def image_grid_view(images: Any, captions: Sequence[str] | None = None, *, colum
     shown = ((array - low) / ((high - low) or 1.0)).clip(0, 1)
     shown = shown if shown.ndim == 3 else shown[:, 0] if shown.shape[1] == 1 else shown.transpose(0, 2, 3, 1)
     per_row = columns or min(len(shown), 8)
-    alt = (f"{len(shown)} images of {array.shape[-2]} by {array.shape[-1]} pixels: {'; '.join(names[:12])}"
-           + ("; ..." if len(names) > 12 else ".") + (f" {sum(framed)} are framed." if any(framed) else ""))
+    alt = (f"{len(shown)} image{'s' if len(shown) > 1 else ''} of {array.shape[-2]} by {array.shape[-1]} pixels: {'; '.join(names[:12])}"
+           + ("; ..." if len(names) > 12 else ".") + (f" Framed: {sum(framed)}." if any(framed) else ""))
 
     def draw(theme: Theme) -> Figure:
         rows = math.ceil(len(shown) / per_row)

@@ -244,7 +244,7 @@ def rank_agreement_view(student_logits: Any, teacher_logits: Any, before: Any = 
                         label="student's mean place" if width < 2 else None)
             ax.set(title=f"{name}: Kendall tau {taus[name]:.2f}", xlabel="place in the student's ranking")
         axes[0, 0].set_ylabel("place in the teacher's ranking")
-        legend = axes[0, 0].legend(loc="lower left", fontsize=9, facecolor="#555555", framealpha=1)
+        legend = axes[0, 0].legend(loc="upper right", fontsize=9, facecolor="#555555", framealpha=1)
         legend.get_texts()[0].set_color("#ffffff")
         figure.colorbar(image, ax=list(axes[0]), label="share of samples", fraction=0.04, pad=0.02)
         return figure

@@ -47,6 +47,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def number(value: float) -> str:
+    """Four significant digits; thousands are written out (``38416``, not ``3.842e+04``)."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
+
+
 def text_colour(background: tuple[float, float, float]) -> str:
     """Black or white, whichever reads better on an RGB background in [0, 1]."""
     r, g, b = background[:3]

@@ -1,4 +1,4 @@
-// Live line chart: SVG, dashes and markers beside colours, follows the theme, readable as text through `alt`.
+// Live line chart over whole numbers (steps, epochs): SVG, dashes and markers beside colours, follows the theme, readable as text through `alt`.
 const NS = "http://www.w3.org/2000/svg";
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"];
 const DASHES = ["", "7 4", "2 3", "9 3 2 3", "12 4", "1 4"];
@@ -13,9 +13,9 @@ const node = (name, attributes, text) => {
 
 const short = (x) => (x !== 0 && (Math.abs(x) < 0.01 || Math.abs(x) >= 1e5) ? x.toExponential(1) : String(Number(x.toPrecision(3))));
 
-function ticks(low, high, wanted) {
+function ticks(low, high, wanted, least = 0) {
   const raw = (high - low) / wanted || 1, power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw);
+  const step = Math.max(least, [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw));
   const out = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) out.push(i * step);
   return out;
@@ -40,14 +40,14 @@ function render({ model, el }) {
     if (!series.length) {
       svg.append(node("text", { x: W / 2, y: H / 2, "text-anchor": "middle", class: "kd-ink" }, "no points yet"));
     } else {
-      const [x0, x1] = bounds(series.flatMap((s) => s.x)), [low, high] = bounds(series.flatMap((s) => s.y));
+      const xs = series.flatMap((s) => s.x), x0 = Math.min(...xs), x1 = Math.max(...xs, x0 + 1), [low, high] = bounds(series.flatMap((s) => s.y));
       const pad = (high - low) * 0.06, y0 = low >= 0 && low < 0.35 * high ? 0 : low - pad, y1 = high + pad;
       const px = (x) => L + ((x - x0) / (x1 - x0)) * (W - L - R), py = (y) => H - B - ((y - y0) / (y1 - y0)) * (H - B - T);
       for (const t of ticks(y0, y1, 4)) {
         svg.append(node("line", { x1: L, x2: W - R, y1: py(t), y2: py(t), class: "kd-grid" }));
         svg.append(node("text", { x: L - 7, y: py(t) + 4, "text-anchor": "end", class: "kd-ink" }, short(t)));
       }
-      for (const t of ticks(x0, x1, 6)) svg.append(node("text", { x: px(t), y: H - B + 17, "text-anchor": "middle", class: "kd-ink" }, short(t)));
+      for (const t of ticks(x0, x1, 6, 1)) svg.append(node("text", { x: px(t), y: H - B + 17, "text-anchor": "middle", class: "kd-ink" }, short(t)));
       svg.append(node("line", { x1: L, x2: W - R, y1: H - B, y2: H - B, class: "kd-axis" }));
       svg.append(node("text", { x: (L + W - R) / 2, y: H - 6, "text-anchor": "middle", class: "kd-ink" }, model.get("x_label")));
       series.forEach((s, i) => {

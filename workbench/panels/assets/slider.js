@@ -1,6 +1,5 @@
 // A labelled slider: range + number field, linear or logarithmic, whole or real numbers. Writes `value` when let go.
 const POSITIONS = 400;
-let counter = 0;
 
 const tidy = (x) => Number(x.toPrecision(4));
 
@@ -18,7 +17,7 @@ function scale(model) {
 }
 
 function render({ model, el }) {
-  const id = `kd-slider-${++counter}`;
+  const id = `kd-slider-${Math.random().toString(36).slice(2)}`; // every widget loads its own copy of this module
   el.classList.add("kd-slider");
   const label = document.createElement("label");
   label.htmlFor = id;

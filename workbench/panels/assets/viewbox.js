@@ -2,10 +2,10 @@
 function render({ model, el }) {
   el.classList.add("kd-viewbox");
   const draw = () => {
-    const open = [...el.querySelectorAll("details")].map((d) => d.open);
+    const open = [...el.querySelectorAll(".kd-view details")].map((d) => d.open);
     el.style.minHeight = `${el.offsetHeight}px`;
     el.innerHTML = model.get("html");
-    [...el.querySelectorAll("details")].forEach((d, i) => { if (i < open.length && !d.classList.contains("kd-error")) d.open = open[i]; });
+    [...el.querySelectorAll(".kd-view details")].forEach((d, i) => { d.open = open[i] ?? false; });
     Promise.all([...el.querySelectorAll("img")].map((i) => i.decode().catch(() => undefined))).then(() => { el.style.minHeight = ""; });
   };
   const busy = () => el.setAttribute("aria-busy", String(model.get("busy")));
