@@ -1,4 +1,4 @@
-"""What every paper in ``kdcore.methods`` promises. Parametrised by the registry: a new module is tested without an edit.
+"""What every paper in ``kdcore.methods`` promises, parametrised by the registry: new modules need no edit here.
 
 Objectives are evaluated on :meth:`kdcore.method.Method.example`, in the state in which the loop would call them.
 """
@@ -119,7 +119,7 @@ def test_the_student_learns_away_from_a_match(name: str) -> None:
 
 @every_objective
 def test_gradcheck(name: str) -> None:
-    s = objective_class(name).example(batch=3, classes=4)
+    s = objective_class(name).example(classes=4)
     leaves = student_leaves(s)
     method = ready(name, s)
     state = copy.deepcopy(method.state_dict())
@@ -381,7 +381,8 @@ def test_docstrings_give_shapes_errors_and_reference(slug: str, loss: str) -> No
     assert len(text[""].strip().splitlines()[0]) > 10, "one line that says what it is"
     for section in ("Args", "Raises", "Reference"):
         assert section in text, f"{loss} has no section {section}:"
-    documented = {n for names in re.findall(r"(?:^\s*|; )([\w, ]+):", text["Args"], flags=re.M) for n in names.split(", ")}
+    entries = re.findall(r"(?:^\s*|; )([\w, ]+):", text["Args"], flags=re.M)
+    documented = {name for entry in entries for name in entry.split(", ")}
     assert not set(inspect.signature(function).parameters) - documented, f"{loss}: undocumented arguments"
     assert re.search(r"``\([^`]*\)``", text["Args"]), "shapes in double backticks"
     assert re.search(r"arXiv:\s?(\d{4}\.\d{4,5}|[a-z-]+/\d{7})|doi|\(\w.*\d{4}\)", text["Reference"])

@@ -32,7 +32,7 @@ def test_knobs_are_read_checked_and_reported() -> None:
     assert toy.settings == {"weight": 1.0, "steps": 3, "mode": "b", "ce_weight": 1.0}
     assert toy.knob.weight == 1.0 and isinstance(toy.knob.weight, float)
     assert "weight=1.0, steps=3" in repr(toy)
-    with pytest.raises(ValueError, match=r"toy has no knob 'wieght'\. Did you mean 'weight'\?.*steps, mode, ce_weight"):
+    with pytest.raises(ValueError, match=r"toy has no knob 'wieght'\. Did you mean 'weight'.*steps, mode, ce_weight"):
         Toy(wieght=1)
     with pytest.raises(TypeError, match="steps must be int"):
         Toy(steps="3")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from html import escape
 
 import pytest
 
@@ -29,8 +30,8 @@ PLACE = dict.fromkeys(AXES, "-") | {"knowledge": "response+feature", "signal": "
 
 
 def card(**more: object) -> MethodCard:
-    return MethodCard(**{"slug": "x", "title": "X <1>", "authors": "A & B", "year": 2020, "family": "features", "summary": "S.",
-                         "axes": Axes(**PLACE), **more})
+    return MethodCard(**{"slug": "x", "title": "X <1>", "authors": "A & B", "year": 2020, "family": "features",
+                         "summary": "S.", "axes": Axes(**PLACE), **more})
 
 
 def test_split_values() -> None:
@@ -77,10 +78,11 @@ def test_cards_refuse_what_does_not_exist() -> None:
 
 
 def test_a_card_draws_itself_and_escapes() -> None:
-    html = card(arxiv="1234.56789", official_code="o/n", deviations=("a < b",), knobs=(Knob("k", 1.0, 0.0, 2.0, symbol="κ"),),
-                evidence=(Evidence("w", "p", "c", "h&h"),), invariances=("scale_invariant",))._repr_html_()
+    html = card(arxiv="1234.56789", official_code="o/n", deviations=("a < b",),
+                knobs=(Knob("k", 1.0, 0.0, 2.0, symbol="κ"),), evidence=(Evidence("w", "p", "c", "h&h"),),
+                invariances=("scale_invariant",))._repr_html_()
     for text in ("X &lt;1&gt;", "A &amp; B", "https://arxiv.org/abs/1234.56789", "https://github.com/o/n", "a &lt; b",
-                 "κ", "0 to 2", "h&amp;h", registry.INVARIANCES["scale_invariant"]):
+                 "κ", "0 to 2", "h&amp;h", escape(registry.INVARIANCES["scale_invariant"])):
         assert text in html, text
     assert html.count("<div") == html.count("</div>") and html.count("<table") == html.count("</table>")
 
@@ -148,7 +150,7 @@ def test_two_objectives_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_looking_through_the_methods_imports_nothing_heavy() -> None:
     code = ("import sys, kdcore; kdcore.list_methods(); kdcore.list_objectives();"
-            "print([m for m in ('timm', 'torchvision', 'sklearn', 'pandas', 'lightning', 'plotly', 'matplotlib', 'IPython',"
-            " 'ipywidgets', 'captum') if m in sys.modules])")
+            "heavy = 'timm torchvision sklearn pandas lightning plotly matplotlib IPython ipywidgets captum'.split();"
+            "print([m for m in heavy if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -329,7 +329,7 @@ def test_terms_of_dist() -> None:
     x = signals()
     terms = DIST(beta=2, gamma=3, temperature=2, dist_weight=0.5).terms(x)
     assert list(terms) == ["inter", "intra"]
-    close(sum(terms.values()), 0.5 * dist_loss(x.student_logits, x.teacher_logits, beta=2.0, gamma=3.0, temperature=2.0))
+    close(sum(terms.values()), 0.5 * dist_loss(*x.logits, beta=2.0, gamma=3.0, temperature=2.0))
 
 
 def test_a_missing_teacher_is_named() -> None:
@@ -384,7 +384,8 @@ BAD = [
 
 @pytest.mark.parametrize(("loss", "args", "kwargs", "error", "message"), BAD,
                          ids=[f"{b[0].__name__}-{i}" for i, b in enumerate(BAD)])
-def test_bad_input(loss: Callable[..., Tensor], args: tuple, kwargs: dict, error: type[Exception], message: str) -> None:
+def test_bad_input(loss: Callable[..., Tensor], args: tuple, kwargs: dict, error: type[Exception],
+                   message: str) -> None:
     with pytest.raises(error, match=message):
         loss(*args, **kwargs)
 
