@@ -124,15 +124,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         $loss(torch.zeros(2, 3), torch.zeros(2, 4))
 ''')
 
-_LESSON = Template('''# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3 (ipykernel)
-#     language: python
-#     name: python3
-# ---
-
-# %% [markdown]
+_LESSON = Template('''# %% [markdown]
 # # $slug
 #
 $title_comment

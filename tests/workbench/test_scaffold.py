@@ -11,13 +11,14 @@ import textwrap
 from pathlib import Path
 from types import ModuleType
 
-import jupytext
+import nbformat
 import pytest
 import torch
 
 from kdcore import taxonomy
 from kdcore.registry import AXES, MethodCard, split_values
 from workbench import scaffold as scaffold_module
+from workbench.runs.pairing import pair
 from workbench.runs.parameters import read_parameters
 from workbench.scaffold import scaffold
 
@@ -104,9 +105,9 @@ def test_the_written_test_is_red_until_it_is_filled(tmp_path: Path) -> None:
 
 def test_the_lesson_is_a_notebook_with_typed_parameters(tmp_path: Path) -> None:
     lesson = scaffold("my_kd", "ranking", "My own paper", root=tmp_path)[1]
-    notebook = jupytext.read(lesson)
+    pair(lesson)
+    notebook = nbformat.read(lesson.with_suffix(".ipynb"), as_version=4)
     assert notebook.metadata["kernelspec"]["name"] == "python3"
-    jupytext.write(notebook, lesson.with_suffix(".ipynb"))
     assert list(read_parameters(lesson.with_suffix(".ipynb"))) == ["quick", "seeds"]
     assert "Not written yet" in notebook.cells[0].source
 

@@ -227,7 +227,7 @@ def neighbours_view(papers: Sequence[MethodEntry], *, highlight: Collection[str]
     alt = (f"{_counts(papers)}. Nearest pair: {closest['slug']} and {closest['nearest']} (similarity "
            f"{closest['similarity']:.2f}); most alone: {alone['slug']} (nearest {alone['nearest']}, "
            f"{alone['similarity']:.2f}). The plane keeps {percent(kept)} of the spread, so trust the table for exact "
-           "neighbours.")
+           "neighbours." + (f" Ringed: {', '.join(highlight)}." if highlight else ""))
     return View(title="Map of the papers: near means alike on the ten axes", alt=alt, table=table,
                 draw=lambda theme: _draw_map(papers, xy, highlight, theme),
                 interactive=lambda: _map_plotly(papers, table))
