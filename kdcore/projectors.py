@@ -216,7 +216,7 @@ def _resize(source: tuple[int, int], grid: tuple[int, int]) -> list[_Step]:
 
 def _checked(argument: str, shape: Sequence[int]) -> Shape:
     if not 1 <= len(shape) <= 3 or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in shape):
-        raise ValueError(f"{argument} must be (C, H, W), (T, D) or (D,) without the batch dimension, got {tuple(shape)!r}.")
+        raise ValueError(f"{argument} must be (C, H, W), (T, D) or (D,), without batch, got {tuple(shape)!r}.")
     return tuple(shape)
 
 
@@ -313,8 +313,8 @@ class _Plan:
         self.width("vector", s[0], t[0])
 
     def _vector_to_map(self, s: Shape, t: Shape) -> None:
-        raise self.refuse("a vector has no positions", "choose a student layer that still has some, or pool the teacher's "
-                          "feature first (kdcore.functional.pooling)")
+        raise self.refuse("a vector has no positions", "choose a student layer that still has some, or pool the "
+                          "teacher's feature first (kdcore.functional.pooling)")
 
     _vector_to_tokens = _vector_to_map
 
@@ -344,8 +344,8 @@ def make_projector(student_shape: Sequence[int], teacher_shape: Sequence[int], *
             built) and ``"mlp"`` (two layers with GELU): also where widths agree.
         grid: ``(height, width)`` of the student's tokens where they are no square; also the teacher's if it fits.
         teacher_grid: the same for the teacher.
-        student_layout, teacher_layout: ``"map"``, ``"map_last"`` (channels last), ``"tokens"``, ``"vector"``; default from
-            the number of dimensions, as in :func:`kdcore.taps.feature_kind` with ``channels_last=False``.
+        student_layout, teacher_layout: ``"map"``, ``"map_last"`` (channels last), ``"tokens"``, ``"vector"``; default
+            from the number of dimensions, as in :func:`kdcore.taps.feature_kind` with ``channels_last=False``.
         student_name, teacher_name: how :meth:`Projector.describe` and errors call them.
 
     Raises:
@@ -426,8 +426,9 @@ class ProjectorBank(nn.Module):
 
     def describe(self) -> str:
         """A table in words: what is projected, onto which teacher layer, with how many parameters, and why."""
-        rows = [(self[i].describe(), f"teacher.{pair.teacher.name}", f"{sum(p.numel() for p in self[i].parameters()):,}",
-                 pair.reason) for i, pair in enumerate(self.pairs)]
+        sizes = [sum(p.numel() for p in projector.parameters()) for projector in self.projectors]
+        rows = [(self[i].describe(), f"teacher.{pair.teacher.name}", f"{sizes[i]:,}", pair.reason)
+                for i, pair in enumerate(self.pairs)]
         head = ("projection", "teacher layer", "parameters", "reason")
         widths = [max(len(row[c]) for row in (head, *rows)) for c in range(3)]
         return "\n".join("  ".join([*(row[c].ljust(widths[c]) for c in range(3)), row[3]]) for row in (head, *rows))

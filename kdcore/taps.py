@@ -789,7 +789,8 @@ def _groups(blocks: list[str], trace: _Trace) -> list[list[str]]:
         if trace.traced:
             shape = trace.outputs[name].shape[1:]
             kind = feature_kind(shape)
-            key: Any = (kind, *(shape[1:] if kind == "map" else shape[:2]))
+            grid = token_grid(shape[0]) if kind == "tokens" else None
+            key: Any = (kind, grid[:2], shape[1]) if grid else (kind, *(shape[1:] if kind == "map" else shape[:2]))
         else:
             kind = _guess_kind(module, None)
             level += _downsamples(module)
@@ -813,7 +814,8 @@ def _representatives(groups: list[list[str]], trace: _Trace) -> list[str]:
     per_kind = Counter(map(kind, groups))
     names: list[str] = []
     for group in groups:
-        composite = [n for n in group if _is_composite(trace.modules[n])]
+        classes = Counter(type(trace.modules[n]) for n in group if _is_composite(trace.modules[n]))
+        composite = [n for n in group if classes and type(trace.modules[n]) is classes.most_common(1)[0][0]]
         if per_kind[kind(group)] <= 2 and len(composite) >= 3:
             names += composite
         else:

@@ -265,7 +265,7 @@ def test_unknown_names():
         resolve_names(Zoo(), "head:out")
     with pytest.raises(ValueError, match="at least one tap"):
         resolve_names(Zoo(), [])
-    with pytest.raises(TypeError, match="model must be an nn.Module"):
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module"):
         resolve_names(3, "x")  # type: ignore[arg-type]
 
 
