@@ -7,6 +7,9 @@ tensors of item indices, best first.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,7 +26,23 @@ def descending_order(scores: Tensor) -> Tensor:
     Returns:
         ``(..., C)`` int64.
     """
-    return scores.detach().argsort(dim=-1, descending=True, stable=True)
+    scores = scores.detach()
+    if scores.device.type == "cpu" and scores.dtype != torch.float64 and not torch.compiler.is_compiling():
+        return _packed_order(at_least_float32(scores))
+    return scores.argsort(dim=-1, descending=True, stable=True)
+
+
+def _packed_order(scores: Tensor) -> Tensor:
+    """:func:`descending_order` of float32 on the CPU, several times as fast as a stable argsort there.
+
+    Score and index are packed into one int64 (score above, index below): the keys are distinct, so any sort of them is
+    stable, and numpy sorts plain integers with vector instructions.
+    """
+    bits = (scores + 0.0).view(torch.int32)              # + 0.0 makes -0.0 equal to 0.0
+    falling = ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))      # integers in the order of the floats, largest float first
+    keys = (falling.long() << 32) | torch.arange(scores.shape[-1])
+    keys.numpy().sort(axis=-1)
+    return keys & 0xFFFFFFFF
 
 
 def positions(ranking: Tensor) -> Tensor:
@@ -64,6 +83,70 @@ def choice_losses(ordered_scores: Tensor) -> Tensor:
     return ordered_scores.flip(-1).logcumsumexp(-1).flip(-1) - ordered_scores
 
 
+def choice_gradient(ordered_scores: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of ``sum_k w_k choice_losses(s)_k`` with respect to the ordered scores, in closed form and log space.
+
+    ``sum_{k <= i} w_k exp(s_i) / sum_{l >= k} exp(s_l) - w_i``.
+
+    Args:
+        ordered_scores: ``(..., C)`` in ranking order, best first.
+        weights: same shape, >= 0.
+
+    Returns:
+        Same shape; differentiable; the last dimension sums to 0.
+    """
+    remaining = choice_losses(ordered_scores) + ordered_scores  # log of the sum over the items still there at step k
+    log_weights = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+    return (ordered_scores + (log_weights - remaining).logcumsumexp(-1)).exp() - weights
+
+
+def weighted_choice_loss(ordered_scores: Tensor, weights: Tensor) -> Tensor:
+    """``sum_k w_k choice_losses(s)_k``: the weighted negative log-likelihood of a ranking, one number per row.
+
+    The gradient is the closed form of :func:`choice_gradient`, made in the forward pass; it is differentiable itself.
+
+    Args:
+        ordered_scores: ``(N, C)`` in ranking order, best first, float32 or float64.
+        weights: ``(N, C)``, >= 0, same precision.
+
+    Returns:
+        ``(N,)``.
+    """
+    if torch.compiler.is_compiling():
+        return (weights * choice_losses(ordered_scores)).sum(-1)
+    return _WeightedChoices.apply(ordered_scores, weights)
+
+
+class _WeightedChoices(torch.autograd.Function):
+    """Value and gradient of :func:`weighted_choice_loss` in one go."""
+
+    @staticmethod
+    def forward(ctx: Any, ordered: Tensor, weights: Tensor) -> Tensor:
+        losses, gradient = _losses_and_gradient(ordered, weights)
+        ctx.save_for_backward(ordered, weights, gradient, losses if ctx.needs_input_grad[1] else None)
+        return (weights * losses).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        ordered, weights, gradient, losses = ctx.saved_tensors
+        upstream = grads[0].unsqueeze(-1)
+        if torch.is_grad_enabled():  # the gradient will itself be differentiated: make it again, with a graph
+            gradient = choice_gradient(ordered, weights)
+            losses = choice_losses(ordered) if ctx.needs_input_grad[1] else None
+        return upstream * gradient, None if losses is None else upstream * losses
+
+
+def _losses_and_gradient(ordered: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The two by plain sums of exponentials where these cannot underflow, else in log space."""
+    scores = ordered - ordered.amax(-1, keepdim=True)
+    reach = -0.9 * math.log(torch.finfo(scores.dtype).tiny)  # exp(-reach) is a normal number: 78 or 637
+    if scores.device.type != "cpu" or (scores.numel() and bool(scores.amin() < -reach)):
+        return choice_losses(ordered), choice_gradient(ordered, weights)
+    worth = scores.exp()
+    remaining = worth.flip(-1).cumsum(-1).flip(-1)
+    return remaining.log() - scores, worth * (weights / remaining).cumsum(-1) - weights
+
+
 def plackett_luce_log_likelihood(logits: Tensor, ranking: Tensor, *, weights: Tensor | None = None,
                                  reduction: str = "none") -> Tensor:
     """Log-likelihood of a ranking under the Plackett-Luce model, each choice weighted.
@@ -86,11 +169,11 @@ def plackett_luce_log_likelihood(logits: Tensor, ranking: Tensor, *, weights: Te
     if logits.ndim != 2:
         raise ValueError(f"logits must be (N, C), got {describe(logits)}.")
     check_ranking(ranking, logits.shape)
-    losses = choice_losses(at_least_float32(logits).gather(1, ranking))
-    if weights is not None:
-        check_choice_weights(weights, logits.shape)
-        losses = losses * weights
-    return reduce(-losses.sum(1), reduction)
+    ordered = at_least_float32(logits).gather(1, ranking)
+    if weights is None:
+        weights = torch.ones_like(ordered)
+    check_choice_weights(weights, logits.shape)
+    return reduce(-weighted_choice_loss(ordered, weights.to(ordered).expand_as(ordered)), reduction)
 
 
 def check_choice_weights(weights: Tensor, shape: tuple[int, ...] | torch.Size) -> None:

@@ -41,10 +41,11 @@ from ..functional.checks import check_choice, check_labels, check_logits_pair, c
 from ..functional.ranking import (
     check_choice_weights,
     check_ranking,
-    choice_losses,
+    choice_gradient,
     descending_order,
     plackett_luce_log_likelihood,
     plackett_luce_sample,
+    weighted_choice_loss,
 )
 from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Signals, ce_weight_knob
@@ -198,7 +199,7 @@ def pld_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | No
     s, t = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
     ranking = teacher_optimal_permutation(t, labels.where(counts, 0))
     alpha = _weights(t, ranking, weights, temperature).to(s.dtype)
-    losses = (alpha * choice_losses(s.gather(1, ranking))).sum(1).where(counts, 0.0)
+    losses = weighted_choice_loss(s.gather(1, ranking), alpha).where(counts, 0.0)
     return losses.sum() / counts.sum() if reduction == "mean" else reduce(losses, reduction)
 
 
@@ -224,10 +225,8 @@ def pld_gradient(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
     s = at_least_float32(student_logits.detach())
     ranking = teacher_optimal_permutation(teacher_logits, labels)
     alpha = _weights(teacher_logits, ranking, "teacher", temperature).to(s.dtype)
-    ordered = s.gather(1, ranking)
-    remaining = ordered.flip(1).logcumsumexp(1).flip(1)  # log sum over the classes still there at step k
-    pull = (ordered + (alpha.log() - remaining).logcumsumexp(1)).exp()  # sum over k <= pos: alpha_k P(class | step k)
-    return torch.empty_like(s).scatter_(1, ranking, pull - alpha) / s.shape[0]
+    gradient = choice_gradient(s.gather(1, ranking), alpha)
+    return torch.empty_like(s).scatter_(1, ranking, gradient) / s.shape[0]
 
 
 class PLD(Method):

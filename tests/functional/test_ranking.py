@@ -6,10 +6,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.golden import close
+from support.golden import close, grad_of
 from torch import Tensor
 
-from kdcore.functional.ranking import check_ranking, choice_losses, descending_order, positions
+from kdcore.functional.ranking import (
+    check_ranking,
+    choice_gradient,
+    choice_losses,
+    descending_order,
+    positions,
+    weighted_choice_loss,
+)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -60,6 +67,28 @@ def test_choice_losses_far_apart() -> None:
     scores = torch.tensor([[1e4, 0.0, -1e4, -2e4]])
     close(choice_losses(scores), torch.zeros(1, 4))
     close(choice_losses(scores.flip(1)), torch.tensor([[3e4, 2e4, 1e4, 0.0]]))
+
+
+@pytest.mark.parametrize("reach", [3.0, 2000.0])  # plain sums of exponentials; log space
+def test_weighted_choices_and_their_gradients(reach: float) -> None:
+    scores = normal(4, 6).requires_grad_()
+    with torch.no_grad():
+        scores[0, 3] -= reach
+    weights = normal(4, 6, seed=1).abs().requires_grad_()
+    loss = weighted_choice_loss(scores, weights)
+    plain = (weights * choice_losses(scores)).sum(1)
+    close(loss, plain, 1e-12)
+    for leaf in (scores, weights):
+        close(grad_of(loss.sum(), leaf), grad_of(plain.sum(), leaf), 1e-11)
+    close(choice_gradient(scores, weights), grad_of(plain.sum(), scores), 1e-11)
+    assert torch.autograd.gradcheck(weighted_choice_loss, (scores, weights))
+
+
+def test_weighted_choices_twice_differentiable() -> None:
+    scores, weights = normal(2, 5).requires_grad_(), normal(2, 5, seed=1).abs().requires_grad_()
+    assert torch.autograd.gradgradcheck(weighted_choice_loss, (scores, weights))
+    zero_first = torch.tensor([[0.0, 1.0, 0.0, 2.0, 0.0]]).double().expand(2, 5)
+    assert torch.autograd.gradgradcheck(lambda x: weighted_choice_loss(x, zero_first), (scores,))
 
 
 def test_check_ranking() -> None:
