@@ -1,4 +1,5 @@
-"""Background training: a job drains a generator of events in a thread; a second thread tells the panel, at most ten times a second.
+"""Background training: a job drains a generator of events in a thread; a second thread tells the panel, at most ten
+times a second.
 
 States and the only legal moves::
 
@@ -123,7 +124,8 @@ class _Core:
 
 
 class _SingleThread:
-    """While any job runs, torch computes with one thread, so that the kernel stays responsive; restored after the last."""
+    """While any job runs, torch computes with one thread, so that the kernel stays responsive; restored after the
+    last."""
 
     def __init__(self) -> None:
         self._lock, self._users, self._before = threading.Lock(), 0, 1
@@ -168,8 +170,8 @@ class Job(t.HasTraits):
     """One piece of background work that can be stopped and resumed.
 
     Args:
-        make: ``make(stop, resume)`` -> the work, called in the background thread at every start. ``stop`` is the event the work
-            must look at; ``resume`` says that it continues. It must not hold on to the job or its panel.
+        make: ``make(stop, resume)`` -> the work, called in the background thread at every start. ``stop`` is the event
+            the work must look at; ``resume`` says that it continues. It must not hold on to the job or its panel.
         interval: seconds between two snapshots (default 0.15: about seven a second).
 
     Attributes:
@@ -260,7 +262,8 @@ class Job(t.HasTraits):
             core.error, core.trace = None, ""
         core.wake.set()
         self._threads = (threading.Thread(target=core.work, args=(resume,), name="kdw-job", daemon=True),
-                         threading.Thread(target=_tell, args=(core, weakref.ref(self), self._interval), name="kdw-job-news",
+                         threading.Thread(target=_tell, args=(core, weakref.ref(self), self._interval),
+                                          name="kdw-job-news",
                                           daemon=True))
         for thread in self._threads:
             thread.start()

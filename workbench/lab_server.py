@@ -28,14 +28,16 @@ def new_token() -> str:
     return secrets.token_hex(24)
 
 
-def lab_arguments(root: str | Path, port: int | None = None, token: str | None = None, *, start: str | None = START_PAGE,
+def lab_arguments(root: str | Path, port: int | None = None, token: str | None = None, *,
+                  start: str | None = START_PAGE,
                   browser: bool = True, testing: bool = False, allow_root: bool = False,
                   settings: str | Path = SETTINGS) -> list[str]:
     """Command-line options of ``jupyter lab`` for a project folder, with our settings.
 
     Args:
         root: folder the file browser shows; also the working folder of the notebooks' kernels.
-        port: TCP port on 127.0.0.1; ``None`` leaves the choice (8888 or the next free one) to the server. A given port is not
+        port: TCP port on 127.0.0.1; ``None`` leaves the choice (8888 or the next free one) to the server. A given port
+            is not
             retried: a second server on it ends with an error instead of opening elsewhere.
         token: login token; ``None`` leaves it to the server.
         start: notebook opened first, relative to ``root``; ``None`` opens the file browser.
@@ -68,7 +70,8 @@ def lab_arguments(root: str | Path, port: int | None = None, token: str | None =
 
 def lab_command(root: str | Path, port: int | None = None, token: str | None = None, *, python: str | None = None,
                 **options: Any) -> list[str]:
-    """``[python, -m, jupyterlab, ...]``: the command of :func:`lab_arguments`, run by this Python (its kernel has kdcore).
+    """``[python, -m, jupyterlab, ...]``: the command of :func:`lab_arguments`, run by this Python (its kernel has
+    kdcore).
 
     Args:
         root, port, token: see :func:`lab_arguments`; so are the other options.
@@ -78,7 +81,8 @@ def lab_command(root: str | Path, port: int | None = None, token: str | None = N
 
 
 def private_environment(folder: str | Path, base: Mapping[str, str]) -> dict[str, str]:
-    """``base`` with Jupyter's configuration, data and runtime folders below ``folder``: nothing of the user is read or written."""
+    """``base`` with Jupyter's configuration, data and runtime folders below ``folder``: nothing of the user is read or
+    written."""
     folder = Path(folder)
     own = {name: str(folder / name.lower()) for name in
            ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}

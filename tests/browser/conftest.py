@@ -22,7 +22,8 @@ import pytest
 from workbench.lab_server import free_port, lab_command, lab_url, new_token, private_environment
 
 REPOSITORY = Path(__file__).parents[2]
-CHROMIUM_FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+CHROMIUM_FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                  "--disable-background-networking",
                   "--disable-dev-shm-usage", "--disable-component-update", "--disable-default-apps"]
 
 
@@ -76,7 +77,8 @@ class LabServer:
 def copy_project(root: Path) -> None:
     """The notebooks, in a folder of their own: nothing a test saves reaches the repository."""
     if (REPOSITORY / "notebooks").is_dir():
-        shutil.copytree(REPOSITORY / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs"))
+        shutil.copytree(REPOSITORY / "notebooks", root / "notebooks",
+                        ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs"))
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +141,8 @@ class Watch:
     outside: list[str] = field(default_factory=list)
 
     def attach(self, page: Any) -> None:
-        page.on("console", lambda m: self.console_errors.append(f"{m.text} ({m.location})") if m.type == "error" else None)
+        page.on("console", lambda m: self.console_errors.append(f"{m.text} ({m.location})") if m.type == "error"
+                else None)
         page.on("pageerror", lambda e: self.page_errors.append(str(e)))
         page.on("request", lambda r: self._request(r.url))
         page.on("websocket", lambda s: self._request(s.url))
@@ -166,17 +169,20 @@ class Notebook:
     def run_all(self, timeout: float = 300.0) -> None:
         """Run every cell and wait until each has been executed and the kernel is idle."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        self.page.wait_for_function(f"() => {_KERNEL}?.status === 'idle' && {_CELLS}.every(c => c.executionCount !== null)",
+        self.page.wait_for_function(f"() => {_KERNEL}?.status === 'idle' && {_CELLS}.every(c => c.executionCount !== "
+                                    f"null)",
                                     timeout=1000 * timeout)
 
     def errors(self) -> list[str]:
         """Error outputs of all cells."""
-        return self.page.evaluate(f"() => {_OUTPUTS}.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue)")
+        return self.page.evaluate(f"() => {_OUTPUTS}.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + "
+                                  f"o.evalue)")
 
     def stderr(self) -> list[str]:
         """What cells wrote to stderr."""
         return self.page.evaluate(
-            f"() => {_OUTPUTS}.filter(o => o.output_type === 'stream' && o.name === 'stderr').map(o => [].concat(o.text).join(''))")
+            f"() => {_OUTPUTS}.filter(o => o.output_type === 'stream' && o.name === 'stderr').map(o => "
+            f"[].concat(o.text).join(''))")
 
     def locate(self, selector: str) -> Any:
         return self.page.locator(f".jp-NotebookPanel:not(.lm-mod-hidden) {selector}")
@@ -188,9 +194,10 @@ class Notebook:
             let text = '';
             const future = kernel.requestExecute({code, store_history: false});
             future.onIOPub = m => { if (m.header.msg_type === 'stream') text += m.content.text;
-                                    if (m.header.msg_type === 'error') text += m.content.ename + ': ' + m.content.evalue; };
-            await Promise.race([future.done, new Promise((_, no) => setTimeout(() => no(new Error('kernel did not answer')), ms))]);
-            return text;
+                                    if (m.header.msg_type === 'error') text += m.content.ename + ': ' +
+                                    m.content.evalue; };
+            await Promise.race([future.done, new Promise((_, no) => setTimeout(() => no(new Error('kernel did not
+            answer')), ms))]); return text;
         }""", [code, 1000 * timeout])
 
     def screenshot(self, name: str, selector: str | None = None) -> None:
@@ -210,7 +217,8 @@ _OUTPUTS = f"{_CELLS}.flatMap(c => c.outputs.toJSON())"
 
 @pytest.fixture
 def open_notebook(lab: LabServer, browser: Any, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
-    """``open_notebook(path)`` -> :class:`Notebook`; afterwards the page must have been quiet, and its kernel is ended."""
+    """``open_notebook(path)`` -> :class:`Notebook`; afterwards the page must have been quiet, and its kernel is
+    ended."""
     with _pages(lab, browser) as opened:
         yield opened
 
@@ -221,7 +229,8 @@ def _pages(lab: LabServer, browser: Any) -> Iterator[Callable[..., Notebook]]:
     contexts: list[Any] = []
 
     def opened(path: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> Notebook:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light")
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark" if dark
+                                      else "light")
         contexts.append(context)
         page = context.new_page()
         watch = Watch(lab.port)
@@ -233,7 +242,8 @@ def _pages(lab: LabServer, browser: Any) -> Iterator[Callable[..., Notebook]]:
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         page.wait_for_function(f"() => {_KERNEL}?.status === 'idle'", timeout=90_000)
         if dark:
-            page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+            page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab "
+                          "Dark'})")
             page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
         return Notebook(page, lab, path)

@@ -1,4 +1,5 @@
-"""Every notebook of the project runs top to bottom in JupyterLab: no error output, quiet console, nothing leaves the machine."""
+"""Every notebook of the project runs top to bottom in JupyterLab: no error output, quiet console, nothing leaves the
+machine."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def test_runs_live_without_errors(lab: Any, open_notebook: Callable[..., Any], p
     notebook.run_all(timeout=420)
     assert notebook.errors() == []
     assert notebook.locate(".kd-explorer .kd-error, .kd-train .kd-error").count() == 0
-    broken = notebook.page.evaluate("() => [...document.querySelectorAll('.jp-OutputArea img')].filter(i => i.complete && !i.naturalWidth).length")
+    broken = notebook.page.evaluate("() => [...document.querySelectorAll('.jp-OutputArea img')].filter(i => i.complete "
+                                    "&& !i.naturalWidth).length")
     assert broken == 0
     assert "Error displaying widget" not in notebook.locate(".jp-Notebook").inner_text()
     notebook.screenshot(Path(path).stem)

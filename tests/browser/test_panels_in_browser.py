@@ -18,7 +18,8 @@ def draw(power, start, squared):
     if power > 8.5:
         raise ValueError("power is too large for this picture")
     x = list(range(start, start + 10))
-    return lines_view(x, {f"x to the {power:g}": [v ** power for v in x]}, x_label="x", y_label="y", title=f"Power {power:g}")
+    return lines_view(x, {f"x to the {power:g}": [v ** power for v in x]}, x_label="x", y_label="y", title=f"Power
+    {power:g}")
 
 explorer = Explorer("Powers", {"power": slider(2.0, 1.0, 9.0, step=0.5, help="exponent"), "start": dropdown([0, 5]),
                                "squared": checkbox()}, draw)
@@ -37,7 +38,8 @@ def picture(notebook: Any) -> Any:
 
 def wait_text(notebook: Any, selector: str, pattern: str, seconds: float = 60.0) -> str:
     """Wait until the visible text of ``selector`` matches; returns it."""
-    notebook.page.wait_for_function("([s, p]) => [...document.querySelectorAll(s)].some(e => new RegExp(p).test(e.innerText))",
+    notebook.page.wait_for_function("([s, p]) => [...document.querySelectorAll(s)].some(e => new "
+                                    "RegExp(p).test(e.innerText))",
                                     arg=[selector, pattern], timeout=1000 * seconds)
     return notebook.locate(selector).first.inner_text()
 
@@ -83,12 +85,15 @@ def test_explorer_keeps_the_table_open_and_no_label_is_cut(lab: Any, open_notebo
     handle.press("ArrowRight")
     wait_text(notebook, ".kd-explorer figcaption", "Power 2\\.5")
     assert notebook.locate(".kd-explorer figcaption details[open]").count() == 1
-    cut = notebook.page.evaluate("""() => [...document.querySelectorAll('.kd-explorer label, .kd-explorer .widget-label')]
-        .filter(e => e.innerText.trim() && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflow !== 'visible')
-        .map(e => e.innerText)""")
+    cut = notebook.page.evaluate("""() => [...document.querySelectorAll('.kd-explorer label, .kd-explorer
+    .widget-label')]
+        .filter(e => e.innerText.trim() && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflow !==
+        'visible') .map(e => e.innerText)""")
     assert cut == []
-    wide = notebook.page.evaluate("""() => [...document.querySelectorAll('.kd-explorer img')].filter(i => i.offsetParent)
-        .map(i => i.getBoundingClientRect().right - i.closest('.jp-OutputArea-output').getBoundingClientRect().right)""")
+    wide = notebook.page.evaluate("""() => [...document.querySelectorAll('.kd-explorer img')].filter(i =>
+    i.offsetParent)
+        .map(i => i.getBoundingClientRect().right -
+        i.closest('.jp-OutputArea-output').getBoundingClientRect().right)""")
     assert wide and max(wide) <= 1  # the picture fits the column
 
 
@@ -114,7 +119,8 @@ def test_training_grows_stops_and_resumes(lab: Any, open_notebook: Callable[...,
     button["Stop"].click()
     wait_text(notebook, ".kd-train .kd-status", "^stopped")
     steps = notebook.kernel("from kdcore.distiller import Step\n"
-                            "n = [e.step for e in panel.job.snapshot.events if isinstance(e, Step)]\nprint(n == list(range(1, len(n) + 1)))")
+                            "n = [e.step for e in panel.job.snapshot.events if isinstance(e, Step)]\nprint(n == "
+                            "list(range(1, len(n) + 1)))")
     assert steps.strip() == "True"  # resumed where it stopped: no step twice, none left out
     notebook.screenshot("train_stopped", ".kd-train")
 
@@ -136,7 +142,8 @@ def test_a_cell_run_again_ends_the_training_of_the_first(lab: Any, open_notebook
     points(notebook, more_than=3)
     notebook.kernel("first = panel")
     notebook.run_all()
-    assert notebook.kernel("first.join(20); print(first.job.state, first.closed, panel.state.job)").strip() == "stopped True idle"
+    assert notebook.kernel("first.join(20); print(first.job.state, first.closed, "
+                           "panel.state.job)").strip() == "stopped True idle"
     assert notebook.page.get_by_role("button", name="Start", exact=True).count() == 1
 
 
@@ -151,7 +158,8 @@ def test_failure_is_shown_and_can_be_tried_again(lab: Any, open_notebook: Callab
 
 
 ACCESSIBILITY = """root => {
-    const name = e => e.getAttribute('aria-label') || (e.labels?.length && [...e.labels].map(l => l.innerText).join(' ').trim())
+    const name = e => e.getAttribute('aria-label') || (e.labels?.length && [...e.labels].map(l => l.innerText).join('
+    ').trim())
         || (e.tagName === 'BUTTON' && e.innerText.trim()) || e.getAttribute('title');
     const problems = [];
     for (const e of root.querySelectorAll('input, select, button, textarea, progress, [role=slider]'))
@@ -159,23 +167,27 @@ ACCESSIBILITY = """root => {
     for (const e of root.querySelectorAll('img'))
         if (!(e.getAttribute('alt') ?? '').trim()) problems.push('no alt: ' + e.outerHTML.slice(0, 80));
     for (const e of root.querySelectorAll('svg'))
-        if (e.getAttribute('aria-hidden') !== 'true' && !(e.getAttribute('role') === 'img' && e.getAttribute('aria-label')))
+        if (e.getAttribute('aria-hidden') !== 'true' && !(e.getAttribute('role') === 'img' &&
+        e.getAttribute('aria-label')))
             problems.push('unnamed drawing: ' + e.outerHTML.slice(0, 80));
     const ids = [...root.querySelectorAll('[id]')].map(e => e.id);
-    for (const id of ids) if (document.querySelectorAll('#' + CSS.escape(id)).length > 1) problems.push('id twice: ' + id);
-    for (const e of root.querySelectorAll('[aria-describedby]'))
-        if (!document.getElementById(e.getAttribute('aria-describedby'))) problems.push('description missing: ' + e.outerHTML.slice(0, 80));
+    for (const id of ids) if (document.querySelectorAll('#' + CSS.escape(id)).length > 1) problems.push('id twice: ' +
+    id); for (const e of root.querySelectorAll('[aria-describedby]'))
+        if (!document.getElementById(e.getAttribute('aria-describedby'))) problems.push('description missing: ' +
+        e.outerHTML.slice(0, 80));
     return {problems, checked: root.querySelectorAll('input, select, button, progress, img, svg').length};
 }"""
 
 CONTRAST = """root => {
     const rgb = c => c.match(/[\\d.]+/g).map(Number);
-    const lum = c => { const [r, g, b] = rgb(c).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+    const lum = c => { const [r, g, b] = rgb(c).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) /
+    1.055) ** 2.4; });
                        return .2126 * r + .7152 * g + .0722 * b; };
     const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor, v = rgb(c);
                           if (v.length < 4 || v[3] > .9) return c; } return 'rgb(255, 255, 255)'; };
     const out = [];
-    for (const e of root.querySelectorAll('.kd-slider label, .kd-slider .kd-help, .kd-title, .kd-legend span, .kd-status, figcaption, svg text')) {
+    for (const e of root.querySelectorAll('.kd-slider label, .kd-slider .kd-help, .kd-title, .kd-legend span,
+    .kd-status, figcaption, svg text')) {
         if (!e.textContent.trim()) continue;
         const style = getComputedStyle(e), ink = e.tagName === 'text' ? style.fill : style.color;
         const [a, b] = [lum(ink), lum(ground(e))].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
@@ -187,7 +199,8 @@ CONTRAST = """root => {
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_our_part_of_the_page_is_named_and_readable(lab: Any, open_notebook: Callable[..., Any], dark: bool) -> None:
-    notebook = open_notebook(lab.write(f"names_{dark}.ipynb", EXPLORER, TRAIN.replace("epochs=400", "epochs=6")), dark=dark)
+    notebook = open_notebook(lab.write(f"names_{dark}.ipynb", EXPLORER, TRAIN.replace("epochs=400", "epochs=6")),
+                             dark=dark)
     notebook.run_all()
     picture(notebook).wait_for()
     notebook.page.get_by_role("button", name="Start", exact=True).click()

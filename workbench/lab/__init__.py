@@ -1,1 +1,2 @@
-"""JupyterLab settings that ship with the workbench (``overrides.json``); :mod:`workbench.lab_server` hands them to the server."""
+"""JupyterLab settings that ship with the workbench (``overrides.json``); :mod:`workbench.lab_server` hands them to the
+server."""

@@ -12,7 +12,7 @@ _HOME = {
     "LiveChart": "widgets", "Slider": "widgets",
     "TrainPanel": "train", "PairPanel": "pair",
 }
-__all__ = [*_HOME]  # noqa: PLE0604
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,8 +25,8 @@ def static_mode() -> bool:
 class Panel(ABC):
     """An application made of views.
 
-    Showing a panel in a notebook gives its widgets in a live session and its static views under ``KDW_STATIC=1``. Showing a
-    second panel of the same kind and name (a cell that is run again) closes the first one and stops its work.
+    Showing a panel in a notebook gives its widgets in a live session and its static views under ``KDW_STATIC=1``.
+    Showing a second panel of the same kind and name (a cell that is run again) closes the first one and stops its work.
 
     Attributes:
         name: key among the open panels.

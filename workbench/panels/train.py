@@ -7,7 +7,7 @@ import html
 import math
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import nn
 from kdcore.distiller import Distiller, DistillResult, Epoch, Step
 from kdcore.functional.checks import check_choice
 from kdcore.registry import create_method, list_objectives, objective_class
-from kdcore.tasks import Task, list_tasks, load_task, task_info
+from kdcore.tasks import Recipe, Task, list_tasks, load_task, task_info
 from workbench.jobs import Job, Note, Snapshot
 from workbench.views.base import View
 from workbench.views.comparison import comparison_view
@@ -44,7 +44,8 @@ class TeacherScore:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a training in the panel gave: the loop's ``result`` (``None`` if stopped before it began) and both networks."""
+    """What a training in the panel gave: the loop's ``result`` (``None`` if stopped before it began) and both
+    networks."""
 
     result: DistillResult | None
     teacher: nn.Module | None
@@ -67,6 +68,28 @@ class TrainRequest:
     folder: Path
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def recipe(self) -> Recipe:
+        """The task's recipe for this student (for a module of your own: the first student's)."""
+        return self.task.recipe(self.student if isinstance(self.student, str) else None)
+
+    @property
+    def total_steps(self) -> int:
+        """About how many optimizer steps there will be."""
+        return self.epochs * max(1, math.ceil(len(self.task.train) / self.recipe.batch_size))
+
+    def make_teacher(self, progress: Callable[..., None]) -> nn.Module:
+        """The teacher, trained first where the task has none yet."""
+        if isinstance(self.teacher, nn.Module):
+            return self.teacher
+        return self.task.teacher(self.teacher, progress=progress)
+
+    def make_student(self) -> nn.Module:
+        """A fresh student; a module of your own is copied."""
+        if isinstance(self.student, nn.Module):
+            return copy.deepcopy(self.student)
+        return self.task.student(self.student, seed=self.seed)
+
     def work(self, stop: threading.Event, resume: bool) -> Training:
         """The work of a job."""
         return Training(self, stop, resume)
@@ -87,17 +110,17 @@ class Training:
         r = self.request
         yield Note("preparing the teacher (a reference teacher is trained once, then kept)")
         try:
-            teacher = r.teacher if isinstance(r.teacher, nn.Module) else r.task.teacher(r.teacher, progress=self._progress)
+            teacher = r.make_teacher(self._progress)
         except _Abandoned:
             return
         yield TeacherScore(r.task.metric, r.task.evaluate(teacher, r.split)[r.task.metric])
-        own = isinstance(r.student, nn.Module)
-        student = copy.deepcopy(r.student) if isinstance(r.student, nn.Module) else r.task.student(r.student, seed=r.seed)
-        recipe = r.task.recipe(None if own or not isinstance(r.student, str) else r.student)
+        student, recipe = r.make_student(), r.recipe
         options = {**recipe.training(), **r.options, "epochs": r.epochs}
         distiller = Distiller(teacher, student, create_method(r.method, **r.knobs),
-                              r.task.loader("train", batch_size=recipe.batch_size, seed=r.seed), r.task.loader(r.split, batch_size=512),
-                              seed=r.seed, metric=r.task.score, checkpoint_dir=r.folder, resume="auto" if self.resume else False,
+                              r.task.loader("train", batch_size=recipe.batch_size, seed=r.seed),
+                              r.task.loader(r.split, batch_size=512),
+                              seed=r.seed, metric=r.task.score, checkpoint_dir=r.folder, resume="auto" if self.resume
+                              else False,
                               stop=self.stop, **options)
         yield from distiller.run()
         result = distiller.result()
@@ -129,8 +152,8 @@ def news(events: tuple[Any, ...]) -> tuple[dict[int, Step], dict[int, Epoch], st
 class TrainState(t.HasTraits):
     """Choices (set by people or code) and what the training says.
 
-    ``outcome`` is the last :class:`Outcome`; ``job`` one of the job's states; ``message`` the state in words; ``error`` or ``None``;
-    ``steps`` and ``epochs`` count what has been done.
+    ``outcome`` is the last :class:`Outcome`; ``job`` one of the job's states; ``message`` the state in words; ``error``
+    or ``None``; ``steps`` and ``epochs`` count what has been done.
     """
 
     task, teacher, student, method = t.Unicode(), t.Unicode(), t.Unicode(), t.Unicode()
@@ -147,8 +170,8 @@ class TrainPanel(Panel):
 
     Args:
         task: name of a task, or a :class:`kdcore.tasks.Task` of your own.
-        teacher, student: names the task knows (default: its first), or modules of your own; a student module is copied at every
-            start, so that each training begins where it was handed over.
+        teacher, student: names the task knows (default: its first), or modules of your own; a student module is copied
+            at every start, so that each training begins where it was handed over.
         method: objective to start with; all are offered.
         knobs: hyper-parameters of ``method`` that differ from the paper's.
         epochs: epochs to train (default: the task's recipe); seed: of the student's weights and the data order.
@@ -163,7 +186,8 @@ class TrainPanel(Panel):
 
     state: TrainState
 
-    def __init__(self, task: str | Task = "digits", *, teacher: str | nn.Module | None = None, student: str | nn.Module | None = None,
+    def __init__(self, task: str | Task = "digits", *, teacher: str | nn.Module | None = None,
+                 student: str | nn.Module | None = None,
                  method: str = "kd", knobs: Mapping[str, Any] | None = None, epochs: int | None = None, seed: int = 0,
                  options: Mapping[str, Any] | None = None, name: str = "train") -> None:
         check_choice("method", method, list_objectives())
@@ -210,7 +234,8 @@ class TrainPanel(Panel):
         own = [OWN] if role in self._own else []
         return own + list(task.teachers if role == "teacher" else task.students)
 
-    def _set_task(self, name: str, teacher: str | nn.Module | None = None, student: str | nn.Module | None = None) -> None:
+    def _set_task(self, name: str, teacher: str | nn.Module | None = None,
+                  student: str | nn.Module | None = None) -> None:
         task = self._task(name)
         chosen = {}
         for role, given in (("teacher", teacher), ("student", student)):
@@ -229,8 +254,10 @@ class TrainPanel(Panel):
         """The training as it is chosen now, with checkpoints in ``folder``."""
         s = self.state
         return TrainRequest(task=self.task, teacher=self._own["teacher"] if s.teacher == OWN else s.teacher,
-                            student=self._own["student"] if s.student == OWN else s.student, method=s.method, knobs=dict(s.knobs),
-                            epochs=s.epochs_wanted, seed=s.seed, split=self._split(), folder=Path(folder), options=self.options)
+                            student=self._own["student"] if s.student == OWN else s.student, method=s.method,
+                            knobs=dict(s.knobs),
+                            epochs=s.epochs_wanted, seed=s.seed, split=self._split(), folder=Path(folder),
+                            options=self.options)
 
     # What the buttons do ----------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -283,20 +310,19 @@ class TrainPanel(Panel):
         """The newest news to traits and widgets; runs in the job's telling thread."""
         steps, epochs, note, score = news(snapshot.events)
         s, r = self.state, self._request
-        total = r.epochs * max(1, math.ceil(len(r.task.train) / r.task.recipe(r.student if isinstance(r.student, str) and r.student != OWN
-                                                                              else None).batch_size))
         done = max(steps, default=0)
         if snapshot.state in ("stopped", "done") and self._job is not None:
             s.outcome = self._job.result()
         with s.hold_trait_notifications():
             s.steps, s.epochs, s.error = len(steps), len(epochs), snapshot.error
-            s.progress = 1.0 if snapshot.state == "done" else min(1.0, done / total)
+            s.progress = 1.0 if snapshot.state == "done" else min(1.0, done / r.total_steps)
             s.message = words(snapshot, steps, epochs, note, score, r)
             s.job = snapshot.state
         if self._live and not self.closed:
             self._paint(snapshot, steps, epochs, score)
 
-    def _paint(self, snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch], score: TeacherScore | None) -> None:
+    def _paint(self, snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch],
+               score: TeacherScore | None) -> None:
         self._terms.show(term_lines(steps))
         self._metric.show(metric_lines(epochs, self._request.task.metric, score))
         self._status.value = self._status_html()
@@ -310,8 +336,10 @@ class TrainPanel(Panel):
 
     def _status_html(self) -> str:
         s = self.state
-        return (f'<div class="kd-status"><b role="status">{html.escape(s.job)}</b>: {html.escape(s.message.partition(": ")[2] or s.message)}'
-                f'<br><progress aria-label="training progress" max="1" value="{s.progress:.3f}" style="width:24em;max-width:100%">'
+        return (f'<div class="kd-status"><b role="status">{html.escape(s.job)}</b>: '
+                f'{html.escape(s.message.partition(": ")[2] or s.message)}'
+                f'<br><progress aria-label="training progress" max="1" value="{s.progress:.3f}" '
+                f'style="width:24em;max-width:100%">'
                 f"</progress> {100 * s.progress:.0f} %</div>")
 
     def static(self) -> list[View]:
@@ -327,22 +355,28 @@ class TrainPanel(Panel):
         assert outcome.result is not None
         label = objective_class(self.state.method).label
         rows = [{"arm": f"student ({label})", "seed": self.state.seed, self.task.metric: outcome.result.last_metric}]
-        score = self.task.evaluate(outcome.teacher, self._split())[self.task.metric] if outcome.teacher is not None else None
-        rows = ([{"arm": "teacher", "seed": self.state.seed, self.task.metric: score}] if score is not None else []) + rows
+        score = self.task.evaluate(outcome.teacher,
+                                   self._split())[self.task.metric] if outcome.teacher is not None else None
+        rows = ([{"arm": "teacher", "seed": self.state.seed, self.task.metric: score}] if score is not None
+                else []) + rows
         return [training_curves_view({label: outcome.result.history}, metrics=[self.task.metric],
-                                     title=f"{self.state.student} learns from {self.state.teacher} by {label} on {self.state.task}"),
+                                     title=f"{self.state.student} learns from {self.state.teacher} by {label} on "
+                                           f"{self.state.task}"),
                 comparison_view(pd.DataFrame(rows), metric=self.task.metric, title="Where student and teacher stand")]
 
     # Widgets ----------------------------------------------------------------------------------------------------------
     def _build(self) -> Any:
         s = self.state
         offered = sorted({*(n for n in list_tasks() if not task_info(n).required), *self._tasks})
-        self._choices = {"task": _choice("task", offered, s.task), "teacher": _choice("teacher", self._names("teacher", self.task), s.teacher),
+        self._choices = {"task": _choice("task", offered, s.task),
+                         "teacher": _choice("teacher", self._names("teacher", self.task), s.teacher),
                          "student": _choice("student", self._names("student", self.task), s.student),
-                         "method": _choice("method", {objective_class(n).label: n for n in list_objectives()}, s.method)}
+                         "method": _choice("method", {objective_class(n).label: n for n in list_objectives()},
+                                           s.method)}
         for role, widget in self._choices.items():
             widget.observe(lambda change, role=role: self._chosen(role, change["new"]), "value")
-        self._numbers = {"epochs_wanted": slider(s.epochs_wanted, 1, max(100, s.epochs_wanted), label="epochs").widget("epochs"),
+        self._numbers = {"epochs_wanted": slider(s.epochs_wanted, 1, max(100, s.epochs_wanted),
+                                                 label="epochs").widget("epochs"),
                          "seed": slider(s.seed, 0, max(20, s.seed), label="seed").widget("seed")}
         for role, widget in self._numbers.items():
             widget.observe(lambda change, role=role: setattr(self.state, role, int(change["new"])), "value")
@@ -447,7 +481,8 @@ def term_lines(steps: Mapping[int, Step]) -> dict[str, tuple[list[float], list[f
     return lines
 
 
-def metric_lines(epochs: Mapping[int, Epoch], metric: str, score: TeacherScore | None) -> dict[str, tuple[list[float], list[float]]]:
+def metric_lines(epochs: Mapping[int, Epoch], metric: str, score: TeacherScore
+                 | None) -> dict[str, tuple[list[float], list[float]]]:
     """Chart lines of the student's metric over finished epochs (counted from 1), and the teacher's level."""
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for number, epoch in sorted(epochs.items()):
@@ -461,7 +496,8 @@ def metric_lines(epochs: Mapping[int, Epoch], metric: str, score: TeacherScore |
     return lines
 
 
-def words(snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch], note: str, score: TeacherScore | None,
+def words(snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch], note: str,
+          score: TeacherScore | None,
           request: TrainRequest) -> str:
     """The state in a sentence, numbers included."""
     state = snapshot.state
@@ -470,7 +506,8 @@ def words(snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Ep
     if not steps:
         return f"{state}: {note}" if note else state
     last = steps[max(steps)]
-    told = f"step {last.step}, epoch {min(len(epochs) + 1, request.epochs)} of {request.epochs}, {last.samples_per_second:.0f} samples/s"
+    told = (f"step {last.step}, epoch {min(len(epochs) + 1, request.epochs)} of {request.epochs}, "
+            f"{last.samples_per_second:.0f} samples/s")
     if epochs:
         metric = request.task.metric
         told += f", {request.split} {metric} {epochs[max(epochs)].metrics.get(metric, math.nan):.3f}"
@@ -488,13 +525,16 @@ def outcome_html(request: TrainRequest, outcome: Outcome | None, score: TeacherS
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
-    rows = [("method", result.method), (f"{request.split} {request.task.metric}, teacher", shown(score.value if score else None)),
+    rows = [("method", result.method), (f"{request.split} {request.task.metric}, teacher",
+                                        shown(score.value if score else None)),
             (f"{request.split} {request.task.metric}, student, last epoch", shown(result.last_metric)),
             (f"{request.split} {request.task.metric}, student, best epoch",
-             shown(result.best_metric) + (f" (epoch {result.best_epoch + 1})" if result.best_epoch is not None else "")),
+             shown(result.best_metric) + (f" (epoch {result.best_epoch + 1})" if result.best_epoch is not None
+                                          else "")),
             ("epochs done", f"{len(result.history)} of {request.epochs}"), ("steps", str(result.steps)),
             ("seconds", f"{result.seconds:.1f}"), ("samples the teacher was run on", str(result.teacher_forwards))]
-    body = "".join(f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>' for k, v in rows)
+    body = "".join(f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>'
+                   for k, v in rows)
     state = "stopped; Resume goes on" if outcome.stopped else "finished"
     return f'<table class="kd-outcome"><caption style="text-align:left">Training {state}</caption>{body}</table>'
 

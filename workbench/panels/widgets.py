@@ -15,7 +15,8 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 class Slider(anywidget.AnyWidget):
-    """A number with a visible label, a named range input and an exact field; ``value`` changes when the handle is let go.
+    """A number with a visible label, a named range input and an exact field; ``value`` changes when the handle is let
+    go.
 
     Attributes:
         value, low, high: number and its bounds (``low < high``).

@@ -12,7 +12,8 @@ _HOME = {
     "probability_bars_view": "probabilities",
     "worth_view": "ranking", "pld_weights_view": "ranking", "rank_agreement_view": "ranking", "ranking_view": "ranking",
     "correlation_heatmaps_view": "ranking",
-    "comparison_view": "comparison", "heatmap_view": "comparison", "confusion_view": "comparison", "scatter_view": "comparison",
+    "comparison_view": "comparison", "heatmap_view": "comparison", "confusion_view": "comparison",
+    "scatter_view": "comparison",
     "lines_view": "comparison", "contours_view": "comparison",
     "image_grid_view": "images",
 }

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 _PRINTED = 12
 
 
-def _best(matrix: Array) -> tuple[int, int]:
-    return np.unravel_index(int(np.nanargmax(matrix)), matrix.shape)  # type: ignore[return-value]
+def _cell(matrix: Array, flat: Any) -> tuple[int, int]:
+    """Row and column of a flat index."""
+    i, j = divmod(int(flat), matrix.shape[1])
+    return i, j
 
 
 def _check(matrix: Any, layers_x: Sequence[str], layers_y: Sequence[str], name: str = "matrix") -> Array:
@@ -43,13 +45,14 @@ def _draw_map(ax: Axes, matrix: Array, layers_x: Sequence[str], layers_y: Sequen
                     numbers=".2f" if matrix.shape[1] <= _PRINTED and matrix.shape[0] <= 2 * _PRINTED else None)
     rows = [i for i in range(len(matrix)) if np.isfinite(matrix[i]).any()]
     best = [int(np.nanargmax(matrix[i])) for i in rows]
-    side = {"s": 2600 / max(matrix.shape) + 30, "marker": "s", "facecolors": "none"}
-    ax.scatter(best, rows, edgecolors="#ffffff", linewidths=3.4, **side)
-    ax.scatter(best, rows, edgecolors="#D55E00", linewidths=1.8, **side)
+    size = 2600 / max(matrix.shape) + 30
+    ax.scatter(best, rows, s=size, marker="s", facecolors="none", edgecolors="#ffffff", linewidths=3.4)
+    ax.scatter(best, rows, s=size, marker="s", facecolors="none", edgecolors="#D55E00", linewidths=1.8)
     ax.scatter([], [], s=70, marker="s", facecolors="none", edgecolors="#D55E00", linewidths=1.8, label="best in row")
     if pairs:
         where = [(list(layers_y).index(y) - 0.38, list(layers_x).index(x) - 0.34) for x, y in pairs]
-        ax.scatter(*zip(*where, strict=True), s=34, marker="D", facecolors="#ffffff", edgecolors="#000000", linewidths=1,
+        ax.scatter(*zip(*where, strict=True), s=34, marker="D", facecolors="#ffffff", edgecolors="#000000",
+                   linewidths=1,
                    label="matched pair")
     ax.set(xlabel=f"layers of the {names[1]}", ylabel=f"layers of the {names[0]}", title=title)
     return image
@@ -97,20 +100,26 @@ def cka_map_view(matrix: Any, layers_x: Sequence[str], layers_y: Sequence[str], 
 
     def interactive() -> Any:
         import plotly.graph_objects as go
-        figure = go.Figure(go.Heatmap(z=array, x=list(layers_y), y=list(layers_x), zmin=_floor(array), zmax=1, colorscale="Cividis",
-                                      hovertemplate=f"{names[0]} %{{y}}<br>{names[1]} %{{x}}<br>CKA %{{z:.3f}}<extra></extra>"))
-        figure.update_layout(title=heading, xaxis_title=f"layers of the {names[1]}", yaxis_title=f"layers of the {names[0]}",
+        figure = go.Figure(go.Heatmap(z=array, x=list(layers_y), y=list(layers_x), zmin=_floor(array), zmax=1,
+                                      colorscale="Cividis",
+                                      hovertemplate=f"{names[0]} %{{y}}<br>{names[1]} %{{x}}<br>CKA "
+                                                    f"%{{z:.3f}}<extra></extra>"))
+        figure.update_layout(title=heading, xaxis_title=f"layers of the {names[1]}",
+                             yaxis_title=f"layers of the {names[0]}",
                              yaxis_autorange="reversed", width=880, height=int(160 + 42 * len(layers_x)))
         return figure
 
-    return View(title=heading, alt=_words(array, layers_x, layers_y, names, ends), table=table, draw=draw, interactive=interactive)
+    return View(title=heading, alt=_words(array, layers_x, layers_y, names, ends), table=table, draw=draw,
+                interactive=interactive)
 
 
-def _words(array: Array, layers_x: Sequence[str], layers_y: Sequence[str], names: tuple[str, str], ends: Array | None) -> str:
-    i, j = _best(array)
-    low = np.unravel_index(int(np.nanargmin(array)), array.shape)
+def _words(array: Array, layers_x: Sequence[str], layers_y: Sequence[str], names: tuple[str, str],
+           ends: Array | None) -> str:
+    i, j = _cell(array, np.nanargmax(array))
+    low = _cell(array, np.nanargmin(array))
     around = "" if ends is None else f" (interval {ends[i, j, 0]:.2f} to {ends[i, j, 1]:.2f})"
-    text = (f"CKA is highest, {array[i, j]:.2f}{around}, between {names[0]} {layers_x[i]} and {names[1]} {layers_y[j]}, and lowest, "
+    text = (f"CKA is highest, {array[i, j]:.2f}{around}, between {names[0]} {layers_x[i]} and {names[1]} "
+            f"{layers_y[j]}, and lowest, "
             f"{array[low]:.2f}, between {names[0]} {layers_x[low[0]]} and {names[1]} {layers_y[low[1]]}. "
             f"The deepest {names[0]} layer {layers_x[-1]} is closest to {names[1]} "
             + (f"{layers_y[int(np.nanargmax(array[-1]))]} ({np.nanmax(array[-1]):.2f})." if np.isfinite(array[-1]).any()
@@ -133,10 +142,12 @@ def cka_compare_view(before: Any, after: Any, layers_x: Sequence[str], layers_y:
     change = second - first
     if not np.isfinite(change).any():
         raise ValueError("before and after have no cell that is finite in both.")
-    i, j = np.unravel_index(int(np.nanargmax(np.abs(change))), change.shape)
+    i, j = _cell(change, np.nanargmax(np.abs(change)))
     matched = [float(np.nanmax(m[-1])) if np.isfinite(m[-1]).any() else float("nan") for m in (first, second)]
-    alt = (f"From {labels[0]} to {labels[1]}, mean CKA goes from {np.nanmean(first):.2f} to {np.nanmean(second):.2f}. The largest change, "
-           f"{change[i, j]:+.2f} (from {first[i, j]:.2f} to {second[i, j]:.2f}), is between {names[0]} {layers_x[i]} and {names[1]} "
+    alt = (f"From {labels[0]} to {labels[1]}, mean CKA goes from {np.nanmean(first):.2f} to {np.nanmean(second):.2f}. "
+           f"The largest change, "
+           f"{change[i, j]:+.2f} (from {first[i, j]:.2f} to {second[i, j]:.2f}), is between {names[0]} {layers_x[i]} "
+           f"and {names[1]} "
            f"{layers_y[j]}. The deepest {names[0]} layer's best match goes from {matched[0]:.2f} to {matched[1]:.2f}.")
     table = pd.DataFrame({f"{names[0]} layer": np.repeat(list(layers_x), first.shape[1]),
                           f"{names[1]} layer": np.tile(list(layers_y), first.shape[0]),
@@ -145,9 +156,11 @@ def cka_compare_view(before: Any, after: Any, layers_x: Sequence[str], layers_y:
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, min(9.0, max(3.3, 1.6 + 0.42 * len(layers_x))), 1, 2, sharey=True)
         for ax, matrix, label in zip(axes, (first, second), labels, strict=True):
-            image = _draw_map(ax, matrix, layers_x, layers_y, theme, floor=_floor(first, second), names=names, pairs=(), title=label, room=40)
+            image = _draw_map(ax, matrix, layers_x, layers_y, theme, floor=_floor(first, second), names=names, pairs=(),
+                              title=label, room=40)
         axes[1].set_ylabel("")
         figure.colorbar(image, ax=list(axes), label="CKA", fraction=0.04, pad=0.02)
         return figure
 
-    return View(title=title or f"CKA between {names[0]} and {names[1]}, {labels[0]} and {labels[1]}", alt=alt, table=table, draw=draw)
+    return View(title=title or f"CKA between {names[0]} and {names[1]}, {labels[0]} and {labels[1]}", alt=alt,
+                table=table, draw=draw)

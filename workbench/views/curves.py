@@ -22,9 +22,9 @@ def history_frame(histories: Mapping[Any, Any] | pd.DataFrame) -> pd.DataFrame:
     """Histories in long form with the columns ``arm, seed, epoch, quantity, value``.
 
     Args:
-        histories: label -> epochs; label -> list of epochs, one per seed; ``(label, seed)`` -> epochs; or a frame that already
-            has the columns. An epoch has ``.epoch``, ``.terms`` and ``.metrics`` (name -> number). Loss terms are called
-            ``loss: <name>``, and their sum ``loss``.
+        histories: label -> epochs; label -> list of epochs, one per seed; ``(label, seed)`` -> epochs; or a frame that
+            already has the columns. An epoch has ``.epoch``, ``.terms`` and ``.metrics`` (name -> number); epochs
+            that count from 0 are shown from 1. Loss terms are called ``loss: <name>``, and their sum ``loss``.
 
     Raises:
         ValueError: no epoch at all, or a frame without the columns.
@@ -48,17 +48,17 @@ def history_frame(histories: Mapping[Any, Any] | pd.DataFrame) -> pd.DataFrame:
 
 def _epoch_rows(arm: str, seed: int, epochs: Iterable[Any]) -> Iterable[tuple[str, int, int, str, float]]:
     for e in epochs:
-        yield arm, seed, e.epoch, "loss", float(sum(e.terms.values()))
-        yield from ((arm, seed, e.epoch, f"loss: {name}", float(v)) for name, v in e.terms.items())
-        yield from ((arm, seed, e.epoch, name, float(v)) for name, v in (e.metrics or {}).items())
+        yield arm, seed, e.epoch + 1, "loss", float(sum(e.terms.values()))
+        yield from ((arm, seed, e.epoch + 1, f"loss: {name}", float(v)) for name, v in e.terms.items())
+        yield from ((arm, seed, e.epoch + 1, name, float(v)) for name, v in (e.metrics or {}).items())
 
 
 def training_curves_view(histories: Mapping[Any, Any] | pd.DataFrame, *, metrics: Sequence[str] | None = None,
                          title: str = "Training curves") -> View:
     """Loss on the left, validation metric on the right, over epochs.
 
-    With one arm its loss terms are drawn one by one; with several arms (whose terms mean different things) the total loss.
-    Lines are means over seeds, bands reach from the lowest to the highest seed.
+    With one arm its loss terms are drawn one by one; with several arms (whose terms mean different things) the total
+    loss. Lines are means over seeds, bands reach from the lowest to the highest seed.
 
     Args:
         histories: see :func:`history_frame`.
@@ -116,8 +116,9 @@ def _words(frame: pd.DataFrame, summary: pd.DataFrame, arms: list[str], chosen: 
         for arm in arms:
             part = summary[(summary["quantity"] == quantity) & (summary["arm"] == arm)]
             if len(part):
-                top = part.loc[part["mean"].idxmin() if quantity == "loss" else part["mean"].idxmax()]
-                ends.append(f"{arm} {part['mean'].iloc[-1]:.3f} (best {top['mean']:.3f} at epoch {int(top['epoch'])})")
+                mean = part["mean"].to_numpy()
+                top = int(mean.argmin() if quantity == "loss" else mean.argmax())
+                ends.append(f"{arm} {mean[-1]:.3f} (best {mean[top]:.3f} at epoch {part['epoch'].iloc[top]})")
         parts.append(f"Final {quantity}: " + "; ".join(ends) + ".")
     losses = summary[summary["quantity"] == "loss"]
     if len(losses) and np.isfinite(losses["mean"]).any():

@@ -24,15 +24,16 @@ _SHOWN = 24
 
 
 def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names: Sequence[str] | None = None, *,
-                          temperature: float, gradient: bool = True, label: int | None = None, title: str | None = None) -> View:
+                          temperature: float, gradient: bool = True, label: int | None = None,
+                          title: str | None = None) -> View:
     """Class probabilities of teacher and student at a temperature, with the pull of the KD loss under each bar.
 
     Args:
         student_logits, teacher_logits: ``(C,)`` raw scores of one sample.
         class_names: ``C`` names; numbers by default.
         temperature: > 0, divides both.
-        gradient: draw minus the gradient of the KD loss with respect to the student's logits, ``T (p - q)``: up means "raise
-            this logit".
+        gradient: draw minus the gradient of the KD loss with respect to the student's logits, ``T (p - q)``: up means
+            "raise this logit".
         label: the true class, marked.
 
     Raises:
@@ -49,12 +50,14 @@ def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names:
     marked = [f"{n}\n(label)" if i == label else n for i, n in enumerate(names)]
     order = np.arange(len(p)) if len(p) <= _SHOWN else np.sort(np.argsort(-(p + q), kind="stable")[:_SHOWN])
     up, down = int(pull.argmax()), int(pull.argmin())
-    alt = (f"At temperature {temperature:g} the teacher gives most to {names[int(p.argmax())]} ({p.max():.3f}) and the student to "
+    alt = (f"At temperature {temperature:g} the teacher gives most to {names[int(p.argmax())]} ({p.max():.3f}) and the "
+           f"student to "
            f"{names[int(q.argmax())]} ({q.max():.3f}). The KD loss is {loss.item():.3g}; it raises {names[up]} most "
            f"({pull[up]:+.3g}) and lowers {names[down]} most ({pull[down]:+.3g}).")
     if len(order) < len(p):
         alt += f" The {len(order)} most probable of {len(p)} classes are drawn."
-    table = pd.DataFrame({"class": names, "label": [i == label for i in range(len(names))], "teacher": p, "student": q, "minus gradient": pull})
+    table = pd.DataFrame({"class": names, "label": [i == label for i in range(len(names))], "teacher": p, "student": q,
+                          "minus gradient": pull})
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 4.4 if gradient else 2.9, 2 if gradient else 1, 1, sharex=True, squeeze=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 #: Okabe-Ito, ordered for contrast on light and dark; black is replaced by the theme's ink.
 CATEGORICAL = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
@@ -23,7 +24,7 @@ class Theme:
     grid: str
     muted: str
 
-    def rc(self) -> dict[str, object]:
+    def rc(self) -> dict[Any, Any]:
         """matplotlib settings for this theme."""
         return {
             "figure.facecolor": self.paper, "savefig.facecolor": self.paper, "axes.facecolor": self.paper,
