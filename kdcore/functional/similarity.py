@@ -727,9 +727,13 @@ def leading_directions(x: Tensor, *, threshold: float = 0.99) -> Tensor:
     Raises:
         ValueError: ``threshold`` outside (0, 1], constant or non-finite features.
     """
+    return _leading(x, "x", threshold)
+
+
+def _leading(x: Tensor, name: str, threshold: float) -> Tensor:
     check_fraction("threshold", threshold)
     check_positive("threshold", threshold)
-    u, s = _directions(_rows(x, "x"), "x", _out_dtype(x))
+    u, s = _directions(_rows(x, name), name, _out_dtype(x))
     share = s.square().cumsum(0) / s.square().sum()
     return u[:, :min(int((share < threshold).sum()) + 1, len(s))]
 
@@ -751,7 +755,7 @@ def svcca(x: Tensor, y: Tensor, *, threshold: float = 0.99) -> Tensor:
         Raghu et al. 2017, arXiv:1706.05806; google/svcca.
     """
     check_features_pair(x, y, names=_XY, min_samples=2)
-    u, v = (leading_directions(z, threshold=threshold) for z in (x, y))
+    u, v = _leading(x, "x", threshold), _leading(y, "y", threshold)
     return torch.linalg.svdvals(u.T @ v).clamp(0, 1).mean()
 
 

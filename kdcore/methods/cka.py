@@ -59,8 +59,8 @@ from ..registry import Axes, Evidence, Knob, MethodCard, Parity
 from ..taps import embedding_tap
 
 __all__ = ["CARD", "CKAAlignment", "CKAMap", "CKAResult", "cca_coefficients", "cca_r2", "center_gram", "cka",
-           "cka_loss", "cka_map", "cknna", "gram_linear", "gram_rbf", "hsic", "mean_cca", "mutual_knn", "procrustes_disparity",
-           "procrustes_distance", "pwcca", "rsa", "svcca"]
+           "cka_loss", "cka_map", "cknna", "gram_linear", "gram_rbf", "hsic", "mean_cca", "mutual_knn",
+           "procrustes_disparity", "procrustes_distance", "pwcca", "rsa", "svcca"]
 
 _DEMO = "google-research/google-research (representation_similarity)"
 _HERE = "ours: no released recipe trains with it"
@@ -83,7 +83,8 @@ CARD = MethodCard(
         Knob("weight", 1.0, 0.0, 10.0, symbol="w_cka", help="weight of 1 - CKA", source=_HERE),
         Knob("kernel", "linear", symbol="k", help="linear, or rbf: near neighbours count more", source=_DEMO,
              choices=("linear", "rbf")),
-        Knob("unbiased", True, symbol="HSIC_1", help="unbiased HSIC: needs batches of at least 4, does not reward width",
+        Knob("unbiased", True, symbol="HSIC_1",
+             help="unbiased HSIC: does not reward width; batches of at least 4",
              source="Nguyen et al. 2021, arXiv:2010.15327"),
         Knob("bandwidth", 0.5, 0.2, 2.0, symbol="t", help="of the rbf kernel, a fraction of the median distance",
              source="ours; the paper explores 0.2 to 2 and mostly uses 0.8", log=True),
