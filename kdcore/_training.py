@@ -41,6 +41,7 @@ class Objective(nn.Module):
         self.student, self.methods = student, nn.ModuleList(methods)
         self.transform, self.taps, self.fixed_ce_weight = transform, taps, ce_weight
         self.class_means: list[Tensor | None] = [None] * len(methods)
+        self.reads_logits = [m.needs.teacher_logits for m in methods]
         self.names: tuple[str, ...] = ()
         self.signals: list[Signals] = []
 
@@ -51,7 +52,8 @@ class Objective(nn.Module):
         logits = widened(self.student(self.transform(given.x)))
         features = dict(self.taps.features) if self.taps is not None else {}
         base = Signals(student_logits=logits, student_features=features, **given.signals)
-        self.signals = [replace(base, class_means=means) for means in self.class_means]
+        self.signals = [replace(base, class_means=means, teacher_logits=base.teacher_logits if reads else None)
+                        for means, reads in zip(self.class_means, self.reads_logits, strict=True)]
         terms: dict[str, Tensor] = {}
         for method, s in zip(self.methods, self.signals, strict=True):
             for name, term in method(s).items():

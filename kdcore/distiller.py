@@ -474,7 +474,7 @@ class Distiller:
         self._wants_logits = any(m.needs.teacher_logits for m in self.methods)
         if self.teacher is None:
             for m in self.methods:
-                if m.needs.teacher_logits or m.needs.class_means:
+                if m.needs.teacher_logits or m.needs.class_means or m.teacher_taps:
                     raise ValueError(f"method {m.name!r} needs a teacher, got teacher=None.")
             return
         own = {id(p) for p in self.teacher.parameters()}
@@ -512,8 +512,7 @@ class Distiller:
         self._objective.class_means = [None if m is None else m.to(fabric.device) for m in self._objective.class_means]
         self._total_steps = self.epochs * math.ceil(self._length / self.accumulate)
         self._raw_optimizer, self._scheduler = self._prepare_optimizer()
-        if fabric.world_size > 1:
-            seed_everything(self.seed + fabric.global_rank)
+        seed_everything(self.seed + fabric.global_rank)  # whatever setup() drew: every method sees the same batches
         self._model, self._optimizer = fabric.setup(self._objective, self._raw_optimizer)
         self._last_checkpoint: Path | None = None
         if checkpoint is not None:

@@ -14,8 +14,8 @@ from kdcore.inputs import Normalize, check_finite, input_normalization, read_bat
 X, Y, I = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]), torch.arange(4) + 10  # noqa: E741
 
 
-@pytest.mark.parametrize("raw", [(X, Y, I), [X, Y, I], {"x": X, "y": Y, "index": I}, {"image": X, "label": Y, "index": I},
-                                 {"input": X, "labels": Y, "index": I}])
+@pytest.mark.parametrize("raw", [(X, Y, I), [X, Y, I], {"x": X, "y": Y, "index": I},
+                                 {"image": X, "label": Y, "index": I}, {"input": X, "labels": Y, "index": I}])
 def test_forms(raw: Any) -> None:
     batch = read_batch(raw)
     assert batch.x is X and batch.labels is Y and batch.index is I and batch.view is None and batch.size == 4
@@ -69,7 +69,8 @@ def test_normalize_by_hand() -> None:
 def test_timm_configurations() -> None:
     import timm
     norm = input_normalization(timm.create_model("resnet18", num_classes=3))
-    expected = (X - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    expected = (X - mean) / std
     torch.testing.assert_close(norm(X), expected)
     grey = input_normalization(timm.create_model("resnet18", num_classes=3, in_chans=1))
     torch.testing.assert_close(grey(X[:, :1]), (X[:, :1] - (0.485 + 0.456 + 0.406) / 3) / ((0.229 + 0.224 + 0.225) / 3))
