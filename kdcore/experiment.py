@@ -169,10 +169,10 @@ class Comparison:
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Confidence interval of a mean by Student's t; NaN for fewer than two values."""
+    """Confidence interval of a mean by Student's t; NaN for fewer than two values or values that are not finite."""
     from scipy import stats
     x = np.asarray(values, dtype=float)
-    if len(x) < 2:
+    if len(x) < 2 or not np.isfinite(x).all():
         return math.nan, math.nan
     half = stats.t.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
     return float(x.mean() - half), float(x.mean() + half)
@@ -186,9 +186,11 @@ def paired_difference(left: Sequence[float], right: Sequence[float]) -> dict[str
         differences are equal (the test has no spread to compare with).
     """
     from scipy import stats
-    d = np.asarray(left, dtype=float) - np.asarray(right, dtype=float)
+    x, y = np.asarray(left, dtype=float), np.asarray(right, dtype=float)
+    d = x - y
     low, high = mean_interval(d)
-    p = float(stats.ttest_1samp(d, 0.0).pvalue) if len(d) > 1 and np.ptp(d) > 0 else math.nan
+    rounding = 8 * np.finfo(float).eps * np.abs(np.concatenate([x, y])).max(initial=0.0)
+    p = float(stats.ttest_1samp(d, 0.0).pvalue) if len(d) > 1 and np.ptp(d) > rounding else math.nan
     return {"difference": float(d.mean()) if len(d) else math.nan, "diff_low": low, "diff_high": high, "p": p}
 
 
@@ -196,7 +198,7 @@ def _std(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
-def compare(task: str | Task | Callable[[int], Task], arms: Sequence[Arm], *, seeds: int | Sequence[int] = 3,
+def compare(task: str | Task | Callable[[int], Task], arms: Sequence[Arm | str], *, seeds: int | Sequence[int] = 3,
             teacher: str | nn.Module | None = None, student: str | None = None, quick: bool = False,
             metrics: Mapping[str, Metric] | None = None, progress: Progress | None = None, stop: Any = None,
             keep_students: bool = True, **train: Any) -> Comparison:
@@ -205,7 +207,7 @@ def compare(task: str | Task | Callable[[int], Task], arms: Sequence[Arm], *, se
     Args:
         task: a task; a function ``seed -> Task`` (each seed then has its own split and teacher); or a task's name,
             short for ``lambda seed: load_task(name, seed=seed)``.
-        arms: what is compared; labels must differ.
+        arms: what is compared; labels must differ. A bare name stands for that method with its defaults.
         seeds: their number (0, 1, ...) or the seeds themselves.
         teacher: name of one of the task's teachers, or a module; the default teacher otherwise. A module is used as it
             is for every seed. Where every arm does without a teacher, none is made.
@@ -223,29 +225,34 @@ def compare(task: str | Task | Callable[[int], Task], arms: Sequence[Arm], *, se
         ValueError: no arms, equal labels, no seeds or repeated ones, unknown names, or a teacher whose number of
             classes is not the task's.
     """
-    arms, numbers = _check_arms(arms), _check_seeds(seeds)
+    checked, numbers = _check_arms(arms), _check_seeds(seeds)
     for_seed = _task_for(task)
     started = time.perf_counter()
     comparison: Comparison | None = None
     done = 0
     for seed in numbers:
         current = for_seed(seed)
-        settings = {arm.label: _settings(current, arm, student, quick, train) for arm in arms}
+        settings = {arm.label: _settings(current, arm, student, quick, train) for arm in checked}
         if comparison is None:
             comparison = Comparison(
                 arms=tuple(settings), seeds=numbers, metric=current.metric, higher_is_better=current.higher_is_better,
                 chosen_on="test" if current.val is None else "val")
         in_all = len(numbers) * sum(s["epochs"] for s in settings.values())
         comparison.tasks[seed] = current
-        for arm in arms:
+        for arm in checked:
             if stop is not None and stop.is_set():
                 comparison.stopped = True
                 break
-            if seed not in comparison.teachers and not _teacherless(arm):
+            taught = not _teacherless(arm)
+            if taught and seed not in comparison.teachers:
                 comparison.teachers[seed] = _teacher(current, teacher, comparison, progress, done, in_all)
             report = _reporter(progress, done, in_all, f"{arm.label}, seed {seed}")
-            result = _run(current, arm, comparison.teachers.get(seed), arm.student or student, seed,
-                          settings[arm.label], report, stop)
+            try:
+                result = _run(current, arm, comparison.teachers[seed] if taught else None, arm.student or student, seed,
+                              settings[arm.label], report, stop)
+            except Exception as error:
+                error.add_note(f"(in arm {arm.label!r}, seed {seed})")
+                raise
             if result.stopped:
                 comparison.stopped = True
                 break
@@ -258,8 +265,8 @@ def compare(task: str | Task | Callable[[int], Task], arms: Sequence[Arm], *, se
     return comparison
 
 
-def _check_arms(arms: Sequence[Arm]) -> list[Arm]:
-    arms = [Arm(arm, arm) if isinstance(arm, str) else arm for arm in arms]
+def _check_arms(given: Sequence[Arm | str]) -> list[Arm]:
+    arms = [Arm(arm, arm) if isinstance(arm, str) else arm for arm in given]
     labels = [arm.label for arm in arms]
     if not arms or len(set(labels)) < len(labels):
         raise ValueError(f"arms must be one or more with different labels, got {labels}.")
@@ -284,10 +291,10 @@ def _task_for(task: str | Task | Callable[[int], Task]) -> Callable[[int], Task]
 
 
 def _teacherless(arm: Arm) -> bool:
+    """Whether the arm's methods say on their cards that they have no teacher."""
     objective = arm.objective()
     methods = objective if isinstance(objective, list) else [objective]
-    return not any(m.needs.teacher_logits or m.needs.class_means or m.teacher_taps for m in methods) \
-        and all(m.name == "ce" for m in methods)
+    return all(m.card.axes.values("teachers") == ("none",) for m in methods)
 
 
 def _settings(task: Task, arm: Arm, student: str | None, quick: bool, train: Mapping[str, Any]) -> dict[str, Any]:

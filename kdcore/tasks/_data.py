@@ -140,9 +140,18 @@ def check_class_counts(labels: np.ndarray, class_names: Sequence[str], *, at_lea
 
 
 def stratified(labels: np.ndarray, amount: float | int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of a stratified part of ``amount`` (a fraction or a count) and of the rest, both in random order."""
+    """Positions of a stratified part of ``amount`` (a fraction or a count) and of the rest, both in random order.
+
+    Raises:
+        ValueError: a part would have fewer samples than there are classes, or a class has a single sample.
+    """
     from sklearn.model_selection import train_test_split
-    first, rest = train_test_split(np.arange(len(labels)), train_size=amount, stratify=labels, random_state=seed)
+    try:
+        first, rest = train_test_split(np.arange(len(labels)), train_size=amount, stratify=labels, random_state=seed)
+    except ValueError as error:
+        counts = np.unique(labels, return_counts=True)[1]
+        raise ValueError(f"{len(labels)} samples of {len(counts)} classes (the smallest has {counts.min()}) cannot be split "
+                         f"into {amount} and the rest with every class in both: {error}") from error
     return first, rest
 
 

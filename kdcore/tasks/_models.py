@@ -96,7 +96,7 @@ def reference_models(input_shape: Sequence[int], num_classes: int) -> tuple[dict
                                           recipe=STUDENT_CNN, words="convolutions, 4-8-64 channels, 64-d embedding")
     if height == width and min(height, width) >= 4:
         teachers["vit"] = ModelSpec(build=partial(_vit, height, channels, num_classes, width=64, depth=4),
-                                    recipe=Recipe(epochs=30, lr=2e-3), words="vision transformer, 4 blocks, width 64")
+                                    recipe=Recipe(epochs=30, lr=1e-3), words="vision transformer, 4 blocks, width 64")
         students["vit-tiny"] = ModelSpec(build=partial(_vit, height, channels, num_classes, width=32, depth=2),
                                          recipe=Recipe(epochs=30), words="vision transformer, 2 blocks, width 32")
     if min(height, width) >= 24:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import load_weights, read_weights
 from ..distiller import accuracy
-from ..functional.checks import check_choice, describe
+from ..functional.checks import check_choice, check_positive, describe
 from ..inputs import input_normalization
 from ..taps import evaluating
 from ._data import SizedDataset, WithIndex, as_dataset, collate, fingerprint, known_labels, labels_of
@@ -142,8 +142,10 @@ class Task:
     def sample(self, split: str = "test", n: int = 16, *, seed: int = 0) -> tuple[Tensor, Tensor]:
         """``n`` random samples without replacement (all of them if there are fewer): ``x (n, ...)``, ``y (n,)``."""
         data = self.split(split)
+        check_positive("n", n)
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n].tolist()
-        return collate(WithIndex(data).__getitems__(order))[:2]
+        x, y, _ = collate(WithIndex(data).__getitems__(order))
+        return x, y
 
     @cached_property
     def fingerprint(self) -> str:
@@ -194,13 +196,14 @@ class Task:
             ValueError: the checkpoint's classifier has another number of classes; both numbers are named.
             kdcore.checkpoints.CheckpointError: a file that cannot be read or fits another network.
         """
-        own = model.state_dict()
-        for key, value in read_weights(weights).items():
-            mine = own.get(key)
-            if (mine is not None and mine.ndim and mine.shape != value.shape and mine.shape[1:] == value.shape[1:]
-                    and len(mine) == self.num_classes):
-                raise ValueError(f"{weights} was trained for {len(value)} classes ({key}), but task {self.name!r} has "
-                                 f"{self.num_classes}: {self._class_words()}.")
+        own, stored = model.state_dict(), read_weights(weights)
+        other = {key: len(stored[key]) for key, mine in own.items() if key in stored and mine.shape != stored[key].shape
+                 and mine.ndim == stored[key].ndim and mine.ndim and mine.shape[1:] == stored[key].shape[1:]
+                 and len(mine) == self.num_classes}
+        unlike = {key for key, mine in own.items() if key in stored and mine.shape != stored[key].shape}
+        if other and unlike == set(other):  # nothing but the classifier differs
+            raise ValueError(f"{weights} was trained for {max(other.values())} classes ({', '.join(other)}), but task "
+                             f"{self.name!r} has {self.num_classes}: {self._class_words()}.")
         load_weights(model, weights)
         return self.check_model(model.eval(), str(weights))
 

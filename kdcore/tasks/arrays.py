@@ -30,8 +30,12 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file at {path}.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            if fault := archive.testzip():
+                raise ValueError(f"{fault} fails its checksum")
+            file.seek(0)
+            stored = np.load(file, allow_pickle=False)
+            return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, KeyError, struct.error, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
 

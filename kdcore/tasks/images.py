@@ -37,12 +37,12 @@ def read_image(path: Path, size: int) -> Tensor:
     """
     from PIL import Image, ImageOps
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata of a picture that can be read all the same
-            with Image.open(path) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        fitted = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+        if "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        fitted = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise OSError(f"cannot read the image {path}: {error}") from error
     return torch.from_numpy(np.asarray(fitted).transpose(2, 0, 1).copy())
@@ -101,7 +101,8 @@ def _unreadable(files: Sequence[Path]) -> dict[str, str]:
             return str(error.__cause__ or error)
         return ""
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")  # odd metadata of pictures that can be read all the same
         bad = {str(path): why for path, why in zip(files, pool.map(reason, files), strict=True) if why}
     try:
         write_atomic(note, lambda file: file.write(json.dumps(bad).encode()))
