@@ -415,6 +415,18 @@ class Taps:
         self._calls.clear()
         self._ran = False
 
+    def recorded(self) -> list[str]:
+        """The keys of :attr:`features`, with every tap accounted for.
+
+        Raises:
+            TapError: a tap did not run in the last forward.
+        """
+        keys = list(self.features)
+        for name in self.names:
+            if name not in keys and f"{name}#0" not in keys:
+                raise TapError(self._why_missing(name))
+        return keys
+
     def __enter__(self) -> Taps:
         return self.attach()
 
@@ -669,14 +681,22 @@ class _Trace:
 
     def info(self, name: str, channels_last: bool | None) -> LayerInfo:
         module, shape, stride = self.modules[name], None, None
+        kind = self.kind(name, channels_last)
         if name in self.outputs:
             shape = tuple(self.outputs[name].shape[1:])
-            kind = feature_kind(shape, channels_last=channels_last)
             stride = _stride(self.input, shape, kind)
-        else:
-            kind = _guess_kind(module, channels_last)
         return LayerInfo(name, type(module).__name__, kind, round(self.depth[name], 4), self.parameters[name], shape,
                          stride)
+
+
+    def kind(self, name: str, channels_last: bool | None = None) -> str:
+        """From the output's shape; untraced from the module's parts, or from the one before where it has no weights."""
+        if self.traced:
+            return feature_kind(self.outputs[name].shape[1:], channels_last=channels_last)
+        for earlier in reversed(self.order[:self.order.index(name) + 1]):
+            if guess := _guess_kind(self.modules[earlier], channels_last):
+                return guess
+        return "other"
 
 
 def _forward(model: nn.Module, sample: Any) -> Any:
@@ -722,8 +742,8 @@ def _stride(source: Tensor | None, shape: tuple[int, ...], kind: str) -> float |
     return None
 
 
-def _guess_kind(module: nn.Module, channels_last: bool | None) -> str:
-    """Without a sample: the kind from what the module is made of."""
+def _guess_kind(module: nn.Module, channels_last: bool | None) -> str | None:
+    """Without a sample: the kind from what the module is made of; ``None`` where that does not say."""
     parts = list(module.modules())
     if channels_last:
         return "map_last"
@@ -731,7 +751,9 @@ def _guess_kind(module: nn.Module, channels_last: bool | None) -> str:
         return "tokens"
     if any(isinstance(p, (*_CONV, nn.BatchNorm2d, *_POOL)) for p in parts):
         return "map"
-    return "tokens" if any(isinstance(p, nn.LayerNorm) for p in parts) and len(parts) > 2 else "vector"
+    if any(isinstance(p, nn.LayerNorm) for p in parts) and len(parts) > 2:
+        return "tokens"
+    return "vector" if any(isinstance(p, nn.Linear) for p in parts) else None
 
 
 def _is_container(module: nn.Module) -> bool:
@@ -763,11 +785,11 @@ def _trunk(model: nn.Module, name: str, opened: set[str]) -> list[str]:
 def _blocks(model: nn.Module, trace: _Trace, head: str | None) -> list[str]:
     """The trunk in the order it runs, without the classifier and what follows; opened further where too coarse."""
     position = {n: i for i, n in enumerate(trace.order)}
-    end = position.get(head, len(position)) if head is not None else len(position)
+    end = position[head] if head is not None and trace.traced else len(position)
     opened: set[str] = set()
     while True:
         names = [n for n in _trunk(model, "", opened) if n in position and (not trace.traced or trace.calls[n] == 1)]
-        blocks = sorted((n for n in names if position[n] < end), key=position.__getitem__)
+        blocks = sorted((n for n in names if position[n] < end and n != head), key=position.__getitem__)
         coarse = [n for n in names if _is_composite(trace.modules[n])]
         if len(blocks) >= 3 or not coarse:
             return blocks
@@ -786,13 +808,12 @@ def _groups(blocks: list[str], trace: _Trace) -> list[list[str]]:
     level = 0
     for name in blocks:
         module = trace.modules[name]
+        kind = trace.kind(name)
         if trace.traced:
             shape = trace.outputs[name].shape[1:]
-            kind = feature_kind(shape)
             grid = token_grid(shape[0]) if kind == "tokens" else None
             key: Any = (kind, grid[:2], shape[1]) if grid else (kind, *(shape[1:] if kind == "map" else shape[:2]))
         else:
-            kind = _guess_kind(module, None)
             level += _downsamples(module)
             key = (kind, level)
         if kind == "vector":
@@ -807,16 +828,12 @@ def _groups(blocks: list[str], trace: _Trace) -> list[list[str]]:
 
 def _representatives(groups: list[list[str]], trace: _Trace) -> list[str]:
     """One block per group, its last; every block of a long group where the model keeps its shape (isotropic models)."""
-    def kind(group: list[str]) -> str:
-        name = group[-1]
-        return feature_kind(trace.outputs[name].shape[1:]) if trace.traced else _guess_kind(trace.modules[name], None)
-
-    per_kind = Counter(map(kind, groups))
+    per_kind = Counter(trace.kind(group[-1]) for group in groups)
     names: list[str] = []
     for group in groups:
         classes = Counter(type(trace.modules[n]) for n in group if _is_composite(trace.modules[n]))
         composite = [n for n in group if classes and type(trace.modules[n]) is classes.most_common(1)[0][0]]
-        if per_kind[kind(group)] <= 2 and len(composite) >= 3:
+        if per_kind[trace.kind(group[-1])] <= 2 and len(composite) >= 3:
             names += composite
         else:
             names += [n for n in group if not isinstance(trace.modules[n], _SILENT)][-1:]
@@ -854,7 +871,8 @@ def layers(model: nn.Module, sample: Any = None) -> list[LayerInfo]:
     Args:
         model: any module; wrappers are seen through. Its state is left as it was.
         sample: a batch (tensor, tuple of arguments, or dict of keywords), of a tensor the first element is run in eval
-            mode. With it shapes are known and the choice follows them; without it, it follows the structure.
+            mode. With it shapes are known and the choice follows them; without it, it follows the structure, in the
+            order in which the modules were defined.
 
     Raises:
         ValueError: nothing sensible was found.
@@ -883,6 +901,8 @@ def _last_linear(model: nn.Module, trace: _Trace) -> str | None:
     runs = [n for n in trace.order if isinstance(trace.modules[n], (nn.Linear, *_CONV))]
     if named in runs:
         return named
+    if not trace.traced:  # definition order says little: a convolution is the classifier only where nothing is linear
+        runs = [n for n in runs if isinstance(trace.modules[n], nn.Linear)] or runs
     logits = trace.outputs.get("")
     if logits is not None:
         runs = [n for n in runs if trace.outputs[n].numel() == logits.numel()
@@ -1056,8 +1076,7 @@ def collect_features(model: nn.Module, loader: Iterable[Any], taps: str | Iterab
                 if limit is not None:
                     x = x[:limit - count]
                 model(x.to(there))
-                names = list(parts) or list(watching.features) or watching.names
-                for name in dict.fromkeys([*names, *watching.features]):
+                for name in parts or watching.recorded():
                     parts.setdefault(name, []).append(watching.features[name].cpu())
                 count += len(x)
                 if limit is not None and count >= limit:

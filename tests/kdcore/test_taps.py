@@ -545,3 +545,27 @@ def test_transformer_encoder_runs_its_submodules_when_tapped():
         attended = model.self_attn(x, x, x, need_weights=False)[0]
         torch.testing.assert_close(features["self_attn"], attended)
         torch.testing.assert_close(features["linear1"], model.linear1(model.norm1(x + attended)))
+
+
+def test_ddp_wrapper_is_seen_through(tmp_path):
+    import torch.distributed as dist
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        model, x = Residual().eval(), torch.randn(1, 3, 5, 5)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        with tap(wrapped, "bn1") as features:
+            loss = wrapped(x).sum() + features["bn1"].square().sum()
+        loss.backward()
+        assert torch.equal(features["bn1"], model.bn1(model.conv1(x)))
+        assert all(p.grad is not None for p in model.parameters())
+    finally:
+        dist.destroy_process_group()
+
+
+def test_recorded_accounts_for_every_tap():
+    taps = Taps(Zoo(), ["head", "shared"]).attach()
+    taps._root(torch.ones(1, 2))
+    assert taps.recorded() == ["head", "shared#0", "shared#1"]
+    with pytest.raises(TapError, match="'unused' did not run"), Taps(taps._root, ["head", "unused"]) as partial:
+        taps._root(torch.ones(1, 2))
+        partial.recorded()
