@@ -455,7 +455,7 @@ def recommend(situation: Mapping[str, str | None], *, top: int | None = 5,
 def _baseline(answers: Mapping[str, str]) -> Recommendation:
     paper = entry(TRY_FIRST)
     obstacle = excluded_because(paper, answers)
-    reason = f"try this before, but here it {obstacle}" if obstacle else "try this before"
+    reason = f"try this before, where you can: it {obstacle}" if obstacle else "try this before"
     return Recommendation(paper, 0, (reason,))
 
 

@@ -266,61 +266,53 @@ def _draw_map(papers: Sequence[MethodEntry], xy: np.ndarray, highlight: Collecti
 
 def _label_points(ax: Axes, xy: np.ndarray, labels: Sequence[str], theme: Theme) -> None:
     """Each label at the free place nearest to its point, crowded points first; a thin line where it had to move."""
-    points, frame = ax.transData.transform(xy), ax.get_window_extent()
+    points, frame = ax.transData.transform(xy), ax.get_window_extent().extents
     unit = ax.figure.dpi / 100
     texts = [ax.text(0, 0, label, ha="center", va="center", fontsize=9.5, zorder=5) for label in labels]
-    boxes = [text.get_window_extent() for text in texts]
-    sizes: list[tuple[float, float]] = [(box.width + 4 * unit, box.height + unit) for box in boxes]
+    extents = np.array([text.get_window_extent().extents for text in texts])
+    sizes = extents[:, 2:] - extents[:, :2] + unit * np.array([4, 1])
     crowd = (np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1)) < 70 * unit).sum(1)
-    marks = [_box(x, y, 15 * unit, 15 * unit) for x, y in points]
-    taken: list[_Box] = []
+    marks, taken = _boxes(points, np.full(2, 15 * unit)), np.empty((0, 4))
     for i in np.argsort(-crowd, kind="stable"):
-        obstacles = [*marks[:i], *marks[i + 1:], *taken]
-        places = [(*points[i], *offset) for offset in _offsets(sizes[i], unit)]
-        costs = [_cost(place, sizes[i], obstacles, frame.extents, unit) for place in places]
-        x, y, dx, dy = places[int(np.argmin(costs))]
-        leader = _leader((x, y, dx, dy), sizes[i], unit)
-        taken += [_box(x + dx, y + dy, *sizes[i]), *leader]
-        texts[i].set_position(tuple(ax.transData.inverted().transform((x + dx, y + dy))))
-        if leader:
-            ax.annotate("", xy=(x, y), xytext=(x + dx, y + dy), xycoords="figure pixels", zorder=2, arrowprops={
+        offsets = _offsets(sizes[i], unit)
+        places = _boxes(points[i] + offsets, sizes[i])
+        leaders = _leaders(points[i], offsets, sizes[i], unit)
+        obstacles = np.concatenate([np.delete(marks, i, 0), taken])
+        hidden = _overlaps(places, obstacles).sum(1) + _overlaps(leaders, obstacles).sum((1, 2))
+        outside = (places[:, :2] < frame[:2]).any(1) | (places[:, 2:] > frame[2:]).any(1)
+        best = int((hidden + np.hypot(offsets[:, 0] / 2, offsets[:, 1]) + 1e5 * outside).argmin())
+        taken = np.concatenate([taken, places[best:best + 1], leaders[best]])
+        centre = points[i] + offsets[best]
+        texts[i].set_position(tuple(ax.transData.inverted().transform(centre)))
+        if np.isfinite(leaders[best]).all():
+            ax.annotate("", xy=tuple(points[i]), xytext=tuple(centre), xycoords="figure pixels", zorder=2, arrowprops={
                 "arrowstyle": "-", "color": theme.muted, "linewidth": 0.8, "shrinkA": 5, "shrinkB": 5})
 
 
-_Box = tuple[float, float, float, float]
+def _boxes(centres: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Boxes ``(..., 4)`` as ``x0, y0, x1, y1`` round centres ``(..., 2)``."""
+    return np.concatenate([centres - size / 2, centres + size / 2], -1)
 
 
-def _box(x: float, y: float, width: float, height: float) -> _Box:
-    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
-
-
-def _offsets(size: tuple[float, float], unit: float) -> list[tuple[float, float]]:
-    """Places for the centre of a label round its point, the pleasant ones first on each ring."""
+def _offsets(size: np.ndarray, unit: float) -> np.ndarray:
+    """Places for the centre of a label round its point, ``(n, 2)``: rings, on each the pleasant directions first."""
     angles = np.deg2rad([0, 180, 35, 145, -35, -145, 90, -90, 60, 120, -60, -120])
-    return [(float(np.cos(a) * (ring * unit + size[0] / 2)), float(np.sin(a) * (ring * unit + size[1] / 2)))
-            for ring in (9, 18, 30, 44, 60) for a in angles]
+    directions = np.stack([np.cos(angles), np.sin(angles)], -1)
+    rings = unit * np.array([9, 18, 30, 44, 60])[:, None, None]
+    return (directions * (rings + size / 2)).reshape(-1, 2)
 
 
-def _leader(place: tuple[float, float, float, float], size: tuple[float, float], unit: float) -> list[_Box]:
-    """Small boxes along the line from a point to its label, where the label is too far to be read without one."""
-    x, y, dx, dy = place
-    gap = np.hypot(max(0.0, abs(dx) - size[0] / 2), max(0.0, abs(dy) - size[1] / 2))
-    steps = np.linspace(0.2, 0.8, 5) if gap > 13 * unit else ()
-    return [_box(x + t * dx, y + t * dy, 3 * unit, 3 * unit) for t in steps]
+def _leaders(point: np.ndarray, offsets: np.ndarray, size: np.ndarray, unit: float) -> np.ndarray:
+    """Small boxes along the line to each place, ``(n, 5, 4)``; not-a-number where the label is near enough without."""
+    centres = point + np.linspace(0.2, 0.8, 5)[:, None] * offsets[:, None]
+    far = np.hypot(*np.maximum(0, np.abs(offsets) - size / 2).T) > 13 * unit
+    return np.where(far[:, None, None], _boxes(centres, np.full(2, 3 * unit)), np.nan)
 
 
-def _cost(place: tuple[float, float, float, float], size: tuple[float, float], obstacles: Sequence[_Box],
-          frame: Sequence[float], unit: float) -> float:
-    x, y, dx, dy = place
-    label = _box(x + dx, y + dy, *size)
-    outside = label[0] < frame[0] or label[1] < frame[1] or label[2] > frame[2] or label[3] > frame[3]
-    hidden = sum(_overlap(own, other) for own in (label, *_leader(place, size, unit)) for other in obstacles)
-    return float(hidden + unit * np.hypot(dx / 2, dy) + 1e5 * outside)
-
-
-def _overlap(a: _Box, b: _Box) -> float:
-    """Area that two boxes ``(x0, y0, x1, y1)`` share, in square pixels."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Areas that boxes ``(..., 4)`` and ``(m, 4)`` share, ``(..., m)``; 0 where one is not a number."""
+    low, high = np.maximum(a[..., None, :2], b[:, :2]), np.minimum(a[..., None, 2:], b[:, 2:])
+    return np.nan_to_num(np.maximum(0, high - low)).prod(-1)
 
 
 def _map_plotly(papers: Sequence[MethodEntry], table: pd.DataFrame) -> Any:
