@@ -47,12 +47,12 @@ def _friendly(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        from .runs.execute import KernelMissingError
+        from .runs.execute import KernelMissingError, RunNameError
         from .runs.parameters import ParameterError
 
         try:
             return command(*args, **kwargs)
-        except (ParameterError, FileNotFoundError, FileExistsError) as error:
+        except (ParameterError, RunNameError, FileNotFoundError, FileExistsError) as error:
             raise _stop(str(error), USAGE) from None
         except (KernelMissingError, OSError) as error:
             raise _stop(str(error), FAILED) from None

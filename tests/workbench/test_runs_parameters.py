@@ -73,7 +73,16 @@ def test_ill_typed_text_is_refused_with_the_list_of_what_exists(name: str, text:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("quick", 1), ("seeds", 2.0), ("seeds", True), ("rate", "1"), ("scales", 1.0), ("shape", (1,)), ("name", None), ("mode", 3)],
+    [
+        ("quick", 1),
+        ("seeds", 2.0),
+        ("seeds", True),
+        ("rate", "1"),
+        ("scales", 1.0),
+        ("shape", (1,)),
+        ("name", None),
+        ("mode", 3),
+    ],
 )
 def test_ill_typed_values_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ParameterError, match=f"{name} must be"):
@@ -91,7 +100,11 @@ def test_all_problems_come_in_one_message_with_close_names() -> None:
         check_parameters(known(), {"sedes": "1", "quick": "perhaps", "zzz": "1"}, text=True, notebook="a/b")
     text = str(error.value)
     assert text.startswith("a/b: ")
-    assert "no parameter 'sedes'. Did you mean 'seeds'" in text and "no parameter 'zzz'" in text and "quick must be bool" in text
+    assert (
+        "no parameter 'sedes'. Did you mean 'seeds'" in text
+        and "no parameter 'zzz'" in text
+        and "quick must be bool" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +121,9 @@ def test_cells_that_are_not_a_list_of_parameters_are_refused(cell: str, message:
 
 def test_script_and_notebook_read_alike(tmp_path: Path) -> None:
     script = tmp_path / "x.py"
-    script.write_text('# %% [markdown]\n# # T\n\n# %% tags=["parameters"]\nseeds: int = 3  # how many\n\n# %%\nother = 1\n')
+    script.write_text(
+        '# %% [markdown]\n# # T\n\n# %% tags=["parameters"]\nseeds: int = 3  # how many\n\n# %%\nother = 1\n'
+    )
     notebook = tmp_path / "x.ipynb"
     cells = [
         {"cell_type": "code", "metadata": {}, "source": "other: int = 1"},

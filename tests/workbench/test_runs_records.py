@@ -139,7 +139,12 @@ def test_a_run_folder_that_cannot_be_written_is_an_error_that_names_it(run_dir: 
 
 
 def test_text_and_table_show_every_metric_and_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    record(accuracy=0.91, n=3, tol=0.02, verdicts=[{"text": "claim <1>", "reproduced": False, "sentence": "not reproduced <1>"}])
+    record(
+        accuracy=0.91,
+        n=3,
+        tol=0.02,
+        verdicts=[{"text": "claim <1>", "reproduced": False, "sentence": "not reproduced <1>"}],
+    )
     out = capsys.readouterr().out
     assert "accuracy = 0.91 ± 0.02" in out and "not reproduced <1>" in out
     page = records.record_html(current_record())

@@ -8,6 +8,7 @@ failures.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from .files import read_json, text_table, to_json, write_atomic
 from .store import RunRecord
 
 SCHEMA = 1
+_ROUNDING = 1e-9  # 0.92 is within 0.02 of 0.90, whatever their binary forms say
 BASELINES = Path("tests/notebooks/baselines.json")
 
 
@@ -78,7 +80,7 @@ def _agree(old: Any, new: Any, tolerance: float | None) -> bool:
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (old, new))
     if tolerance is None or not numbers:
         return type(old) is type(new) and old == new
-    return abs(new - old) <= tolerance
+    return math.isclose(new, old, rel_tol=_ROUNDING, abs_tol=tolerance * (1 + _ROUNDING))
 
 
 def compare_runs(runs: Iterable[RunRecord], path: str | Path) -> list[Row]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .environment import device_name, git_commit, versions
-from .execute import Job, _new_folder, run_many
+from .execute import Job, new_run_folder, run_many
 from .files import find_notebooks, notebook_key, plain, project_root, sha256, text_table, write_json
 from .progress import Tasks
 from .records import SCHEMA
@@ -117,7 +117,7 @@ def run_demo(
     from kdcore.tasks import load_task
 
     root, started = project_root(), time.time()
-    folder = _new_folder(Path(runs_dir), run_id or f"{time.strftime('%Y%m%d-%H%M%S')}-demo")
+    folder = new_run_folder(Path(runs_dir), run_id or f"{time.strftime('%Y%m%d-%H%M%S')}-demo")
     info = {
         "schema": SCHEMA, "id": folder.name, "status": "running", "notebook": "demo", "started": started, **owner(),
         "parameters": {"task": TASK, **TASK_OPTIONS, "student": STUDENT, "epochs": epochs, "seeds": seeds, **TRAINING},
@@ -257,7 +257,10 @@ def _cka_blocks(comparison: Comparison) -> list[Any]:
         maps[0].matrix, maps[1].matrix, maps[1].layers_x, maps[1].layers_y,
         title="CKA of student and teacher, before and after PLD",
     )  # fmt: skip
-    words = "Centred kernel alignment compares what two layers make of the same images: 1 is equal up to rotation and scale."
+    words = (
+        "Centred kernel alignment (CKA) compares what two layers make of the same images: 1 means equal up to rotation "
+        "and scale. Rows are the student's modules from input to output, columns the teacher's."
+    )
     return [f"<p>{words}</p>", view]
 
 

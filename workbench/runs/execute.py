@@ -31,6 +31,10 @@ class KernelMissingError(RuntimeError):
     """The Jupyter kernel a run asks for is not installed."""
 
 
+class RunNameError(ValueError):
+    """A name that a run folder cannot have."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One notebook to run, for :func:`run_many`."""
@@ -76,7 +80,7 @@ def run_notebook(
         FileNotFoundError: no such notebook.
         ParameterError: unknown or ill-typed parameters (before a kernel starts).
         KernelMissingError: the kernel is not installed (before anything is written).
-        FileExistsError: ``run_id`` exists already.
+        RunNameError, FileExistsError: ``run_id`` cannot be a folder's name, or exists already.
         OSError: the run folder cannot be written.
     """
     path = resolve_notebook(notebook)
@@ -84,7 +88,7 @@ def run_notebook(
     key = notebook_key(path)
     given = check_parameters(known, parameters or {}, text=text, notebook=key)
     check_kernel(kernel)
-    folder = _new_folder(Path(runs_dir), run_id or new_run_id(key))
+    folder = new_run_folder(Path(runs_dir), run_id or new_run_id(key))
     info = {
         "schema": SCHEMA,
         "id": folder.name,
@@ -109,16 +113,25 @@ def run_notebook(
         **({"KDW_STATIC": "1"} if static else {}),
         **(env or {}),
     }
-    status, failure = "failed", None
+    status, failure, reached = "failed", None, 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal reached
+        reached = done
+        if progress is not None:
+            progress(done, total, key)
+
     try:
-        failure = _execute(path, folder, given, variables, kernel, timeout, progress)
+        failure = _execute(path, folder, given, variables, kernel, timeout, report)
         status = "failed" if failure else "done"
     except KeyboardInterrupt:
         status, failure = "interrupted", Failure(None, "KeyboardInterrupt", "stopped by the user")
         raise
     except Exception as error:
-        failure = Failure(None, type(error).__name__, str(error)[-2000:])
-        if isinstance(error, OSError):
+        log = folder / "kernel.log"
+        said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        failure = Failure(reached or None, type(error).__name__, str(error)[-2000:], traceback=_excerpt(said))
+        if isinstance(error, OSError) and not isinstance(error, TimeoutError):  # the folder, not a cell that takes long
             raise
     finally:
         partial = folder / "notebook.partial.ipynb"
@@ -145,7 +158,7 @@ def _execute(
     variables: dict[str, str],
     kernel: str,
     timeout: float | None,
-    progress: Progress | None,
+    on_cell: Callable[[int, int], None],
 ) -> Failure | None:
     """Run through papermill into ``notebook.partial.ipynb``; the failure of a cell is returned."""
     import logging
@@ -156,7 +169,7 @@ def _execute(
     from .kernel import ENGINE, RunKernelManager, kernel_config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    name, target = notebook_key(path), folder / "notebook.partial.ipynb"
+    target = folder / "notebook.partial.ipynb"
     with _short_folder() as sockets:
         try:
             execute_notebook(
@@ -173,7 +186,7 @@ def _execute(
                 kernel_manager_class=RunKernelManager,
                 config=kernel_config(variables, sockets, folder / "kernel.log"),
                 resources={"metadata": {"path": str(path.parent)}},
-                on_cell=(lambda done, total: progress(done, total, name)) if progress else None,
+                on_cell=on_cell,
             )
         except PapermillExecutionError as error:
             return Failure(
@@ -206,9 +219,10 @@ def new_run_id(key: str) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{key.rpartition('/')[2]}-{secrets.token_hex(2)}"
 
 
-def _new_folder(runs_dir: Path, run_id: str) -> Path:
+def new_run_folder(runs_dir: Path, run_id: str) -> Path:
+    """Make ``runs_dir/run_id``, which must not exist; errors name the folder."""
     if not re.fullmatch(r"[\w.+-]+", run_id) or run_id.startswith("."):
-        raise ValueError(f"run_id must be made of letters, digits, '_', '-', '+' and '.', got {run_id!r}.")
+        raise RunNameError(f"run_id must be made of letters, digits, '_', '-', '+' and '.', got {run_id!r}.")
     folder = runs_dir.resolve() / run_id
     try:
         folder.mkdir(parents=True)

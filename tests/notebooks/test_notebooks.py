@@ -1,0 +1,54 @@
+"""Every notebook is executed by the runner in its quick form, and what it records is compared with the baselines.
+
+``kdw notebooks --update`` writes the baselines and prints the diff; a change of ``baselines.json`` is reviewed like code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from workbench.runs import run_notebook
+from workbench.runs.baselines import compare_run, drift_table, load_baselines
+from workbench.runs.files import find_notebooks, notebook_key, project_root
+from workbench.runs.parameters import read_parameters
+
+ROOT = project_root(Path(__file__).parent)
+NOTEBOOKS = {notebook_key(path, ROOT): path for path in find_notebooks(ROOT)}
+BASELINES = load_baselines(Path(__file__).parent / "baselines.json")
+
+
+def test_baselines_and_notebooks_are_the_same_set() -> None:
+    assert NOTEBOOKS, "there are no notebooks"
+    assert set(BASELINES) == set(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("key", NOTEBOOKS)
+def test_parameters_are_typed_and_explained(key: str) -> None:
+    parameters = read_parameters(NOTEBOOKS[key])
+    assert parameters.get("quick") is not None and parameters["quick"].default is True
+    assert [p.name for p in parameters.values() if not p.help] == []
+
+
+@pytest.mark.parametrize("key", NOTEBOOKS)
+def test_nothing_committed_is_executed(key: str) -> None:
+    document = json.loads(NOTEBOOKS[key].read_text(encoding="utf-8"))
+    assert all(not c.get("outputs") and c.get("execution_count") is None for c in document["cells"])
+    assert document["metadata"]["kernelspec"]["name"] == "python3" and "widgets" not in document["metadata"]
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+@pytest.mark.parametrize("key", NOTEBOOKS)
+def test_notebook(key: str, tmp_path: Path) -> None:
+    run = run_notebook(NOTEBOOKS[key], runs_dir=tmp_path)
+    assert run.ok, f"{run.failure}\n{run.failure.traceback if run.failure else ''}"
+    problems = drift_table(compare_run(run, BASELINES))
+    assert not problems, f"\n{problems}\n\nIf the new numbers are right: kdw notebooks --only {key} --update"
+    size = run.executed.stat().st_size
+    assert size < 3_000_000, f"the executed notebook has {size / 1e6:.1f} MB"
+    silent = [c["source"] for c in json.loads(run.executed.read_text(encoding="utf-8"))["cells"]
+              for o in c.get("outputs", []) if o["output_type"] == "stream" and o["name"] == "stderr"]  # fmt: skip
+    assert silent == [], "a cell wrote to standard error"
