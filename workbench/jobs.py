@@ -124,8 +124,11 @@ class _Core:
 
 
 class _SingleThread:
-    """While any job runs, torch computes with one thread, so that the kernel stays responsive; restored after the
-    last."""
+    """Entered by a job's thread: it computes with one torch thread, so that the kernel stays responsive.
+
+    torch keeps the number per thread, but threads started later inherit the one set last: it is put back with the last
+    job.
+    """
 
     def __init__(self) -> None:
         self._lock, self._users, self._before = threading.Lock(), 0, 1

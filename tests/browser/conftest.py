@@ -42,11 +42,6 @@ def skip_reason() -> str | None:
     return None if chromium_path() else "no Chromium found: apt-get install chromium, or set KDW_CHROMIUM to its path"
 
 
-def pytest_report_header() -> str | None:
-    reason = skip_reason()
-    return f"browser tests: SKIPPED, {reason}" if reason else f"browser tests: {chromium_path()}"
-
-
 @dataclass
 class LabServer:
     """A running server: its project folder, port and token."""
@@ -93,7 +88,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
     server = LabServer(root, free_port(), new_token())
     command = lab_command(root, server.port, server.token, start=None, browser=False, testing=True,
                           allow_root=hasattr(os, "geteuid") and os.geteuid() == 0)
-    environment = private_environment(folder / "jupyter", {**os.environ, "OMP_NUM_THREADS": "1", "KDW_STATIC": "0"})
+    settings = {"KDCORE_CACHE": str(folder / "cache"), **os.environ, "OMP_NUM_THREADS": "1", "KDW_STATIC": "0"}
+    environment = private_environment(folder / "jupyter", settings)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -89,7 +89,7 @@ def cka_map_view(matrix: Any, layers_x: Sequence[str], layers_y: Sequence[str], 
     table = table.rename(columns={"row": f"{names[0]} layer", "column": f"{names[1]} layer"})
 
     def draw(theme: Theme) -> Figure:
-        height = min(9.0, max(3.2, 1.5 + 0.42 * len(layers_x)))
+        height = min(8.4, max(3.2, 1.5 + 0.42 * len(layers_x)))
         width = min(WIDTH, max(5.4, 2.6 + 0.62 * len(layers_y)))
         figure, ax = subplots(width, height)
         image = _draw_map(ax, array, layers_x, layers_y, theme, floor=_floor(array), names=names, pairs=pairs, title="",
@@ -154,7 +154,7 @@ def cka_compare_view(before: Any, after: Any, layers_x: Sequence[str], layers_y:
                           labels[0]: first.ravel(), labels[1]: second.ravel(), "change": change.ravel()})
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, min(9.0, max(3.3, 1.6 + 0.42 * len(layers_x))), 1, 2, sharey=True)
+        figure, axes = subplots(WIDTH, min(8.4, max(3.3, 1.6 + 0.42 * len(layers_x))), 1, 2, sharey=True)
         for ax, matrix, label in zip(axes, (first, second), labels, strict=True):
             image = _draw_map(ax, matrix, layers_x, layers_y, theme, floor=_floor(first, second), names=names, pairs=(),
                               title=label, room=40)

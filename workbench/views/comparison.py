@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from kdcore.experiment import mean_interval
+
 from .base import View
 from .drawing import WIDTH, Array, as_array, check_names, heatmap, legend_above, limits, subplots
 from .theme import CATEGORICAL, DASHES, DIVERGING, MARKERS, SEQUENTIAL, Theme
@@ -327,9 +329,6 @@ def _main_metric(rows: pd.DataFrame) -> str:
 
 
 def _summary(values: Array) -> tuple[float, float]:
-    """Mean and half width of its 95 % t interval (not a number for one value)."""
-    from scipy import stats
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, float("nan")
-    return mean, float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    """Mean and half width of its 95 % interval (not a number for one value)."""
+    low, high = mean_interval(values)
+    return float(values.mean()), (high - low) / 2
