@@ -150,8 +150,8 @@ def stratified(labels: np.ndarray, amount: float | int, *, seed: int) -> tuple[n
         first, rest = train_test_split(np.arange(len(labels)), train_size=amount, stratify=labels, random_state=seed)
     except ValueError as error:
         counts = np.unique(labels, return_counts=True)[1]
-        raise ValueError(f"{len(labels)} samples of {len(counts)} classes (the smallest has {counts.min()}) cannot be split "
-                         f"into {amount} and the rest with every class in both: {error}") from error
+        raise ValueError(f"{len(labels)} samples of {len(counts)} classes (the smallest has {counts.min()}) cannot be "
+                         f"split into {amount} and the rest with every class in both: {error}") from error
     return first, rest
 
 

@@ -15,6 +15,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+
 from kdcore.checkpoints import state_hash
 from kdcore.distiller import Epoch, Step
 from kdcore.experiment import Arm, Claim, Comparison, compare, mean_interval, paired_difference
@@ -22,7 +24,6 @@ from kdcore.method import CrossEntropy
 from kdcore.models import MLP
 from kdcore.registry import create_method
 from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
-from scipy import stats
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,8 @@ def test_every_arm_and_seed_is_trained_once_and_reported() -> None:
                      metrics={"width": lambda student, task: student.head.in_features + 10 * task.seed})
     rows = result.rows
     assert rows[["arm", "seed"]].to_records(index=False).tolist() == [("CE", 4), ("KD", 4), ("CE", 7), ("KD", 7)]
-    assert list(rows.columns) == ["arm", "seed", "last", "best", "best_epoch", "epochs", "seconds", "teacher_forwards", "width"]
+    assert list(rows.columns) == ["arm", "seed", "last", "best", "best_epoch", "epochs", "seconds", "teacher_forwards",
+                                  "width"]
     assert rows.width.tolist() == [43, 43, 73, 73] and rows.epochs.tolist() == [2] * 4
     assert rows.teacher_forwards.tolist() == [0, 72, 0, 72]  # 2 epochs x 36 samples, for KD only
     for (arm, seed), student in result.students.items():
@@ -104,13 +106,19 @@ def test_result_of_an_arm_does_not_depend_on_its_neighbours_nor_on_the_global_st
 
 
 def test_settings_come_from_the_arm_then_the_call_then_the_recipe() -> None:
-    arms = [Arm("default", "ce"), Arm("own", "ce", train={"epochs": 4, "batch_size": 36}), Arm("other", "ce", student="smaller")]
+    arms = [Arm("default", "ce"), Arm("own", "ce", train={"epochs": 4, "batch_size": 36}),
+            Arm("other", "ce", student="smaller")]
     by_arm = compare(tiny(), arms, seeds=1).rows.set_index("arm")
     assert by_arm.epochs.to_dict() == {"default": 2, "own": 4, "other": 1}
     by_arm = compare(tiny(), arms, seeds=1, epochs=3).rows.set_index("arm")
     assert by_arm.epochs.to_dict() == {"default": 3, "own": 4, "other": 3}
     steps: list[int] = []
-    compare(tiny(), [arms[1]], seeds=1, callbacks=[lambda event: steps.append(event.step) if isinstance(event, Step) else None])
+
+    def note(event: object) -> None:
+        if isinstance(event, Step):
+            steps.append(event.step)
+
+    compare(tiny(), [arms[1]], seeds=1, callbacks=[note])
     assert steps == [1, 2, 3, 4]
     result = compare(tiny(), arms, seeds=1, student="smaller", quick=True)
     assert result.students["default", 0].head.in_features == 2 and result.rows.epochs.tolist() == [1, 4, 1]
@@ -130,8 +138,8 @@ def test_teacher_by_name_or_module() -> None:
 
 def test_methods_as_objects_and_lists() -> None:
     method = create_method("kd", temperature=2.0)
-    result = compare(tiny(), [Arm("object", method), Arm("name", "kd", {"temperature": 2.0}), Arm("both", ["kd", "dist"])],
-                     seeds=1, epochs=1)
+    arms = [Arm("object", method), Arm("name", "kd", {"temperature": 2.0}), Arm("both", ["kd", "dist"])]
+    result = compare(tiny(), arms, seeds=1, epochs=1)
     assert state_hash(result.students["object", 0]) == state_hash(result.students["name", 0])
     assert state_hash(result.students["both", 0]) != state_hash(result.students["name", 0])
     assert set(result.histories["both", 0][0].terms) == {"ce", "kd", "inter", "intra"}
@@ -162,7 +170,8 @@ def test_progress_counts_epochs_up_to_all_of_them() -> None:
             progress=lambda *report: reports.append(report))
     done = [count for count, _, _ in reports]
     assert done == sorted(done) and done[-1] == 10 and {total for _, total, _ in reports} == {10}
-    assert any(text.startswith("teacher net: epoch 1 of 2") for _, _, text in reports) and reports[-1][2] == "KD, seed 22"
+    assert any(text.startswith("teacher net: epoch 1 of 2") for _, _, text in reports)
+    assert reports[-1][2] == "KD, seed 22"
 
 
 def test_stopping_keeps_what_was_finished() -> None:
@@ -175,7 +184,8 @@ def test_stopping_keeps_what_was_finished() -> None:
     result = compare(tiny(), [Arm("CE", "ce"), Arm("KD", "kd")], seeds=2, epochs=2, progress=halfway, stop=stop)
     assert result.stopped and [(r["arm"], r["seed"]) for r in result.records] == [("CE", 0)]
     table = result.table("CE")
-    assert table.n.to_dict() == {"CE": 1, "KD": 0} and math.isnan(table["mean"]["KD"]) and math.isnan(table.difference["KD"])
+    assert table.n.to_dict() == {"CE": 1, "KD": 0}
+    assert math.isnan(table["mean"]["KD"]) and math.isnan(table["difference"]["KD"])
 
 
 def test_students_are_dropped_on_request() -> None:
@@ -261,7 +271,7 @@ def test_unknown_arm_or_metric_is_named() -> None:
     comparison = made({"CE": [0.5], "KD": [0.6]})
     with pytest.raises(ValueError, match="arm must be one of 'CE', 'KD', got 'kd'"):
         comparison.values("kd")
-    with pytest.raises(ValueError, match="there is no metric 'lst'. Did you mean 'last'"):
+    with pytest.raises(ValueError, match=r"there is no metric 'lst'\. Did you mean 'last'"):
         comparison.values("KD", "lst")
     with pytest.raises(ValueError, match="arm must be one of"):
         comparison.table("PLD")
@@ -312,8 +322,8 @@ def test_sentence_is_written_from_the_numbers() -> None:
                                 f"{low:.2f} to +{high:.2f}), wanted at least 1; holds on 2 of 3 seeds.")
     assert verdict.seeds_holding == 2 and verdict.n == 3 and verdict.interval == pytest.approx((low, high))
     bare = Claim("a 3 is recognised", [0.82, 0.40], ">=", threshold=50, unit="%", every_seed=True).check()
-    assert str(bare) == ("not reproduced at this scale: a 3 is recognised: 61 %, wanted at least 50 %; holds on 1 of 2 seeds "
-                         "(every seed wanted).")
+    assert str(bare) == ("not reproduced at this scale: a 3 is recognised: 61 %, wanted at least 50 %; "
+                         "holds on 1 of 2 seeds (every seed wanted).")
     single = Claim("norms grow", 9.2, ">", 7.0, unit="").check()
     assert single.sentence == "reproduced: norms grow: 9.2 against 7, difference +2.2, wanted more than 0."
 

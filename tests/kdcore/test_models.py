@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from kdcore.inputs import Normalize, input_normalization
 from kdcore.models import MLP, CifarResNet, ConvNet, SmallViT, resnet20, resnet32, resnet44, resnet56
-from torch import Tensor, nn
 
 
 def parameters(model: nn.Module) -> int:
@@ -78,7 +79,8 @@ def test_vit_refuses_sizes_that_do_not_divide(options: dict[str, int], message: 
         SmallViT(**options)
 
 
-@pytest.mark.parametrize(("build", "millions"), [(resnet20, 0.27), (resnet32, 0.46), (resnet44, 0.66), (resnet56, 0.85)])
+@pytest.mark.parametrize(("build", "millions"), [
+    (resnet20, 0.27), (resnet32, 0.46), (resnet44, 0.66), (resnet56, 0.85)])
 def test_cifar_resnets_have_the_paper_s_sizes(build: type, millions: float) -> None:
     assert round(parameters(build()) / 1e6, 2) == millions  # He et al. (2016), table 6
 
@@ -115,7 +117,8 @@ def test_cifar_resnet_states_its_normalisation_for_colour_only() -> None:
 
 
 @pytest.mark.parametrize("model", [MLP((3, 32, 32), (8,), 5), ConvNet((4, 8), 5, in_channels=3), resnet20(5),
-                                   SmallViT(32, 8, 5, in_channels=3, width=16, depth=1)], ids=lambda m: type(m).__name__)
+                                   SmallViT(32, 8, 5, in_channels=3, width=16, depth=1)],
+                         ids=lambda m: type(m).__name__)
 def test_every_parameter_of_every_network_gets_a_gradient(model: nn.Module) -> None:
     F.cross_entropy(model(torch.rand(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3])).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())

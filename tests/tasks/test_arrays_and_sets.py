@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from kdcore.tasks import load_task
 from kdcore.tasks.arrays import to_inputs, to_labels
 from kdcore.tasks.torchvision_sets import read_idx

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
 from kdcore.checkpoints import save_weights
 from kdcore.experiment import Arm, compare
 from kdcore.inputs import Normalize
@@ -17,8 +20,6 @@ from kdcore.models import ConvNet
 from kdcore.tasks import ModelSpec, Recipe, load_task
 from kdcore.tasks import images as images_module
 from kdcore.tasks.images import read_image, timm_model
-from PIL import Image
-from sklearn.datasets import load_digits
 
 NAMES = ("one", "three", "zero")
 
@@ -57,7 +58,7 @@ def test_flat_folder_is_split_by_seed(folder: Path) -> None:
     other = load_task("images", root=folder, size=16, seed=2)
     assert task.train.files != other.train.files and task.fingerprint != other.fingerprint
     x, y = task.sample(n=4)
-    assert x.dtype == torch.float32 and 0 <= x.min() and 0.5 < x.max() <= 1 and y.dtype == torch.int64
+    assert x.dtype == torch.float32 and x.min() >= 0 and 0.5 < x.max() <= 1 and y.dtype == torch.int64
 
 
 def test_train_val_and_test_folders_are_used_as_they_are(tmp_path: Path) -> None:
@@ -189,7 +190,8 @@ def test_any_timm_network_fits_the_size(name: str) -> None:
 
 def test_timm_teacher_own_student_and_a_run(folder: Path, tmp_path: Path) -> None:
     weights = save_weights(timm_model("test_resnet", 3, 32), tmp_path / "teacher.safetensors")
-    task = load_task("images", root=folder, size=32, teacher="test_resnet", teacher_weights=weights, student="cnn-small")
+    task = load_task("images", root=folder, size=32, teacher="test_resnet", teacher_weights=weights,
+                     student="cnn-small")
     assert next(iter(task.teachers)) == "test_resnet" and next(iter(task.students)) == "cnn-small"
     teacher = task.teacher()
     normalize = task.normalization(teacher)
@@ -208,7 +210,7 @@ def test_modules_and_specifications_as_networks(folder: Path) -> None:
 
 
 def test_wrong_networks_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="teacher must be a timm name.*'resnet18'"):
+    with pytest.raises(ValueError, match=r"teacher must be a timm name.*'resnet18'"):
         load_task("images", root=folder, size=16, teacher="resnet_18")
     with pytest.raises(ValueError, match=r"teacher_weights=.* needs teacher="):
         load_task("images", root=folder, size=16, teacher_weights="x.safetensors")
@@ -218,7 +220,7 @@ def test_wrong_networks_are_refused(folder: Path, tmp_path: Path) -> None:
         load_task("images", root=folder, size=4)
     five = save_weights(timm_model("test_resnet", 5, 32), tmp_path / "five.safetensors")
     task = load_task("images", root=folder, size=32, teacher="test_resnet", teacher_weights=five)
-    with pytest.raises(ValueError, match="was trained for 5 classes .*has 3: one, three, zero"):
+    with pytest.raises(ValueError, match=r"was trained for 5 classes .*has 3: one, three, zero"):
         task.teacher()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from kdcore.checkpoints import CheckpointError, save_weights, state_hash
 from kdcore.models import MLP
 from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task, cache_folder, data_folder
@@ -76,7 +77,8 @@ def test_training_it_again_gives_the_same_weights_and_disturbs_no_random_state(c
 
 
 @pytest.mark.parametrize("other", [
-    {"seed": 1}, {"width": 5}, {"recipe": replace(RECIPE, epochs=3)}, {"recipe": replace(RECIPE, lr=1e-2)}, {"shift": 0.5},
+    {"seed": 1}, {"width": 5}, {"recipe": replace(RECIPE, epochs=3)}, {"recipe": replace(RECIPE, lr=1e-2)},
+    {"shift": 0.5},
     {"name": "other"}], ids=str)
 def test_whatever_makes_a_teacher_is_part_of_its_name(other: dict[str, Any], trainings: list[str]) -> None:
     tiny().teacher()
@@ -188,7 +190,7 @@ def test_checkpoint_given_by_path(tmp_path: Path) -> None:
 
 def test_checkpoint_for_other_classes_is_refused_with_both_numbers(tmp_path: Path) -> None:
     path = save_weights(MLP(5, (4,), 7), tmp_path / "seven.safetensors")
-    with pytest.raises(ValueError, match=r"seven.safetensors was trained for 7 classes .*, but task 'tiny' has 3: a, b, c"):
+    with pytest.raises(ValueError, match=r"was trained for 7 classes .*, but task 'tiny' has 3: a, b, c"):
         tiny().load(MLP(5, (4,), 3), path)
     with pytest.raises(ValueError, match=r"seven.safetensors must give \(N, 3\) logits.*\(2, 7\)"):
         tiny().load(MLP(5, (4,), 7), path)
