@@ -85,6 +85,7 @@ def test_facts_of_the_papers_are_well_formed() -> None:
         assert 0 <= int(row["year"]) - (2000 + int(year[:2])) <= 1, f"{row['slug']}: year against arXiv number"
         assert row["official_code"].count("/") == (1 if row["official_code"] else 0)
         assert row["title"] == row["title"].strip() and len(row["title"]) > 10
+        assert row["authors"].endswith(" et al.") or " and " in row["authors"]
 
 
 def test_survey_fields_are_parsed_with_analogies_and_all() -> None:
