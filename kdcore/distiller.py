@@ -555,7 +555,7 @@ class Distiller:
         if self.teacher is not None and self._wants_logits:
             with preserved_rng():
                 theirs = self.teacher(teacher_transform(x))
-            strict = all(getattr(m.needs, "same_classes", True) for m in self.methods if m.needs.teacher_logits)
+            strict = all(m.needs.same_classes for m in self.methods if m.needs.teacher_logits)
             if not isinstance(theirs, Tensor) or (strict and theirs.shape[1:2] != logits.shape[1:2]):
                 raise ValueError(f"the student has {self._classes} classes and the teacher answers {describe(theirs)}: "
                                  "logit distillation needs the same classes in the same order.")

@@ -35,6 +35,7 @@ class Needs:
         index: batches must carry the sample's index (memory banks, per-sample state).
         class_means: mean teacher feature per class, computed over the training set before the first step, of the tap
             that :meth:`Method.class_mean_tap` names.
+        same_classes: student and teacher logits must have the same classes (a method that maps them itself says no).
         views: number of augmented views per sample; with 2, a loader gives ``x`` as a pair and the loop runs both.
     """
 
@@ -42,6 +43,7 @@ class Needs:
     labels: bool = True
     index: bool = False
     class_means: bool = False
+    same_classes: bool = True
     views: int = 1
 
 
@@ -207,5 +209,5 @@ class CrossEntropy(Method):
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
-    """Sum of scalar terms; the loop calls it once per step."""
+    """Sum of scalar terms (at least one); the loop calls it once per step."""
     return torch.stack(list(terms)).sum()

@@ -257,7 +257,7 @@ def card_html(card: MethodCard) -> str:
 
 @cache
 def _modules() -> dict[str, Any]:
-    from . import methods
+    methods = importlib.import_module(f"{__package__}.methods")  # by name: methods sit above the registry
     return {info.name: importlib.import_module(f"{methods.__name__}.{info.name}")
             for info in pkgutil.iter_modules(methods.__path__) if not info.name.startswith("_")}
 
