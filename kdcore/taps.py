@@ -286,6 +286,10 @@ class _Watch(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # that wrapper would import the compiler and cost time per operator
+
     def __init__(self) -> None:
         super().__init__()
         self.records: dict[int, list[_Record]] = {}

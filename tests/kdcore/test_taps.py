@@ -524,6 +524,31 @@ def test_compiled_model():
 
 
 @dynamo_looks_at_grad
+def test_model_compiled_after_the_taps_were_attached():
+    torch.compiler.reset()
+    model, x = Residual().eval(), torch.randn(2, 3, 5, 5)
+    truth = true_outputs(model, ["bn1", "conv2"], x)
+    with tap(model, ["bn1", "conv2"]) as features:
+        compiled = torch.compile(model, backend="aot_eager")
+        for _ in range(2):
+            compiled(x)
+            torch.testing.assert_close(features["bn1"], truth["bn1"][0])
+            torch.testing.assert_close(features["conv2"], truth["conv2"][0])
+    torch.compiler.reset()
+
+
+def test_first_forward_does_not_import_the_compiler():
+    import subprocess
+    import sys
+    code = ("import sys, torch; from kdcore.taps import tap\n"
+            "model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(inplace=True))\n"
+            "with tap(model, '0'): model(torch.ones(1, 2))\n"
+            "heavy = {'torch._dynamo', 'timm', 'lightning', 'pandas', 'sklearn'} & set(sys.modules)\n"
+            "assert not heavy, heavy")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr == ""
+
+
+@dynamo_looks_at_grad
 def test_module_compiled_in_place():
     torch.compiler.reset()
     model, x = Residual().eval(), torch.randn(2, 3, 5, 5)
