@@ -1,4 +1,4 @@
-"""pyproject.toml and environment.yml ask for the same; nothing is asked for twice, and the environment at hand has it."""
+"""pyproject.toml and environment.yml ask for the same, nothing without a use, and the environment at hand has it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import html.parser
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nbformat
 import numpy as np
@@ -14,13 +14,16 @@ import pandas as pd
 import pytest
 
 from workbench.report import Report, export_notebook, facts_html, mathml, notebook_html, table_html, verdicts_html
+from workbench.runs.records import MIME
 
 
 class Page(html.parser.HTMLParser):
     """What a page holds: tags with attributes, text, and everything a browser would fetch."""
 
-    FETCHING = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
-    VOID = {"meta", "link", "img", "br", "hr", "input", "source", "col"}
+    FETCHING: ClassVar = {
+        "img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src", "object": "data",
+    }  # fmt: skip
+    VOID: ClassVar = {"meta", "link", "img", "br", "hr", "input", "source", "col"}
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ def notebook() -> Any:
             v4.new_code_cell("1 < 2", outputs=[
                 v4.new_output("stream", name="stdout", text="hello <b>\n"),
                 v4.new_output("execute_result", data={"text/html": table, "text/plain": "plain"}),
-                v4.new_output("display_data", data={"application/vnd.kdcore.result+json": {"a": 1}, "text/html": "<i>rec</i>"}),
+                v4.new_output("display_data", data={MIME: {"a": 1}, "text/html": "<i>rec</i>"}),
                 v4.new_output("error", ename="ValueError", evalue="bad", traceback=["\x1b[31mValueError\x1b[0m: bad"]),
             ]),
         ]
@@ -143,8 +146,9 @@ def test_the_demo_compares_and_reports(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "pyproject.toml").touch()
     lesson = tmp_path / "notebooks" / "tiny.ipynb"
     lesson.parent.mkdir()
-    script = "# %% [markdown]\n# # Tiny\n\n# %%\nfrom workbench.runs import record\nrecord(a=1, verdicts=[dict(text='t', " \
-             "reproduced=False, sentence='not reproduced: t')])\n"  # fmt: skip
+    verdict = {"text": "t", "reproduced": False, "sentence": "not reproduced: t"}
+    code = f"from workbench.runs import record\nrecord(a=1, verdicts=[{verdict}])\n"
+    script = f"# %% [markdown]\n# # Tiny\n\n# %%\n{code}"
     lesson.write_text(notebook_text(script), encoding="utf-8")
     monkeypatch.setattr(demo, "_run_lessons", lambda root, folder, workers, bars: run_many(
         [Job(lesson, run_id="tiny")], runs_dir=folder / "lessons"))  # fmt: skip

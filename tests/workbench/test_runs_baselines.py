@@ -30,7 +30,8 @@ def run(folder: Path, notebook: str = "fam/x", status: str = "done", **metrics: 
         (metric(0.90, 0.02), metric(0.8799, 9.0), "drift"), (metric(0.90), metric(0.9000001), "drift"),
         (metric(0.90), metric(0.90), "ok"), (metric(3, None, "int"), metric(4, None, "int"), "drift"),
         (metric(True, None, "bool"), metric(1, None, "int"), "drift"), (metric("nan", 0.1), metric("nan", 0.1), "ok"),
-        (metric("nan", 0.1), metric(0.5, 0.1), "drift"), (metric("a", None, "text"), metric("b", None, "text"), "drift"),
+        (metric("nan", 0.1), metric(0.5, 0.1), "drift"),
+        (metric("a", None, "text"), metric("b", None, "text"), "drift"),
         (None, metric(1.0), "unknown"), (metric(1.0), None, "missing"),
     ],
 )  # fmt: skip

@@ -46,9 +46,11 @@ def test_every_kind_of_line_is_read() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("quick", "false", False), ("quick", "YES", True), ("quick", "0", False), ("seeds", "-2", -2), ("rate", "1e-3", 1e-3),
+        ("quick", "false", False), ("quick", "YES", True), ("quick", "0", False), ("seeds", "-2", -2),
+        ("rate", "1e-3", 1e-3),
         ("rate", "2", 2.0), ("scales", "1,2.5", [1.0, 2.5]), ("scales", "[1, 2]", [1.0, 2.0]), ("scales", "", []),
-        ("shape", "3,4", (3, 4)), ("name", "it's \"x\" = 1", "it's \"x\" = 1"), ("name", "7", "7"), ("limit", "none", None),
+        ("shape", "3,4", (3, 4)), ("name", "it's \"x\" = 1", "it's \"x\" = 1"), ("name", "7", "7"),
+        ("limit", "none", None),
         ("limit", "5", 5), ("mode", "exact", "exact"), ("old", "3", 3.0), ("many", "7", [7]),
     ],
 )  # fmt: skip
@@ -110,8 +112,10 @@ def test_all_problems_come_in_one_message_with_close_names() -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("x: int = 'a'", "x must be int"), ("x: int = f()", "must be a literal"), ("import os", "must be 'name: type = literal"),
-        ("x: Tensor = 1", "type of parameter x"), ("x, y = 1, 2", "must be 'name: type = literal"), ("x: int", "must be 'name"),
+        ("x: int = 'a'", "x must be int"), ("x: int = f()", "must be a literal"),
+        ("import os", "must be 'name: type = literal"),
+        ("x: Tensor = 1", "type of parameter x"), ("x, y = 1, 2", "must be 'name: type = literal"),
+        ("x: int", "must be 'name"),
     ],
 )  # fmt: skip
 def test_cells_that_are_not_a_list_of_parameters_are_refused(cell: str, message: str) -> None:

@@ -120,8 +120,10 @@ def test_figures_are_written_with_description_and_numbers(run_dir: Path) -> None
     [
         ({"a": [1, 2]}, TypeError, "metric a must be a number"), ({"a": None}, TypeError, "metric a must be a number"),
         ({"a": torch.ones(2)}, TypeError, "metric a"), ({"a": 1.0, "tol": -1.0}, ValueError, "tol of a"),
-        ({"a": 1.0, "tol": math.nan}, ValueError, "tol of a"), ({"a": 1.0, "tol": {"b": 1.0}}, ValueError, "tol names b"),
-        ({"verdicts": ["yes"]}, TypeError, "verdicts must be"), ({"verdicts": [{"text": "x"}]}, TypeError, "verdicts must be"),
+        ({"a": 1.0, "tol": math.nan}, ValueError, "tol of a"),
+        ({"a": 1.0, "tol": {"b": 1.0}}, ValueError, "tol names b"),
+        ({"verdicts": ["yes"]}, TypeError, "verdicts must be"),
+        ({"verdicts": [{"text": "x"}]}, TypeError, "verdicts must be"),
         ({"figures": {"f": 3}}, TypeError, "figure f must be"),
     ],
 )  # fmt: skip
