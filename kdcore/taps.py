@@ -455,7 +455,7 @@ class Taps:
             return
         self.clear()
         self._ran = True
-        if self._reduce is None and not self._compiled:
+        if self._reduce is None and not self._compiled and not torch.compiler.is_compiling():
             self._watch = _Watch()
             self._watch.__enter__()
 
