@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from support.golden import Case, close, parity
@@ -147,6 +148,21 @@ def test_loss_by_hand() -> None:
     cosine = (14 * -1 + -4 * -1 + -10 * 2) / math.sqrt((14**2 + 4**2 + 10**2) * (1 + 1 + 4))
     assert cka_loss(x, y).item() == pytest.approx(1 - cosine, abs=1e-12)
     assert cka_loss(x, y, unbiased=False).item() == pytest.approx(1.0, abs=1e-12)  # the columns are uncorrelated
+
+
+@pytest.mark.parametrize("bandwidth", [0.3, 0.5, 2.0])
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_rbf_loss_from_its_parts(bandwidth: float, unbiased: bool) -> None:
+    g = torch.Generator().manual_seed(2)
+    s, t = (torch.randn(7, d, generator=g, dtype=torch.float64) for d in (3, 5))
+    k = []
+    for z in (s, t):
+        squared = torch.tensor([[(a - b).square().sum().item() for b in z] for a in z], dtype=torch.float64)
+        k.append(torch.exp(-squared / (2 * bandwidth**2 * float(np.median(squared.numpy())))))
+    xy, xx, yy = (hsic(a, b, unbiased=unbiased) for a, b in ((k[0], k[1]), (k[0], k[0]), (k[1], k[1])))
+    expected = 1 - xy / (xx * yy).sqrt()
+    assert cka_loss(s, t, kernel="rbf", bandwidth=bandwidth, unbiased=unbiased).item() == pytest.approx(
+        expected.item(), abs=1e-12)
 
 
 def test_gradient_by_finite_differences_reaches_the_student_only() -> None:
