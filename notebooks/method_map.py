@@ -99,6 +99,7 @@ def status(family, sort):
 controls = {"family": dropdown(FAMILIES), "sort": dropdown(["family", "slug", "year", "status", *AXES])}
 Explorer("Papers by family", controls, status)
 
+
 # %% [markdown]
 # ## Who is near whom
 #
@@ -124,6 +125,7 @@ Explorer("Neighbours of a paper", controls, near)
 nearest = taxonomy.similar(paper, neighbours)
 rows = [{"paper": e.slug, "similarity": s, "title": e.title, "status": e.status} for e, s in nearest]
 HTML(pd.DataFrame(rows).to_html(index=False, border=0, justify="left", float_format="{:.3f}".format))
+
 
 # %% [markdown]
 # ## Which method for my situation
