@@ -73,6 +73,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _SAMPLE = 8  # samples that methods see in setup()
+#: Where the scheduler "steps" divides the learning rate by 10 (megvii-research/mdistiller: epochs 150, 180, 210 of 240).
+_STEPS = (0.625, 0.75, 0.875)
 
 
 @dataclass(frozen=True)
@@ -707,9 +709,11 @@ class Distiller:
         if self.scheduler == "cosine":
             return optimizer, torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step, total_steps) / total_steps)))
+        if self.scheduler == "steps":
+            return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(f * total_steps) for f in _STEPS])
         if callable(self.scheduler):
             return optimizer, self.scheduler(optimizer, total_steps)
-        raise ValueError("scheduler must be 'cosine', 'constant' or a callable(optimizer, total_steps), "
+        raise ValueError("scheduler must be 'cosine', 'steps', 'constant' or a callable(optimizer, total_steps), "
                          f"got {self.scheduler!r}.")
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
@@ -838,7 +842,8 @@ def distill(teacher: nn.Module | None, student: nn.Module, method: str | Method 
             optimizer: ``None`` or ``"adamw"``, ``"sgd"`` (momentum 0.9), a callable taking parameter groups, or an
                 optimizer over the student's parameters, to which the method's groups are added.
             lr, weight_decay: for optimizers made here; 1e-3, and torch's 0.01 for AdamW or 5e-4 for SGD.
-            scheduler: ``"cosine"`` to zero over all steps, ``"constant"``, or ``callable(optimizer, total_steps)``.
+            scheduler: ``"cosine"`` to zero over all steps, ``"steps"`` (a tenth of it after 62.5, 75 and 87.5 %),
+                ``"constant"``, or ``callable(optimizer, total_steps)``.
             precision: ``"32-true"`` (what the tensors are), ``"bf16-mixed"``, ``"16-mixed"`` (CUDA).
             accumulate: batches per optimizer step, weighted as one large batch.
             accelerator, devices, strategy: as for Lightning Fabric; several devices run under ``torchrun``.

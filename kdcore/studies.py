@@ -1,0 +1,195 @@
+"""Experiments shared by lessons, tests and sweeps: which data, which arms, which numbers, which claims.
+
+A study is a function that returns a :class:`~kdcore.experiment.Comparison`, with a function beside it that states its
+claims::
+
+    result = omitted_class(seeds=3)
+    [claim.check() for claim in omitted_class_claims(result)]
+
+All of them take ``seeds``, ``progress``, ``stop`` and the training settings of :func:`kdcore.experiment.compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from .experiment import Arm, Claim, Comparison, Metric, compare
+from .functional.checks import check_positive
+from .tasks import ModelSpec, Recipe, Task, load_task
+from .tasks._augment import CropFlip
+
+#: The recipe of megvii-research/mdistiller for CIFAR-100: SGD 0.05, x0.1 after 150, 180 and 210 of 240 epochs.
+CIFAR_RECIPE = Recipe(epochs=240, batch_size=64, lr=0.05, optimizer="sgd", weight_decay=5e-4, scheduler="steps")
+
+
+# The baselines against each other -------------------------------------------------------------------------------------
+
+def logit_baselines(*, temperature: float = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9, alpha: float = 1.0,
+                    beta: float = 2.0, warmup_epochs: int = 10, dist_weight: float = 2.0) -> list[Arm]:
+    """CE, KD, DKD and DIST as the arms of a comparison.
+
+    Args:
+        temperature: of KD, DKD and DIST; default 4, as in their CIFAR-100 recipes.
+        ce_weight, kd_weight: of KD; defaults 0.1 and 0.9 (megvii-research/mdistiller).
+        alpha, beta, warmup_epochs: of DKD; beta 2 is the smallest of its configurations, the warm-up is ours for short
+            trainings (mdistiller: 20 of 240 epochs).
+        dist_weight: of DIST, with both relations at weight 1; default 2 (the authors' recipes).
+    """
+    return [
+        Arm("CE", "ce"),
+        Arm("KD", "kd", {"temperature": temperature, "ce_weight": ce_weight, "kd_weight": kd_weight}),
+        Arm("DKD", "dkd", {"temperature": temperature, "alpha": alpha, "beta": beta, "warmup_epochs": warmup_epochs}),
+        Arm("DIST", "dist", {"temperature": temperature, "dist_weight": dist_weight})]
+
+
+def few_labels(*, train_size: int = 200, arms: Sequence[Arm | str] | None = None, student: str = "mlp-16",
+               epochs: int = 60, seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
+    """Digits where the student has few labelled images and the teacher had all of them.
+
+    Each seed has its own split, subset, teacher and initial weights.
+
+    Args:
+        train_size: images the student sees, stratified; the teacher learned from all 1,078.
+        arms: what is compared; :func:`logit_baselines` by default.
+        student: one of the task's students.
+        epochs, seeds, **options: see :func:`kdcore.experiment.compare`.
+    """
+    return compare(lambda seed: load_task("digits", seed=seed, train_size=train_size),
+                   logit_baselines() if arms is None else arms, student=student, epochs=epochs, seeds=seeds, **options)
+
+
+def baseline_claims(comparison: Comparison, *, margin: float = 1.0) -> list[Claim]:
+    """DIST beats plain training by ``margin`` points, and DKD beats KD, both on the mean over seeds."""
+    values = comparison.values
+    return [Claim(f"DIST beats CE by {margin:g} point{'' if margin == 1 else 's'} or more", left=values("DIST"),
+                  op=">=", right=values("CE"), threshold=margin),
+            Claim("DKD beats KD", left=values("DKD"), right=values("KD"))]
+
+
+def cifar100_x4(*, folder: str | Path | None = None, arms: Sequence[Arm | str] | None = None,
+                seeds: int | Sequence[int] = 3, recipe: Recipe = CIFAR_RECIPE, **options: Any) -> Comparison:
+    """CIFAR-100, ResNet32x4 teaches ResNet8x4, random crops and flips, mdistiller's recipe: hours on one GPU.
+
+    Args:
+        folder: where ``cifar-100-python`` lies; default the data folder (``KDCORE_DATA``).
+        arms: :func:`logit_baselines` with DKD's own beta 8 and 20 epochs of warm-up by default.
+        seeds: students per arm, all taught by the same teacher.
+        recipe: of teacher and student.
+        **options: see :func:`kdcore.experiment.compare`.
+
+    Raises:
+        FileNotFoundError: CIFAR-100 is not there; the message names the folder.
+    """
+    task = cifar100_task(folder=folder, recipe=recipe)
+    return compare(task, logit_baselines(beta=8.0, warmup_epochs=20) if arms is None else arms, seeds=seeds, **options)
+
+
+def cifar100_task(*, folder: str | Path | None = None, recipe: Recipe = CIFAR_RECIPE, **options: Any) -> Task:
+    """CIFAR-100 with augmentation, ResNet32x4 as teacher and ResNet8x4 as student.
+
+    Args:
+        folder, **options: of the task ``cifar100``.
+        recipe: of teacher and student.
+    """
+    from .models.cifar_resnet_x4 import CifarResNetX4
+    task = load_task("cifar100", folder=folder, **options)
+
+    def spec(depth: int) -> dict[str, ModelSpec]:
+        return {f"resnet{depth}x4": ModelSpec(build=partial(CifarResNetX4, depth, task.num_classes), recipe=recipe,
+                                              words=f"CIFAR ResNet of {depth} layers, 64-128-256 channels")}
+
+    same = task.teacher_train is task.train
+    train: Any = CropFlip(task.train)  # type: ignore[arg-type]
+    taught: Any = train if same else CropFlip(task.teacher_train)  # type: ignore[arg-type]
+    return replace(task, train=train, teacher_train=taught, teachers=spec(32), students=spec(8))
+
+
+# The omitted class ----------------------------------------------------------------------------------------------------
+
+def soft_arm(temperature: float) -> str:
+    """Label of the arm of :func:`omitted_class` that learns from soft targets at this temperature."""
+    return f"KD, T = {temperature:g}"
+
+
+def omitted_class(digit: int = 3, *, temperatures: Sequence[float] = (4.0, 8.0), bias: float = 2.0,
+                  student: str = "mlp-32", seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
+    """Hinton's "mythical 3": the student never sees one of the digits, and has to learn it from the teacher's doubts.
+
+    All images of ``digit`` are taken out of the student's transfer set. ``CE`` learns from the labels of the rest, the
+    other arms from the teacher's soft targets alone, without labels.
+
+    Args:
+        digit: 0 to 9.
+        temperatures: one arm each, see :func:`soft_arm`.
+        bias: added to the student's logit of ``digit`` for the corrected numbers, as in section 3 of the paper.
+        student: one of the task's students.
+        seeds, **options: see :func:`kdcore.experiment.compare`.
+
+    Returns:
+        A comparison whose rows also have ``recall`` of the omitted digit, and ``recall_biased`` and
+        ``accuracy_biased`` with the bias.
+
+    Raises:
+        ValueError: an unknown digit, no temperature or one that is not above zero.
+
+    Reference:
+        "Distilling the Knowledge in a Neural Network" (Hinton et al., 2015), arXiv:1503.02531, section 3.
+    """
+    if not len(temperatures):
+        raise ValueError("temperatures must name at least one temperature, got none.")
+    for temperature in temperatures:
+        check_positive("temperatures", temperature)
+    arms = [Arm("CE", "ce"), *(Arm(soft_arm(t), "kd", {"temperature": t, "ce_weight": 0.0, "kd_weight": 1.0})
+                               for t in temperatures)]
+    metrics = {"recall": class_recall(digit), "recall_biased": class_recall(digit, bias=bias),
+               "accuracy_biased": biased_accuracy(digit, bias)}
+    return compare(lambda seed: load_task("digits", seed=seed, omit_classes=(digit,)), arms, student=student,
+                   seeds=seeds, metrics=metrics, **options)
+
+
+def omitted_class_claims(comparison: Comparison, *, temperature: float = 8.0) -> list[Claim]:
+    """What dark knowledge promises: the omitted digit is recognised, labels alone never do it, accuracy gains."""
+    soft = soft_arm(temperature)
+    return [
+        Claim(f"{soft} recognises half of the digit it never saw", left=comparison.values(soft, "recall"), op=">=",
+              threshold=50.0, unit="%", every_seed=True),
+        Claim("CE never recognises the digit it never saw", left=comparison.values("CE", "recall"), op="==",
+              threshold=0.0, unit="%", every_seed=True),
+        Claim(f"{soft} is 4 points more accurate than CE", left=comparison.values(soft), op=">=",
+              right=comparison.values("CE"), threshold=4.0)]
+
+
+def shift_class(logits: Tensor, index: int, bias: float) -> Tensor:
+    """``logits (N, C)`` with ``bias`` added to one class: what changing the output bias of that class would do.
+
+    Raises:
+        ValueError: the class does not exist.
+    """
+    if not 0 <= index < logits.shape[1]:
+        raise ValueError(f"index must be in [0, {logits.shape[1]}), got {index!r}.")
+    shifted = logits.clone()
+    shifted[:, index] += bias
+    return shifted
+
+
+def class_recall(index: int, *, bias: float = 0.0) -> Metric:
+    """A metric for :func:`~kdcore.experiment.compare`: share of one class's test images recognised, in [0, 1]."""
+    def recall(student: nn.Module, task: Task) -> float:
+        logits, labels = task.predict(student)
+        answers = shift_class(logits, index, bias).argmax(1)[labels == index]
+        return (answers == index).double().mean().item()
+    return recall
+
+
+def biased_accuracy(index: int, bias: float) -> Metric:
+    """A metric for :func:`~kdcore.experiment.compare`: test accuracy with ``bias`` added to the logit of a class."""
+    def accuracy(student: nn.Module, task: Task) -> float:
+        logits, labels = task.predict(student)
+        return (shift_class(logits, index, bias).argmax(1) == labels).double().mean().item()
+    return accuracy
