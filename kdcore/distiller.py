@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _SAMPLE = 8  # samples that methods see in setup()
-#: Where the scheduler "steps" divides the learning rate by 10 (megvii-research/mdistiller: epochs 150, 180, 210 of 240).
+#: Where the scheduler "steps" divides the learning rate by 10 (megvii-research/mdistiller: epochs 150, 180, 210).
 _STEPS = (0.625, 0.75, 0.875)
 
 

@@ -10,7 +10,6 @@ _HOME = {
     "Explorer": "explorer", "Control": "explorer", "control_for": "explorer",
     "slider": "explorer", "dropdown": "explorer", "checkbox": "explorer",
     "LiveChart": "widgets", "Slider": "widgets", "progress_line": "progress",
-    "NotebookProgress": "progress",
     "TrainPanel": "train", "PairPanel": "pair",
 }
 __all__ = [*_HOME]

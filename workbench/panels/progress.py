@@ -1,51 +1,65 @@
-"""Progress of long work in a notebook cell: a bar while it runs, one quiet line when it is done."""
+"""A progress line under the cell that runs: for work the reader waits for, a few seconds to a few minutes.
+
+    compare("digits", ["ce", "kd"], progress=progress_line("Students"))
+
+Work in the background has its panel (:class:`workbench.panels.TrainPanel`); the command line has bars of its own.
+"""
 
 from __future__ import annotations
 
 import html
 import time
+from collections.abc import Callable
 from typing import Any
 
-from .base import static_mode
-
-#: Seconds between updates of the bar.
-_EVERY = 0.2
+_EVERY = 0.2  # seconds between two updates
 
 
-class NotebookProgress:
-    """A callback ``(done, total, text)`` that draws itself below the cell, for :func:`kdcore.experiment.compare` etc.
+class _Line:
+    """The callback: shows itself at the first call, is redrawn at most five times a second and always at the end."""
 
-    The display is made on the first call; under ``KDW_STATIC=1`` only the last state is shown, which says how much was
-    done and not how long it took, so that executed notebooks do not differ between runs.
-
-    Args:
-        title: what is running.
-        unit: what ``done`` and ``total`` count.
-    """
-
-    def __init__(self, title: str, *, unit: str = "epochs") -> None:
-        self.title, self.unit = title, unit
+    def __init__(self, title: str, unit: str, show: Callable[..., Any] | None) -> None:
+        self.title, self.unit, self._show = title, unit, show
         self._handle: Any = None
-        self._last = 0.0
+        self._started = self._last = time.monotonic()
 
-    def __call__(self, done: int, total: int, text: str = "") -> None:
-        """Show ``done`` of ``total``; call it in the thread of the cell."""
+    def __call__(self, done: int, total: int | None, text: str = "") -> None:
         now = time.monotonic()
-        if done < total and (static_mode() or now - self._last < _EVERY):
+        finished = total is not None and done >= total
+        if self._show is None or (self._handle is not None and not finished and now - self._last < _EVERY):
             return
         self._last = now
-        from IPython.display import HTML, display
-        picture = HTML(self.html(done, total, text))
+        bundle = progress_bundle(self.title, done, total, text, unit=self.unit,
+                                 seconds=now - self._started if finished else None)
         if self._handle is None:
-            self._handle = display(picture, display_id=True)
+            self._handle = self._show(bundle, raw=True, display_id=True)
         else:
-            self._handle.update(picture)
+            self._handle.update(bundle, raw=True)
 
-    def html(self, done: int, total: int, text: str = "") -> str:
-        """The bar as HTML, readable by a screen reader."""
-        title, text = html.escape(self.title), html.escape(text)
-        if done >= total:
-            return f'<div class="kd-progress">{title}: {total} {html.escape(self.unit)} done.</div>'
-        return (f'<div class="kd-progress" role="status">{title}: <progress aria-label="{title}" max="{total}" '
-                f'value="{done}" style="width:16em;vertical-align:middle">{done} of {total}</progress> '
-                f"{done} of {total} {html.escape(self.unit)} · {text}</div>")
+
+def progress_bundle(title: str, done: int, total: int | None, text: str = "", *, unit: str = "",
+                    seconds: float | None = None) -> dict[str, str]:
+    """The line as a notebook output; with ``seconds`` it is the last one and says how long the work took."""
+    amount = f"{done}" + (f" of {total}" if total is not None and seconds is None else "") + (f" {unit}" if unit else "")
+    words = f"{title}: {amount}" + (f" in {seconds:.0f} s" if seconds is not None else f", {text}" if text else "")
+    share = f' value="{done}" max="{total}"' if total else ""
+    bar = f'<progress aria-label="{html.escape(title)}"{share} style="vertical-align:middle"></progress> '
+    return {"text/html": f'<div class="kd-progress">{bar if seconds is None else ""}{html.escape(words)}</div>',
+            "text/plain": words}
+
+
+def progress_line(title: str, *, unit: str = "epochs") -> Callable[..., None]:
+    """A callback ``(done, total, text)`` that draws one line below the running cell and keeps it up to date.
+
+    Args:
+        title: what is being done.
+        unit: what ``done`` and ``total`` count.
+
+    Returns:
+        The callback, for :func:`kdcore.experiment.compare`, ``task.teacher(progress=...)`` or
+        :func:`kdcore.cka_maps.cka_map` (``total`` may be ``None``). To be called in the cell's own thread. Silent
+        outside of IPython.
+    """
+    from IPython.core.getipython import get_ipython
+    from IPython.display import display
+    return _Line(title, unit, display if get_ipython() is not None else None)
