@@ -36,11 +36,10 @@ test: $(STAMP) browser  ## all tests: units, contracts, notebooks against baseli
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(STAMP)  ## style, types, import direction, notebook pairs, README table
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/kdw pair --check
-	$(BIN)/python -m workbench.readme --check
+	@failed=; \
+	for step in "ruff check ." mypy lint-imports "kdw pair --check" "python -m workbench.readme --check"; do \
+	  echo "== $$step"; $(BIN)/$$step || failed="$$failed [$$step]"; done; \
+	if [ -n "$$failed" ]; then echo "lint: failed:$$failed" >&2; exit 1; fi
 
 notebooks: $(STAMP)  ## execute all notebooks and compare their numbers with the baselines
 	$(BIN)/kdw notebooks -j $(WORKERS)
