@@ -7,7 +7,8 @@ module              formulas
 ``reductions``      per-sample loss -> number
 ``divergences``     temperature KL and relatives, soft cross-entropy, target/non-target split, KD, DKD, DIST
 ``correlation``     Pearson, cosine, batched Kendall
-``ranking``         Plackett-Luce, rankings, list-wise weights
+``ranking``         Plackett-Luce, rankings, list-wise weights, agreement of rankings
+``landscape``       planes of logits over which a loss is looked at
 ``prototypes``      class means, streaming class means
 ``similarity``      Gram, HSIC, CKA (scalar, mini-batch map, exact stream), CCA family, Procrustes, RSA, k-NN
 ``masks``           occlusion masks, block masks, mask sampling

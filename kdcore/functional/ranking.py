@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import describe
+from .checks import check_labels, check_logits_pair, describe
+from .correlation import kendall_tau
 from .reductions import at_least_float32, reduce
 
 
@@ -209,3 +210,32 @@ def plackett_luce_sample(logits: Tensor, num_samples: int, *, generator: torch.G
     shape = (*logits.shape[:-1], num_samples, logits.shape[-1])
     exponential = torch.empty(shape, dtype=torch.float64, device=logits.device).exponential_(generator=generator)
     return descending_order(logits.detach().double().unsqueeze(-2) - exponential.log())
+
+
+def ranking_agreement(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
+    """How alike student and teacher order the classes of each sample: Kendall's tau, without the label where given.
+
+    Leaving the label out asks what was learnt *beyond* the label: cross-entropy alone already puts that one first.
+
+    Args:
+        student_logits: ``(N, C)``.
+        teacher_logits: ``(N, C)``.
+        labels: ``(N,)`` integers in ``[0, C)``: the class of each sample that does not take part (``C >= 3``);
+            ``None`` compares the orders of all classes (``C >= 2``).
+
+    Returns:
+        ``(N,)`` float64 in [-1, 1]: 1 the same order, 0 no relation, -1 the reverse; NaN where every pair is tied.
+
+    Raises:
+        ValueError: shapes, too few classes, labels out of range. TypeError: logits that are not floating, labels that
+            are not integers.
+
+    Reference:
+        :func:`kdcore.functional.correlation.kendall_tau`.
+    """
+    check_logits_pair(student_logits, teacher_logits, min_classes=2 if labels is None else 3)
+    if labels is None:
+        return kendall_tau(student_logits, teacher_logits)
+    labels = check_labels(labels, *student_logits.shape)
+    others = torch.ones_like(student_logits, dtype=torch.bool).scatter(1, labels.unsqueeze(1), False)
+    return kendall_tau(student_logits, teacher_logits, mask=others)

@@ -15,6 +15,7 @@ from kdcore.functional.ranking import (
     choice_losses,
     descending_order,
     positions,
+    ranking_agreement,
     weighted_choice_loss,
 )
 
@@ -100,3 +101,33 @@ def test_check_ranking() -> None:
         check_ranking(good, (2, 4))
     with pytest.raises(ValueError, match=r"row 1 is \[3, 0, 2\]"):
         check_ranking(good + torch.tensor([[0], [2]]) * (good == 1), (2, 3))
+
+
+def test_ranking_agreement_against_scipy() -> None:
+    from scipy.stats import kendalltau
+    s, t = normal(12, 6, seed=1), normal(12, 6, seed=2)
+    labels = torch.arange(12) % 6
+    for row, (tau, others) in enumerate(zip(ranking_agreement(s, t, labels), ranking_agreement(s, t), strict=True)):
+        rest = [c for c in range(6) if c != labels[row]]
+        assert tau.item() == pytest.approx(kendalltau(s[row, rest], t[row, rest]).statistic, abs=1e-12)
+        assert others.item() == pytest.approx(kendalltau(s[row], t[row]).statistic, abs=1e-12)
+
+
+def test_ranking_agreement_does_not_see_the_label() -> None:
+    s, t, labels = normal(8, 5, seed=3), normal(8, 5, seed=4), torch.arange(8) % 5
+    moved = s.scatter(1, labels[:, None], 100.0)
+    assert torch.equal(ranking_agreement(s, t, labels), ranking_agreement(moved, t, labels))
+    assert not torch.equal(ranking_agreement(s, t), ranking_agreement(moved, t))
+    assert torch.equal(ranking_agreement(t, t, labels), torch.ones(8, dtype=torch.float64))
+    assert torch.equal(ranking_agreement(-t, t, labels), -torch.ones(8, dtype=torch.float64))
+
+
+def test_ranking_agreement_refuses() -> None:
+    with pytest.raises(ValueError, match="at least 3 classes"):
+        ranking_agreement(torch.zeros(2, 2), torch.zeros(2, 2), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="same shape"):
+        ranking_agreement(torch.zeros(2, 4), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="labels must be in"):
+        ranking_agreement(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 3]))
+    with pytest.raises(TypeError, match="integer"):
+        ranking_agreement(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0.0, 1.0]))

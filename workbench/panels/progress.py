@@ -40,7 +40,8 @@ class _Line:
 def progress_bundle(title: str, done: int, total: int | None, text: str = "", *, unit: str = "",
                     seconds: float | None = None) -> dict[str, str]:
     """The line as a notebook output; with ``seconds`` it is the last one and says how long the work took."""
-    amount = f"{done}" + (f" of {total}" if total is not None and seconds is None else "") + (f" {unit}" if unit else "")
+    of_all = f" of {total}" if total is not None and seconds is None else ""
+    amount = f"{done}{of_all}" + (f" {unit}" if unit else "")
     words = f"{title}: {amount}" + (f" in {seconds:.0f} s" if seconds is not None else f", {text}" if text else "")
     share = f' value="{done}" max="{total}"' if total else ""
     bar = f'<progress aria-label="{html.escape(title)}"{share} style="vertical-align:middle"></progress> '

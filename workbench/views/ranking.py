@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from kdcore.functional.checks import check_labels
 from kdcore.functional.correlation import kendall_tau, pearson_correlation
 from kdcore.functional.ranking import choice_losses, descending_order, positions
 from kdcore.methods.pld import pld_weights, teacher_optimal_permutation
 
 from .base import View
 from .drawing import WIDTH, as_array, as_tensor, check_names, heatmap, legend_above, subplots, thin_labels
-from .theme import CATEGORICAL, DASHES, MARKERS, STUDENT, TEACHER, Theme
+from .theme import CATEGORICAL, DASHES, MARKERS, SEQUENTIAL, STUDENT, TEACHER, Theme
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -273,6 +274,59 @@ def rank_agreement_view(student_logits: Any, teacher_logits: Any, before: Any = 
         return figure
 
     return View(title=title, alt=f"Over {len(t)} samples, {'; '.join(words)}.", table=table, draw=draw)
+
+
+def class_positions_view(logits: Mapping[str, Any], labels: Any, *, class_names: Sequence[str] | None = None,
+                         title: str = "Mean place of each class in the ranking") -> View:
+    """Which classes are ranked high on images of which class: mean places, one heat map per model.
+
+    Row: the true class; column: the class that is ranked; cell: its mean place (1 = first) over the images of that row.
+    The first model is the reference; the description says how many places the others are off on average.
+
+    Args:
+        logits: name -> ``(N, C)`` scores of the same samples, one to three models, the teacher first.
+        labels: ``(N,)`` true classes.
+        class_names: ``C`` names.
+
+    Raises:
+        ValueError: no or too many models, shapes that differ, labels that do not fit.
+    """
+    models = {n: as_tensor(f"logits[{n!r}]", v, ndim=2) for n, v in logits.items()}
+    if not 1 <= len(models) <= 3:
+        raise ValueError(f"logits must hold one to three models, got {len(models)}.")
+    first, reference = next(iter(models.items()))
+    for n, x in models.items():
+        if x.shape != reference.shape:
+            raise ValueError(f"logits[{n!r}] must have shape {tuple(reference.shape)} like logits[{first!r}], got "
+                             f"{tuple(x.shape)}.")
+    y = check_labels(torch.as_tensor(labels), *reference.shape)
+    count = reference.shape[1]
+    names = check_names("class_names", class_names, count)
+    truth = torch.nn.functional.one_hot(y, count).double()
+    maps = {n: (truth.T @ positions(descending_order(x)).double() / truth.sum(0)[:, None] + 1).numpy()
+            for n, x in models.items()}
+    off = {n: float(np.nanmean(np.abs(m - maps[first]))) for n, m in maps.items() if n != first}
+    rivals = np.where(np.eye(count, dtype=bool), np.inf, np.nan_to_num(maps[first], nan=np.inf))
+    i, j = np.unravel_index(int(rivals.argmin()), rivals.shape)
+    alt = (f"{len(y)} samples, {count} classes. For the {first}, the highest class after the label is {names[j]} on "
+           f"{names[i]} (mean place {maps[first][i, j]:.1f})"
+           + "".join(f". {n}: on average {d:.1f} places from the {first}" for n, d in off.items()) + ".")
+    table = pd.DataFrame({"true class": np.repeat(names, count), "ranked class": np.tile(names, count),
+                          **{n: m.ravel() for n, m in maps.items()}})
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = subplots(WIDTH if len(maps) > 1 else 5.2, 3.5 if len(maps) > 2 else 4.4, 1, len(maps),
+                                sharey=True, squeeze=False)
+        for ax, (n, matrix) in zip(axes[0], maps.items(), strict=True):
+            image = heatmap(ax, matrix, theme, rows=names, columns=names, vmin=1, vmax=count, cmap=f"{SEQUENTIAL}_r",
+                            room=90 // len(maps))
+            ax.set(title=n if n not in off else f"{n}: {off[n]:.1f} places off", xlabel="ranked class")
+        axes[0, 0].set_ylabel("true class")
+        bar = figure.colorbar(image, ax=list(axes[0]), label="mean place", fraction=0.04, pad=0.02)
+        bar.ax.invert_yaxis()
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
 
 
 def correlation_heatmaps_view(student_probabilities: Any, teacher_probabilities: Any, *,
