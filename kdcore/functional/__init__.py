@@ -9,6 +9,7 @@ module              formulas
 ``correlation``     Pearson, cosine, batched Kendall
 ``ranking``         Plackett-Luce, rankings, list-wise weights, agreement of rankings
 ``landscape``       planes of logits over which a loss is looked at
+``pooling``         maps and tokens as one vector per sample
 ``prototypes``      class means, streaming class means
 ``similarity``      Gram, HSIC, CKA (scalar, mini-batch map, exact stream), CCA family, Procrustes, RSA, k-NN
 ``masks``           occlusion masks, block masks, mask sampling
