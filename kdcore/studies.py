@@ -17,10 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .experiment import Arm, Claim, Comparison, Metric, compare
 from .functional.checks import check_positive
+from .functional.ranking import ranking_agreement
 from .tasks import ModelSpec, Recipe, Task, load_task
 from .tasks._augment import CropFlip
 
@@ -178,6 +180,24 @@ def shift_class(logits: Tensor, index: int, bias: float) -> Tensor:
     return shifted
 
 
+def bias_sweep(logits: Tensor, labels: Tensor, index: int, biases: Tensor) -> tuple[Tensor, Tensor]:
+    """Recall of one class and accuracy over all, for each of several biases added to that class's logit.
+
+    Args:
+        logits: ``(N, C)`` raw scores; labels: ``(N,)`` integers, with samples of the class.
+        index: the class.
+        biases: ``(B,)``.
+
+    Returns:
+        Two ``(B,)`` float64 tensors of shares in [0, 1].
+    """
+    own = shift_class(logits, index, 0.0)[:, index]
+    rest = shift_class(logits, index, -torch.inf)
+    chosen = own + biases.to(own)[:, None] > rest.amax(1)
+    right = torch.where(chosen, labels == index, rest.argmax(1) == labels)
+    return chosen[:, labels == index].double().mean(1), right.double().mean(1)
+
+
 def class_recall(index: int, *, bias: float = 0.0) -> Metric:
     """A metric for :func:`~kdcore.experiment.compare`: share of one class's test images recognised, in [0, 1]."""
     def recall(student: nn.Module, task: Task) -> float:
@@ -193,3 +213,50 @@ def biased_accuracy(index: int, bias: float) -> Metric:
         logits, labels = task.predict(student)
         return (shift_class(logits, index, bias).argmax(1) == labels).double().mean().item()
     return accuracy
+
+
+# Rankings of the classes ----------------------------------------------------------------------------------------------
+
+def pld_arm(temperature: float = 1.0, *, weights: str = "teacher", ce_weight: float = 0.0) -> Arm:
+    """PLD with these knobs as an arm, called ``"PLD, τ = 4"``, or by its special case (``"PLD, uniform weights"``)."""
+    words = [f"τ = {temperature:g}" if weights == "teacher" else f"{weights} weights"]
+    words += [f"CE {ce_weight:g}"] if ce_weight else []
+    return Arm(f"PLD, {', '.join(words)}", "pld",
+               {"temperature": temperature, "weights": weights, "ce_weight": ce_weight})
+
+
+def ranking_arms(chosen: Arm | None = None) -> list[Arm]:
+    """CE, KD and DIST, then PLD as ``chosen`` (its defaults otherwise), with temperature 4, and with uniform weights.
+
+    Equal labels appear once.
+    """
+    baselines = [arm for arm in logit_baselines() if arm.label != "DKD"]
+    given = [*baselines, chosen or pld_arm(), pld_arm(4.0), pld_arm(weights="uniform")]
+    return list({arm.label: arm for arm in given}.values())
+
+
+def teacher_agreement(student: nn.Module, task: Task) -> float:
+    """A metric for :func:`~kdcore.experiment.compare`: how alike student and reference teacher rank the wrong classes.
+
+    The mean over the test images of :func:`kdcore.functional.ranking.ranking_agreement` without the label, in [-1, 1];
+    images where every pair is tied are left out.
+    """
+    logits, labels = task.predict(student)
+    taught, _ = task.predict(task.teacher())
+    return ranking_agreement(logits, taught, labels).nanmean().item()
+
+
+def ranking_claims(comparison: Comparison) -> list[Claim]:
+    """PLD at temperature 4 against CE and uniform weights in accuracy, and against CE in agreement with the teacher.
+
+    The comparison has the arms of :func:`ranking_arms` and the metric ``agreement`` (:func:`teacher_agreement`).
+    """
+    pld, uniform = pld_arm(4.0).label, pld_arm(weights="uniform").label
+    values = comparison.values
+    return [
+        Claim(f"{pld} beats CE by half a point or more, with no weight to tune", left=values(pld), op=">=",
+              right=values("CE"), threshold=0.5),
+        Claim("the teacher's weights beat uniform ones by 2 points or more", left=values(pld), op=">=",
+              right=values(uniform), threshold=2.0),
+        Claim(f"{pld} ranks the wrong classes more like the teacher than CE does", left=values(pld, "agreement"),
+              right=values("CE", "agreement"), unit="Kendall tau")]
