@@ -243,13 +243,14 @@ def ucentered_gram(features: Tensor, *, kernel: str = "linear", bandwidth: float
     wide = _accumulator(features.device)
     gram = torch.zeros(n, n, dtype=wide, device=features.device)
     offset = torch.zeros((), dtype=wide, device=features.device)
+    columns = max(1, min(features.shape[1], _SLAB.get(features.device.type, 2**16)))
+    centred = torch.empty(n, columns, dtype=dtype, device=features.device)
     with torch.autocast(features.device.type, enabled=False):
-        for slab in features.detach().split(_SLAB.get(features.device.type, 2**16), dim=1):
+        for slab in features.detach().split(columns, dim=1):
             slab = slab.to(dtype)
-            mean = slab.mean(0, keepdim=True)
-            slab = slab - mean
-            gram += _self_product(slab)
-            offset += mean.square().sum(dtype=wide)
+            mean = slab.mean(0)
+            gram += _self_product(torch.sub(slab, mean, out=centred[:, :len(mean)]))
+            offset += mean @ mean
         constant = gram.diagonal().sum() <= (16 * torch.finfo(dtype).eps) ** 2 * n * offset
         if kernel == "rbf":
             gram = _rbf(gram, bandwidth, None)
