@@ -118,6 +118,11 @@ GUIDE: dict[str, tuple[str, ...]] = {
     "arch": ("same", "cross", "any"),
     "teachers": AXES["teachers"],
 }
+#: The same questions, as they are put to the reader.
+GUIDE_TEXT: dict[str, str] = {
+    "teacher_access": "What can you get from the teacher?", "goal": "What do you want?",
+    "data_regime": "Which data have you?", "modality": "What are your inputs?", "task": "What is the task?",
+    "arch": "Are teacher and student of the same architecture?", "teachers": "How many teachers have you?"}
 _WEIGHTS = {"goal": 3, "data_regime": 3, "task": 2, "modality": 2, "teachers": 1}
 _ARCH_POINTS = {"cross": {"cross": 4, "any": 1}, "same": {"same": 1, "any": 1}, "any": {}}
 _ACCESS = ("none", "text", "outputs", "whitebox")  # from least to most demanding
@@ -543,7 +548,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "AXES", "CASES", "GUIDE", "MEANING", "METHODS", "QUESTIONS", "STATUSES", "SURVEY_FIELDS", "TRY_FIRST",  # noqa: F822
-    "Case", "CaseResult", "MapCoordinates", "MethodEntry", "Point", "Recommendation", "check_case", "check_situation",
-    "entries", "entry", "excluded_because", "find", "map_coordinates", "planned_rows", "points", "recommend", "similar",
-    "similarity_matrix"]
+    "AXES", "CASES", "GUIDE", "GUIDE_TEXT", "MEANING", "METHODS", "QUESTIONS", "STATUSES", "SURVEY_FIELDS",  # noqa: F822
+    "TRY_FIRST", "Case", "CaseResult", "MapCoordinates", "MethodEntry", "Point", "Recommendation", "check_case",
+    "check_situation", "entries", "entry", "excluded_because", "find", "map_coordinates", "planned_rows", "points",
+    "recommend", "similar", "similarity_matrix"]

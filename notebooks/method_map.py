@@ -14,7 +14,6 @@ neighbours: int = 5  # how many of its neighbours
 top: int = 5  # how many papers the decision guide names
 
 # %%
-import pandas as pd
 from IPython.display import HTML
 
 from kdcore import taxonomy
@@ -34,7 +33,7 @@ book = taxonomy.entries(companions=True)  # with the baselines and instruments, 
 
 # %%
 questions = [{"axis": axis, "question": taxonomy.QUESTIONS[axis], "answers": ", ".join(AXES[axis])} for axis in AXES]
-HTML(pd.DataFrame(questions).to_html(index=False, border=0, justify="left"))
+HTML(pictures.text_table(questions))
 
 # %% [markdown]
 # Three of the axes deserve a closer look, because they decide most about a method:
@@ -50,7 +49,7 @@ HTML(pd.DataFrame(questions).to_html(index=False, border=0, justify="left"))
 # %%
 knowledge = [{"knowledge": v, "what is passed on": taxonomy.MEANING["knowledge"][v],
               "papers": ", ".join(p.slug for p in papers if p.knowledge[0] == v)} for v in AXES["knowledge"]]
-HTML(pd.DataFrame(knowledge).to_html(index=False, border=0, justify="left"))
+HTML(pictures.text_table(knowledge))
 
 # %% [markdown]
 # ## All papers at once
@@ -88,11 +87,11 @@ HTML(pictures.papers_html(book, base=".."))
 # Sort the table by any axis, or look at one family alone.
 
 # %%
-FAMILIES = {"all families": None} | {f: f for f in dict.fromkeys(p.family for p in book)}
+FAMILIES = {"all families": ""} | {f: f for f in dict.fromkeys(p.family for p in book)}
 
 
 def status(family, sort):
-    chosen = [p for p in book if family in (None, p.family)]
+    chosen = [p for p in book if family in ("", p.family)]
     return pictures.status_view(chosen, sort=sort)
 
 
@@ -118,13 +117,14 @@ def near(slug, k):
     return pictures.neighbours_view(papers, highlight=ring)
 
 
-controls = {"slug": dropdown([p.slug for p in papers], paper, label="paper"), "k": slider(neighbours, 1, 10)}
+controls = {"slug": dropdown([p.slug for p in papers], paper, label="paper"),
+            "k": slider(neighbours, 1, 10, label="how many")}
 Explorer("Neighbours of a paper", controls, near)
 
 # %%
 nearest = taxonomy.similar(paper, neighbours)
 rows = [{"paper": e.slug, "similarity": s, "title": e.title, "status": e.status} for e, s in nearest]
-HTML(pd.DataFrame(rows).to_html(index=False, border=0, justify="left", float_format="{:.3f}".format))
+HTML(pictures.text_table(rows))
 
 
 # %% [markdown]
@@ -141,15 +141,17 @@ HTML(pd.DataFrame(rows).to_html(index=False, border=0, justify="left", float_for
 # %%
 def choices(question):
     meaning = taxonomy.MEANING[question]
-    return {"open": None} | {f"{v}: {meaning[v]}": v for v in taxonomy.GUIDE[question]}
+    return {"open": ""} | {f"{v}: {meaning[v]}": v for v in taxonomy.GUIDE[question]}
 
 
 def guide(**answers):
     return pictures.guide_view(answers, top=top)
 
 
-controls = {q: dropdown(choices(q), label=taxonomy.QUESTIONS[q]) for q in taxonomy.GUIDE}
-Explorer("Decision guide", controls, guide, static_at=[taxonomy.CASES[1].answers, taxonomy.CASES[0].answers])
+api, vision = taxonomy.CASES[0].answers, taxonomy.CASES[1].answers
+nothing = dict.fromkeys(taxonomy.GUIDE, "")
+controls = {q: dropdown(choices(q), vision[q], label=text) for q, text in taxonomy.GUIDE_TEXT.items()}
+Explorer("Decision guide", controls, guide, static_at=[vision, nothing | api])
 
 # %% [markdown]
 # The guide knows what the papers are *about*, not how well they will do on your data. Take its list as candidates
@@ -162,7 +164,7 @@ Explorer("Decision guide", controls, guide, static_at=[taxonomy.CASES[1].answers
 
 # %%
 cases = pictures.cases_table()
-HTML(cases.to_html(index=False, border=0, justify="left"))
+HTML(pictures.text_table(cases))
 
 # %% tags=["check"]
 assert cases["holds"].all(), cases.loc[~cases["holds"], "situation"].tolist()
@@ -197,7 +199,8 @@ record(papers=len(papers), surveys=len(taxonomy.find(status="survey")), axis_val
 # 1. `onpro` is the loneliest paper of the map. Which of its axis values does no other paper have?
 # 2. Answer the guide for a project of your own. Then change one answer at a time: which one moves the list most?
 # 3. Which pairs of *knowledge* and *scheme* has no paper tried? Is there a reason, or is it an idea?
-# 4. `pcoreset` and `dho` share a teacher and a goal. Compare their values: where does the similarity come from?
+# 4. `pcoreset` and `dho` both ask a large teacher when labels are few. Compare their values: where does the
+#    similarity come from?
 #
 # ## References
 #

@@ -68,6 +68,8 @@ def test_every_value_of_the_vocabulary_that_papers_can_have_is_explained() -> No
     for axis, values in AXES.items():
         assert set(MEANING[axis]) == set(values), axis
         assert all(MEANING[axis].values())
+    assert list(taxonomy.GUIDE_TEXT) == list(GUIDE)
+    assert all(set(answers) <= set(MEANING[question]) for question, answers in GUIDE.items())
 
 
 def test_families_hold_the_planned_papers() -> None:

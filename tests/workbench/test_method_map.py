@@ -176,6 +176,12 @@ def test_the_html_table_escapes() -> None:
     assert "<script>" not in pictures.papers_html([odd]) and "&lt;script&gt;" in pictures.papers_html([odd])
 
 
+def test_tables_of_words_are_aligned_left_and_escaped() -> None:
+    text = pictures.text_table([{"a": "<b>", "b": 0.12345}])
+    assert text.count('<td style="text-align:left">') == text.count('<th style="text-align:left">') == 2
+    assert "&lt;b&gt;" in text and "0.123" in text and "<td>" not in text
+
+
 def test_status_counts() -> None:
     view = pictures.status_view(PAPERS)
     count = Counter(p.status for p in PAPERS)

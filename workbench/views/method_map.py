@@ -57,20 +57,29 @@ def papers_html(papers: Sequence[MethodEntry], *, sort: str = "family", base: st
     """
     by_slug, e = {p.slug: p for p in papers}, html.escape
     rows = []
+    left = 'style="text-align:left"'
     for row in papers_table(papers, sort=sort).itertuples():
         paper = by_slug[str(row.slug)]
-        name = f"<code>{e(paper.slug)}</code>"
+        name = e(paper.slug)
         if paper.status == "implemented":
             name = f'<a href="{e("/".join(filter(None, (base, paper.notebook))))}">{name}</a>'
         links = " · ".join(f'<a href="{e(url)}">{kind}</a>' for kind, url in paper.links.items())
-        cells = (paper.status, e(paper.title), str(paper.year), paper.family,
+        title = f'<div style="min-width:18em">{e(paper.title)}</div>'
+        cells = (paper.status, title, str(paper.year), paper.family,
                  *("+".join(paper.values(axis)) for axis in ("knowledge", "scheme", "task", "goal")), links)
-        rows.append(f'<tr><th scope="row" style="text-align:left">{name}</th>'
-                    + "".join(f'<td style="text-align:left">{c}</td>' for c in cells) + "</tr>")
+        body = "".join(f"<td {left}>{c}</td>" for c in cells)
+        rows.append(f'<tr><th scope="row" {left}>{name}</th>{body}</tr>')
     head = ("lesson", "status", "paper", "year", "family", "knowledge", "scheme", "task", "goal", "links")
-    header = "".join(f'<th scope="col" style="text-align:left">{h}</th>' for h in head)
+    header = "".join(f'<th scope="col" {left}>{h}</th>' for h in head)
     return (f'<div style="overflow:auto;max-height:32em"><table>'
             f'<caption>{_counts(papers)}, sorted by {e(sort)}</caption><tr>{header}</tr>{"".join(rows)}</table></div>')
+
+
+def text_table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> str:
+    """A table of words as HTML, columns aligned left (JupyterLab aligns to the right, which suits numbers)."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    text = frame.to_html(index=False, border=0, justify="left", float_format="{:.3f}".format)
+    return text.replace("<td>", '<td style="text-align:left">').replace("<th>", '<th style="text-align:left">')
 
 
 def _counts(papers: Sequence[MethodEntry]) -> str:
