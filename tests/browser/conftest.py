@@ -189,11 +189,13 @@ class Notebook:
             const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
             let text = '';
             const future = kernel.requestExecute({code, store_history: false});
-            future.onIOPub = m => { if (m.header.msg_type === 'stream') text += m.content.text;
-                                    if (m.header.msg_type === 'error') text += m.content.ename + ': ' +
-                                    m.content.evalue; };
-            await Promise.race([future.done, new Promise((_, no) => setTimeout(() => no(new Error('kernel did not
-            answer')), ms))]); return text;
+            future.onIOPub = m => {
+                if (m.header.msg_type === 'stream') text += m.content.text;
+                if (m.header.msg_type === 'error') text += m.content.ename + ': ' + m.content.evalue;
+            };
+            const late = new Promise((_, no) => setTimeout(() => no(new Error('kernel did not answer')), ms));
+            await Promise.race([future.done, late]);
+            return text;
         }""", [code, 1000 * timeout])
 
     def screenshot(self, name: str, selector: str | None = None) -> None:

@@ -1,5 +1,4 @@
-"""Every notebook of the project runs top to bottom in JupyterLab: no error output, quiet console, nothing leaves the
-machine."""
+"""Every notebook runs top to bottom in JupyterLab: no error output, quiet console, no request leaves the machine."""
 
 from __future__ import annotations
 
