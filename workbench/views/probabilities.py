@@ -13,7 +13,7 @@ from kdcore.functional.checks import check_positive
 from kdcore.functional.divergences import kd_loss
 
 from .base import View
-from .drawing import WIDTH, Array, as_tensor, check_names, legend_above, subplots, thin_labels
+from .drawing import WIDTH, Array, as_array, as_tensor, check_names, legend_above, subplots, thin_labels
 from .theme import STUDENT, TEACHER, Theme
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _SHOWN = 24
 
 
 def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names: Sequence[str] | None = None, *,
-                          temperature: float, gradient: bool = True, label: int | None = None,
+                          temperature: float, gradient: bool = True, label: int | None = None, image: Any = None,
                           title: str | None = None) -> View:
     """Class probabilities of teacher and student at a temperature, with the pull of the KD loss under each bar.
 
@@ -35,11 +35,13 @@ def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names:
         gradient: draw minus the gradient of the KD loss with respect to the student's logits, ``T (p - q)``: up means
             "raise this logit".
         label: the true class, marked.
+        image: the sample, ``(H, W)``, ``(1, H, W)`` grey or ``(3, H, W)`` colour in [0, 1], shown beside the bars.
 
     Raises:
         ValueError: shapes differ, wrong number of names, temperature not positive.
     """
     s, t = as_tensor("student_logits", student_logits, ndim=1), as_tensor("teacher_logits", teacher_logits, ndim=1)
+    picture = None if image is None else _pixels(as_array("image", image, ndim=(2, 3)))
     check_positive("temperature", temperature)
     names = check_names("class_names", class_names, len(t))
     s = s.requires_grad_()
@@ -60,17 +62,37 @@ def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names:
                           "minus gradient": pull})
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 4.4 if gradient else 2.9, 2 if gradient else 1, 1, sharex=True, squeeze=False,
-                                gridspec_kw={"height_ratios": [2, 1]} if gradient else {})
-        _bars(axes[0, 0], p[order], q[order], theme)
-        axes[0, 0].set(ylabel=f"probability, T = {temperature:g}")
+        figure, grid = subplots(WIDTH, 4.4 if gradient else 2.9, 2 if gradient else 1, 1 if picture is None else 2,
+                                sharex="col", squeeze=False, gridspec_kw={
+                                    "height_ratios": [2, 1] if gradient else [1],
+                                    "width_ratios": [1] if picture is None else [0.22, 1]})
+        axes = grid[:, -1]
+        if picture is not None:
+            for ax in grid[1:, 0]:
+                ax.remove()
+            _show(grid[0, 0], picture, "" if label is None else f"label {names[label]}")
+        _bars(axes[0], p[order], q[order], theme)
+        axes[0].set(ylabel=f"probability, T = {temperature:g}")
         if gradient:
-            _pull(axes[1, 0], pull[order], theme)
-        thin_labels(axes[-1, 0], "x", [marked[i] for i in order])
-        axes[-1, 0].set_xlabel("class")
+            _pull(axes[1], pull[order], theme)
+        thin_labels(axes[-1], "x", [marked[i] for i in order], room=90 if picture is None else 70)
+        axes[-1].set_xlabel("class")
         return figure
 
     return View(title=title or f"Teacher and student at temperature {temperature:g}", alt=alt, table=table, draw=draw)
+
+
+def _pixels(array: Array) -> Array:
+    """``(H, W)`` or ``(H, W, 3)`` in [0, 1] from the layouts torch uses."""
+    if array.ndim == 3 and array.shape[0] not in (1, 3):
+        raise ValueError(f"image must be (H, W), (1, H, W) or (3, H, W), got shape {array.shape}.")
+    return np.clip(array if array.ndim == 2 else array[0] if len(array) == 1 else array.transpose(1, 2, 0), 0, 1)
+
+
+def _show(ax: Any, pixels: Array, caption: str) -> None:
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set(xticks=[], yticks=[], xlabel=caption)
+    ax.grid(False)
 
 
 def _bars(ax: Any, p: Array, q: Array, theme: Theme) -> None:
