@@ -182,17 +182,25 @@ def notebook_html(
 
     node = nbformat.read(notebook, as_version=4) if isinstance(notebook, str | Path) else notebook
     body, _ = _exporter().from_notebook_node(node)
-    heading = re.search(
-        r"^#\s+(.+)$", "\n".join(c["source"] for c in node["cells"] if c["cell_type"] == "markdown"), re.M
-    )
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
     body = _relink(body, links or {})
     link = f'<nav><a href="{html.escape(back, quote=True)}">← report</a></nav>' if back else ""
     return page(
-        title or (re.sub(r"[`*$_]", "", heading.group(1)) if heading else "Notebook"),
+        title or notebook_title(node),
         f"{link}<main>{body}</main>",
         style=f"{_NOTEBOOK_CSS}{light}@media (prefers-color-scheme:dark){{{dark}}}.highlight{{background:none}}",
     )
+
+
+def notebook_title(notebook: str | Path | Mapping[str, Any]) -> str:
+    """The first heading of a notebook without markup; its file name (or "Notebook") where there is none."""
+    import nbformat
+
+    stored = isinstance(notebook, str | Path)
+    node = nbformat.read(notebook, as_version=4) if isinstance(notebook, str | Path) else notebook
+    text = "\n".join(c["source"] for c in node["cells"] if c["cell_type"] == "markdown")
+    heading = re.search(r"^#\s+(.+)$", text, re.M)
+    return re.sub(r"[`*$_]", "", heading.group(1)) if heading else Path(str(notebook)).stem if stored else "Notebook"
 
 
 def _relink(body: str, links: Mapping[str, str]) -> str:

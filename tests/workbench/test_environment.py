@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,8 @@ def test_every_requirement_has_a_lower_bound_and_torch_is_new_enough() -> None:
     assert not set(groups["run"]) & set(groups["dev"])
 
 
-def imported() -> set[str]:
+@cache
+def imported() -> frozenset[str]:
     """Top-level names imported anywhere in the two packages and the notebooks."""
     names: set[str] = set()
     for path in [p for folder in ("kdcore", "workbench", "notebooks") for p in (ROOT / folder).rglob("*.py")]:
@@ -74,7 +76,7 @@ def imported() -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names.add(node.module.partition(".")[0])
-    return names
+    return frozenset(names)
 
 
 def test_everything_imported_is_asked_for() -> None:

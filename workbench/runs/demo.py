@@ -293,7 +293,7 @@ def _doubtful(logits: Any, labels: Any) -> int:
 
 
 def _lesson_blocks(folder: Path, executed: Sequence[RunRecord]) -> list[str]:
-    from ..report import export_notebook, verdicts_html
+    from ..report import export_notebook, notebook_title, verdicts_html
 
     links = {run.notebook.rpartition("/")[2]: f"{run.notebook.rpartition('/')[2]}.html" for run in executed}
     blocks = []
@@ -301,7 +301,10 @@ def _lesson_blocks(folder: Path, executed: Sequence[RunRecord]) -> list[str]:
         slug = run.notebook.rpartition("/")[2]
         if run.executed.is_file():
             export_notebook(run.executed, folder / "lessons" / links[slug], back="../report.html", links=links)
-            shown = f'<a href="lessons/{html.escape(links[slug])}">{html.escape(run.notebook)}</a>'
+            title = html.escape(notebook_title(run.executed))
+            shown = (
+                f'<a href="lessons/{html.escape(links[slug])}">{title}</a> <small>{html.escape(run.notebook)}</small>'
+            )
         else:
             shown = html.escape(run.notebook)
         took = f", {run.seconds:.0f} s" if run.seconds else ""

@@ -61,10 +61,17 @@ def git_commit(folder: str | Path) -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """The accelerator torch sees, or ``"cpu"``; torch is imported."""
-    import torch
+    """The accelerator torch sees, or ``"cpu"``; also ``"cpu"`` where torch was not loaded, and so computed nothing."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+def thread_count() -> int:
+    """Threads of one operation: torch's setting, or where it was not loaded ``OMP_NUM_THREADS`` or the processors."""
+    torch = sys.modules.get("torch")
+    return (
+        torch.get_num_threads() if torch is not None else int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .environment import device_name, git_commit, versions
+from .environment import device_name, git_commit, thread_count, versions
 from .files import notebook_key, plain, read_json, sha256, to_json, write_atomic, write_json
 from .parameters import read_parameters
 
@@ -84,8 +84,6 @@ def reset() -> None:
 
 def current_record(*, seeds: Any = None) -> dict[str, Any]:
     """The record so far as a JSON-ready dict: what was recorded, with which parameters, on what."""
-    import torch
-
     notebook = _notebook()
     started, git, parameters = notebook.pop("started"), notebook.pop("git"), notebook["parameters"]
     if seeds is not None:
@@ -99,7 +97,7 @@ def current_record(*, seeds: Any = None) -> dict[str, Any]:
             "versions": versions(),
             **git,
             "device": device_name(),
-            "threads": torch.get_num_threads(),
+            "threads": thread_count(),
             "durations": {"seconds": round(time.time() - started, 3), "cpu_seconds": round(time.process_time(), 3)},
             "metrics": _session.get("metrics", {}),
             "verdicts": _session.get("verdicts", []),
