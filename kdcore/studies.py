@@ -246,17 +246,20 @@ def teacher_agreement(student: nn.Module, task: Task) -> float:
     return ranking_agreement(logits, taught, labels).nanmean().item()
 
 
-def ranking_claims(comparison: Comparison) -> list[Claim]:
+def ranking_claims(comparison: Comparison, *, on: str = "") -> list[Claim]:
     """PLD at temperature 4 against CE and uniform weights in accuracy, and against CE in agreement with the teacher.
 
-    The comparison has the arms of :func:`ranking_arms` and the metric ``agreement`` (:func:`teacher_agreement`).
+    Args:
+        comparison: has the arms of :func:`ranking_arms` and the metric ``agreement`` (:func:`teacher_agreement`).
+        on: name of the data, put before the claims where there are several comparisons.
     """
+    where = f"{on}: " if on else ""
     pld, uniform = pld_arm(4.0).label, pld_arm(weights="uniform").label
     values = comparison.values
     return [
-        Claim(f"{pld} beats CE by half a point or more, with no weight to tune", left=values(pld), op=">=",
+        Claim(f"{where}{pld} beats CE by half a point or more, with no weight to tune", left=values(pld), op=">=",
               right=values("CE"), threshold=0.5),
-        Claim("the teacher's weights beat uniform ones by 2 points or more", left=values(pld), op=">=",
+        Claim(f"{where}the teacher's weights beat uniform ones by 2 points or more", left=values(pld), op=">=",
               right=values(uniform), threshold=2.0),
-        Claim(f"{pld} ranks the wrong classes more like the teacher than CE does", left=values(pld, "agreement"),
+        Claim(f"{where}{pld} ranks the wrong classes more like the teacher than CE does", left=values(pld, "agreement"),
               right=values("CE", "agreement"), unit="Kendall tau")]

@@ -55,6 +55,11 @@ def test_claims_hold_and_fail(numbers: tuple[float, float, float], verdicts: lis
     assert [bool(c.check()) for c in ranking_claims(comparison(*numbers))] == verdicts
 
 
+def test_claims_name_the_data() -> None:
+    plain, named = (ranking_claims(comparison(0.92, 0.88, 0.8), on=on) for on in ("", "CIFAR-100"))
+    assert [c.text for c in named] == [f"CIFAR-100: {c.text}" for c in plain]
+
+
 def test_few_labels_runs_the_arms(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
     result = few_labels(arms=[pld_arm(4.0)], seeds=1, epochs=1, train_size=40, metrics={"agreement": teacher_agreement})

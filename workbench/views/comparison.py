@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,8 +186,9 @@ def lines_view(x: Any, lines: Mapping[str, Any], *, x_label: str, y_label: str, 
         i = int(np.nanargmax(v))
         words.append(f"{n} goes from {v[0]:.3g} to {v[-1]:.3g}, highest {v[i]:.3g} at {a[i]:.3g}")
     alt = f"{y_label} over {x_label} from {a.min():.3g} to {a.max():.3g}: {'; '.join(words)}."
-    table = pd.DataFrame({x_label: a, **values, **{f"{n}, {side}": e for n, pair in ends.items() for side,
-                                                   e in zip(("low", "high"), pair, strict=True)}})
+    band_columns = {f"{n}, {side}": end for n, pair in ends.items()
+                    for side, end in zip(("low", "high"), pair, strict=True)}
+    table = pd.DataFrame({x_label: a, **values, **band_columns})
 
     def draw(theme: Theme) -> Figure:
         figure, ax = subplots(7.4, 3.9)
@@ -249,12 +250,17 @@ def contours_view(x: Any, y: Any, fields: Mapping[str, Any], *, x_label: str, y_
                 ax.legend(loc="upper right", fontsize=9)
             ax.set(title=n, xlabel=x_label)
             ax.grid(False)
-            figure.colorbar(filled, ax=ax, fraction=0.05, pad=0.02, format="%.3g", label=label if ax is axes[0, -1]
-                            else None)
+            figure.colorbar(filled, ax=ax, fraction=0.05, pad=0.02, format=_tick(low, high),
+                            label=label if ax is axes[0, -1] else None)
         axes[0, 0].set_ylabel(y_label)
         return figure
 
     return View(title=title, alt=f"{label} over {x_label} and {y_label}: {'; '.join(words)}.", table=table, draw=draw)
+
+
+def _tick(low: float, high: float) -> Callable[[float, Any], str]:
+    """Numbers of a colour scale: three digits, and a plain 0 for what rounding has left of one."""
+    return lambda value, _: "0" if abs(value) < 1e-5 * (high - low) else f"{value:.3g}"
 
 
 def comparison_view(comparison: Any, *, metric: str | None = None, baseline: str | None = None,
@@ -287,7 +293,9 @@ def comparison_view(comparison: Any, *, metric: str | None = None, baseline: str
     factor, unit = (100.0, " %") if as_percent else (1.0, "")
     summary = [_summary(factor * v) for v in values.values()]
     best = max(range(len(arms)), key=lambda i: summary[i][0])
-    alt = (f"{metric} of {len(arms)} arms: " + "; ".join(
+    named = metric == "last" and hasattr(comparison, "metric")
+    measured = f"{comparison.metric} of the last epoch" if named else metric
+    alt = (f"{measured} of {len(arms)} arms: " + "; ".join(
         f"{arm} {m:.2f}{unit}" + (f" ({m - h:.2f} to {m + h:.2f})" if np.isfinite(h)
                                   else "") + f", {len(v)} seed{'s' if len(v) > 1 else ''}"
         for (arm, v), (m, h) in zip(values.items(), summary, strict=True)) + f". Highest mean: {arms[best]}.")
@@ -309,13 +317,13 @@ def comparison_view(comparison: Any, *, metric: str | None = None, baseline: str
         if baseline is not None:
             ax.axvline(summary[arms.index(baseline)][0], color=theme.muted, linestyle="--", linewidth=1.2)
         ax.set_yticks(range(len(arms)), [str(a) for a in arms])
-        ax.set(ylim=(len(arms) - 0.45, -0.65), xlabel=f"{metric}{' in percent' if as_percent else ''}: mean, 95 % "
+        ax.set(ylim=(len(arms) - 0.45, -0.65), xlabel=f"{measured}{' in percent' if as_percent else ''}: mean, 95 % "
                                                       f"interval (t), points are seeds")
         ax.margins(x=0.08)
         ax.grid(axis="y", visible=False)
         return figure
 
-    return View(title=title or f"{metric} by arm", alt=alt, table=table, draw=draw)
+    return View(title=title or f"{measured} by arm", alt=alt, table=table, draw=draw)
 
 
 def _main_metric(rows: pd.DataFrame) -> str:

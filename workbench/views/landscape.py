@@ -41,7 +41,8 @@ def loss_landscape_view(teacher_logits: Any, losses: Mapping[str, Loss], directi
     check_positive("half_width", half_width)
     if points < 3:
         raise ValueError(f"points must be at least 3, got {points!r}.")
-    axis = torch.linspace(-half_width, half_width, points, dtype=torch.float64)
+    steps = torch.arange(1 - points, points, 2, dtype=torch.float64)  # symmetric whole numbers: 0 stays exactly 0
+    axis = half_width * steps / (points - 1)
     rows = plane_points(t, plane, axis, axis).reshape(-1, len(t))
     fields = {}
     for name, loss in losses.items():
