@@ -9,7 +9,7 @@ _HOME = {
     "Panel": "base", "static_mode": "base",
     "Explorer": "explorer", "Control": "explorer", "control_for": "explorer",
     "slider": "explorer", "dropdown": "explorer", "checkbox": "explorer",
-    "LiveChart": "widgets", "Slider": "widgets", "progress_line": "progress",
+    "LiveChart": "widgets", "Slider": "widgets", "progress_line": "progress", "LiveCurves": "live",
     "TrainPanel": "train", "PairPanel": "pair",
 }
 __all__ = [*_HOME]

@@ -9,7 +9,7 @@ _HOME = {
     "View": "base", "LIGHT": "theme", "DARK": "theme", "Theme": "theme",
     "cka_map_view": "cka", "cka_compare_view": "cka",
     "training_curves_view": "curves", "history_frame": "curves",
-    "probability_bars_view": "probabilities", "kd_split_view": "logit_losses",
+    "probability_bars_view": "probabilities", "soft_target_view": "targets", "kd_split_view": "logit_losses",
     "worth_view": "ranking", "pld_weights_view": "ranking", "rank_agreement_view": "ranking", "ranking_view": "ranking",
     "correlation_heatmaps_view": "ranking", "class_positions_view": "ranking",
     "comparison_view": "comparison", "heatmap_view": "comparison", "confusion_view": "comparison",

@@ -80,6 +80,20 @@ def heatmap(ax: Axes, matrix: Array, theme: Theme, *, rows: Sequence[str], colum
     return image
 
 
+def pixels(array: Array) -> Array:
+    """``(H, W)`` or ``(H, W, 3)`` in [0, 1] from the layouts torch uses."""
+    if array.ndim == 3 and array.shape[0] not in (1, 3):
+        raise ValueError(f"image must be (H, W), (1, H, W) or (3, H, W), got shape {array.shape}.")
+    return np.clip(array if array.ndim == 2 else array[0] if len(array) == 1 else array.transpose(1, 2, 0), 0, 1)
+
+
+def show_pixels(ax: Axes, image: Array, caption: str) -> None:
+    """An image without ticks, its caption below."""
+    ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set(xticks=[], yticks=[], xlabel=caption)
+    ax.grid(False)
+
+
 def thin_labels(ax: Axes, axis: str, names: Sequence[str], *, most: int = 40, room: int = 90) -> None:
     """Name the positions 0, 1, ... of an axis, leaving labels out (evenly) where there are more than ``most``.
 

@@ -13,7 +13,18 @@ from kdcore.functional.checks import check_positive
 from kdcore.functional.divergences import kd_loss
 
 from .base import View
-from .drawing import WIDTH, Array, as_array, as_tensor, check_names, legend_above, subplots, thin_labels
+from .drawing import (
+    WIDTH,
+    Array,
+    as_array,
+    as_tensor,
+    check_names,
+    legend_above,
+    pixels,
+    show_pixels,
+    subplots,
+    thin_labels,
+)
 from .theme import STUDENT, TEACHER, Theme
 
 if TYPE_CHECKING:
@@ -41,7 +52,7 @@ def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names:
         ValueError: shapes differ, wrong number of names, temperature not positive.
     """
     s, t = as_tensor("student_logits", student_logits, ndim=1), as_tensor("teacher_logits", teacher_logits, ndim=1)
-    picture = None if image is None else _pixels(as_array("image", image, ndim=(2, 3)))
+    picture = None if image is None else pixels(as_array("image", image, ndim=(2, 3)))
     check_positive("temperature", temperature)
     names = check_names("class_names", class_names, len(t))
     s = s.requires_grad_()
@@ -70,7 +81,7 @@ def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names:
         if picture is not None:
             for ax in grid[1:, 0]:
                 ax.remove()
-            _show(grid[0, 0], picture, "" if label is None else f"label {names[label]}")
+            show_pixels(grid[0, 0], picture, "" if label is None else f"label {names[label]}")
         _bars(axes[0], p[order], q[order], theme)
         axes[0].set(ylabel=f"probability, T = {temperature:g}")
         if gradient:
@@ -80,19 +91,6 @@ def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names:
         return figure
 
     return View(title=title or f"Teacher and student at temperature {temperature:g}", alt=alt, table=table, draw=draw)
-
-
-def _pixels(array: Array) -> Array:
-    """``(H, W)`` or ``(H, W, 3)`` in [0, 1] from the layouts torch uses."""
-    if array.ndim == 3 and array.shape[0] not in (1, 3):
-        raise ValueError(f"image must be (H, W), (1, H, W) or (3, H, W), got shape {array.shape}.")
-    return np.clip(array if array.ndim == 2 else array[0] if len(array) == 1 else array.transpose(1, 2, 0), 0, 1)
-
-
-def _show(ax: Any, pixels: Array, caption: str) -> None:
-    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    ax.set(xticks=[], yticks=[], xlabel=caption)
-    ax.grid(False)
 
 
 def _bars(ax: Any, p: Array, q: Array, theme: Theme) -> None:
