@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .experiment import Arm, Claim, Comparison, Metric, compare
 from .functional.checks import check_positive
+from .functional.correlation import kendall_tau
 from .functional.ranking import ranking_agreement
 from .tasks import ModelSpec, Recipe, Task, load_task
 from .tasks._augment import CropFlip
@@ -54,7 +55,8 @@ def few_labels(*, train_size: int = 200, arms: Sequence[Arm | str] | None = None
                epochs: int = 60, seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
     """Digits where the student has few labelled images and the teacher had all of them.
 
-    Each seed has its own split, subset, teacher and initial weights.
+    Each seed has its own split, subset, teacher and initial weights. Rows also have ``tau``, see
+    :func:`teacher_order`.
 
     Args:
         train_size: images the student sees, stratified; the teacher learned from all 1,078.
@@ -63,7 +65,8 @@ def few_labels(*, train_size: int = 200, arms: Sequence[Arm | str] | None = None
         epochs, seeds, **options: see :func:`kdcore.experiment.compare`.
     """
     return compare(lambda seed: load_task("digits", seed=seed, train_size=train_size),
-                   logit_baselines() if arms is None else arms, student=student, epochs=epochs, seeds=seeds, **options)
+                   logit_baselines() if arms is None else arms, student=student, epochs=epochs, seeds=seeds,
+                   metrics={"tau": teacher_order}, **options)
 
 
 def baseline_claims(comparison: Comparison, *, margin: float = 1.0) -> list[Claim]:
@@ -263,3 +266,11 @@ def ranking_claims(comparison: Comparison, *, on: str = "") -> list[Claim]:
               right=values(uniform), threshold=2.0),
         Claim(f"{where}{pld} ranks the wrong classes more like the teacher than CE does", left=values(pld, "agreement"),
               right=values("CE", "agreement"), unit="Kendall tau")]
+
+
+def teacher_order(student: nn.Module, task: Task) -> float:
+    """A metric for :func:`~kdcore.experiment.compare`: Kendall tau between the class orders of student and teacher.
+
+    The mean over the test images, in [-1, 1]; the teacher is the task's default one.
+    """
+    return kendall_tau(task.predict(student)[0], task.predict(task.teacher())[0]).mean().item()
