@@ -7,7 +7,7 @@ without running it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .functional.checks import check_choice, check_non_negative, closest
 from .functional.pooling import POOLINGS, pool_features
-from .functional.similarity import KERNELS, CKAMap, ucentered_gram
+from .functional.similarity import KERNELS, CKAMap, cka_matrix, ucentered_gram
 from .inputs import Batch, read_batch
 from .taps import Taps, evaluating, feature_kind, format_shape, layers, resolve_names
 
@@ -433,4 +433,49 @@ def _from_models(new_map: Callable[[], CKAMap], x: _Side, y: _Side, loader: Iter
     return total, keepers
 
 
-__all__ = ["CKAResult", "KeptGrams", "LayerMatch", "cka_map"]
+class BatchEstimate(NamedTuple):
+    """Two ways of estimating a map from batches.
+
+    Attributes:
+        batch_size: samples per batch. n_batches: how many.
+        minibatch: ``(L1, L2)`` minibatch CKA: the ratio of summed unbiased HSIC.
+        naive: ``(L1, L2)`` mean over batches of the biased CKA of each batch.
+    """
+
+    batch_size: int
+    n_batches: int
+    minibatch: Tensor
+    naive: Tensor
+
+
+def batch_estimates(features_x: Mapping[str, Tensor], features_y: Mapping[str, Tensor], batch_sizes: Sequence[int], *,
+                    kernel: str = "linear", bandwidth: float = 0.5, seed: int = 0) -> list[BatchEstimate]:
+    """What batches of several sizes say of a map whose whole-set value is :func:`cka_matrix` of the same features.
+
+    Args:
+        features_x, features_y: ``(N, ...)`` features by layer name, the same samples.
+        batch_sizes: each at least 4 and at most N; samples that fill no whole batch are left out.
+        kernel, bandwidth: as in :func:`cka_map`.
+        seed: of the one shuffling of the samples, the same for all sizes.
+
+    Raises:
+        ValueError: a batch size outside [4, N], different numbers of samples, constant or non-finite features.
+    """
+    n = len(next(iter(features_x.values()), ()))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    shuffled = [{name: f[order] for name, f in features.items()} for features in (features_x, features_y)]
+    estimates = []
+    for size in batch_sizes:
+        if not 4 <= size <= n:
+            raise ValueError(f"batch_sizes must be in [4, {n}], the number of samples, got {size!r}.")
+        streamed = CKAMap([*features_x], [*features_y], kernel=kernel, bandwidth=bandwidth)
+        naive = []
+        for start in range(0, n - size + 1, size):
+            x, y = ({name: f[start:start + size] for name, f in features.items()} for features in shuffled)
+            streamed.update(x, y)
+            naive.append(cka_matrix(x, y, kernel=kernel, unbiased=False, bandwidth=bandwidth))
+        estimates.append(BatchEstimate(size, len(naive), streamed.compute(), torch.stack(naive).mean(0)))
+    return estimates
+
+
+__all__ = ["BatchEstimate", "CKAResult", "KeptGrams", "LayerMatch", "batch_estimates", "cka_map"]

@@ -12,6 +12,7 @@ module              formulas
 ``pooling``         maps and tokens as one vector per sample
 ``prototypes``      class means, streaming class means
 ``similarity``      Gram, HSIC, CKA (scalar, mini-batch map, exact stream), CCA family, Procrustes, RSA, k-NN
+``distortions``     features changed on purpose: rotation, scaling, outlier, lost component
 ``masks``           occlusion masks, block masks, mask sampling
 ``boxes``           box formats, IoU family, heat-map focal loss
 ``graphs``          adjacency and Laplacian operators

@@ -6,12 +6,14 @@ without it a float32 Gram of features with mean/std = 10 is worthless. Scalar fu
 comes in.
 
 ==================  ==============================================================================================
-CKA                 :func:`cka`, :func:`cka_loss`, :class:`CKAMap`, and their parts :func:`gram_linear`,
-                    :func:`gram_rbf`, :func:`center_gram`, :func:`hsic`, :func:`ucentered_gram`
-subspaces           :func:`cca_coefficients`, :func:`mean_cca`, :func:`cca_r2`, :func:`svcca`, :func:`pwcca`
+CKA                 :func:`cka`, :func:`cka_matrix`, :func:`cka_loss`, :class:`CKAMap`, and their parts
+                    :func:`gram_linear`, :func:`gram_rbf`, :func:`center_gram`, :func:`hsic`, :func:`ucentered_gram`
+subspaces           :func:`cca_coefficients`, :func:`mean_cca`, :func:`mean_cca_matrix`, :func:`cca_r2`,
+                    :func:`svcca`, :func:`pwcca`
 shape               :func:`procrustes_distance`, :func:`procrustes_disparity`
 geometry of pairs   :func:`rsa`
 neighbourhoods      :func:`mutual_knn`, :func:`cknna`
+side by side        :func:`similarity_profile`
 ==================  ==============================================================================================
 
 References: Kornblith et al. 2019, arXiv:1905.00414 (CKA, ``R^2_CCA``); Nguyen, Raghu, Kornblith 2021, arXiv:2010.15327
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -262,25 +264,33 @@ def ucentered_gram(features: Tensor, *, kernel: str = "linear", bandwidth: float
 
 # ---------------------------------------------------------------------------- CKA
 
+def _check_spread(own: Tensor, size: Tensor, name: str) -> None:
+    if not torch.compiler.is_compiling() and bool(own <= 64 * torch.finfo(own.dtype).eps * size):
+        raise ValueError(f"{name} has HSIC 0 with itself: all samples are equally far from each other, so CKA is "
+                         "undefined.")
+
+
 def _ratio(xy: Tensor, xx: Tensor, yy: Tensor, scale: tuple[Tensor, Tensor], names: tuple[str, str]) -> Tensor:
     """``xy / sqrt(xx yy)``; a self term that is zero up to round-off of its ``scale`` is refused by name."""
-    if not torch.compiler.is_compiling():
-        for own, size, name in ((xx, scale[0], names[0]), (yy, scale[1], names[1])):
-            if bool(own <= 64 * torch.finfo(own.dtype).eps * size):
-                raise ValueError(f"{name} has HSIC 0 with itself: all samples are equally far from each other, "
-                                 "so CKA is undefined.")
+    for own, size, name in ((xx, scale[0], names[0]), (yy, scale[1], names[1])):
+        _check_spread(own, size, name)
     return xy / (xx.sqrt() * yy.sqrt())
 
 
-def _cka_gram(x: Tensor, y: Tensor, kernel: str, unbiased: bool, bandwidth: float, names: tuple[str, str]) -> Tensor:
-    gx, gy = x @ x.T, y @ y.T
+def _centred_gram(x: Tensor, kernel: str, unbiased: bool, bandwidth: float, name: str) -> tuple[Tensor, Tensor]:
+    """Centred Gram of centred features, and the round-off that its self term may carry (see :func:`_ratio`)."""
+    gram = x @ x.T
     if kernel == "rbf":
-        gx, gy = _rbf(gx, bandwidth, names[0]), _rbf(gy, bandwidth, names[1])
-    center = _u_center if unbiased else _double_center
-    cx, cy = center(gx), center(gy)
+        gram = _rbf(gram, bandwidth, name)
     # Round-off enters the self term squared: eps^2 |K|^2, which _ratio's eps turns into the bound below.
-    size = tuple(torch.finfo(x.dtype).eps * g.detach().square().sum() for g in (gx, gy))
-    return _ratio((cx * cy).sum(), cx.square().sum(), cy.square().sum(), (size[0], size[1]), names)
+    size = torch.finfo(x.dtype).eps * gram.detach().square().sum()
+    return (_u_center if unbiased else _double_center)(gram), size
+
+
+def _cka_gram(x: Tensor, y: Tensor, kernel: str, unbiased: bool, bandwidth: float, names: tuple[str, str]) -> Tensor:
+    (cx, size_x), (cy, size_y) = (_centred_gram(z, kernel, unbiased, bandwidth, name)
+                                  for z, name in zip((x, y), names, strict=True))
+    return _ratio((cx * cy).sum(), cx.square().sum(), cy.square().sum(), (size_x, size_y), names)
 
 
 def _cka_feature(x: Tensor, y: Tensor, unbiased: bool, names: tuple[str, str]) -> Tensor:
@@ -344,6 +354,45 @@ def cka(x: Tensor, y: Tensor, *, kernel: str = "linear", unbiased: bool = True, 
         1.0
     """
     return _cka(x, y, kernel, unbiased, bandwidth, method, _XY).to(_out_dtype(x))
+
+
+def cka_matrix(features_x: Mapping[str, Tensor], features_y: Mapping[str, Tensor], *, kernel: str = "linear",
+               unbiased: bool = True, bandwidth: float = 0.5) -> Tensor:
+    """:func:`cka` of all pairs of layers whose features lie in memory: one Gram per layer, not per pair.
+
+    Args:
+        features_x, features_y: ``(N, ...)`` features by layer name, the same samples in the same order.
+        kernel, unbiased, bandwidth: as in :func:`cka`.
+
+    Returns:
+        ``(L1, L2)`` float64, in the order of the mappings. Memory ``8 (L1 + L2) N^2`` bytes; :class:`CKAMap` needs
+        none of the features at once.
+
+    Raises:
+        ValueError: as :func:`cka`, naming the layer; no layers.
+    """
+    check_choice("kernel", kernel, KERNELS)
+    check_positive("bandwidth", bandwidth)
+    grams = []
+    for argument, features in (("features_x", features_x), ("features_y", features_y)):
+        if not features:
+            raise ValueError(f"{argument} must hold at least one layer.")
+        rows = [_gram_row(features_x, layer, f"{argument}[{name!r}]", kernel, unbiased, bandwidth)
+                for name, layer in features.items()]
+        grams.append(torch.stack(rows))
+    x, y = grams
+    return _normalise(x @ y.T, x.square().sum(1), y.square().sum(1))
+
+
+def _gram_row(others: Mapping[str, Tensor], layer: Tensor, name: str, kernel: str, unbiased: bool,
+              bandwidth: float) -> Tensor:
+    """``(N^2,)`` centred Gram of one layer, whose samples must be as many as those of the others."""
+    first, reference = next(iter(others.items()))
+    check_features_pair(reference, layer, names=(f"features_x[{first!r}]", name), min_samples=4 if unbiased else 2)
+    x = _centred(_rows(layer, name), name)
+    gram, size = _centred_gram(x / x.abs().max(), kernel, unbiased, bandwidth, name)
+    _check_spread(gram.square().sum(), size, name)
+    return gram.flatten()
 
 
 def cka_loss(student_features: Tensor, teacher_features: Tensor, *, kernel: str = "linear", unbiased: bool = True,
@@ -516,6 +565,11 @@ class CKAMap:
         self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
         self._stream: _Stream | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors held at the moment: sums, streamed sums, and batches where they are kept."""
+        return sum(t.nbytes for t in _tensors_in(vars(self)))
+
     def update(self, feats_x: Mapping[str, Tensor], feats_y: Mapping[str, Tensor]) -> None:
         """Add one batch.
 
@@ -657,6 +711,17 @@ class CKAMap:
         self.n_samples = self._stream.n
 
 
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    """All tensors in an object, its attributes and containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(item)
+    elif isinstance(value, _Stream | _Side):
+        yield from _tensors_in(vars(value))
+
+
 def _normalise(xy: Tensor, xx: Tensor, yy: Tensor) -> Tensor:
     """``A_ij / sqrt(a_i c_j)``; 0/0 of a constant layer is NaN."""
     return xy / (xx.sqrt()[..., :, None] * yy.sqrt()[..., None, :])
@@ -671,12 +736,16 @@ def _directions(x: Tensor, name: str, dtype: torch.dtype) -> tuple[Tensor, Tenso
     return u[:, keep], s[keep]
 
 
+def _check_wide(n: int, widths: Sequence[int], names: str) -> None:
+    if n <= max(widths):
+        raise ValueError(f"CCA needs more samples than features, got N = {n}, d = {' and '.join(map(str, widths))} in "
+                         f"{names}: every direction would correlate. Use svcca: it keeps the leading directions.")
+
+
 def _spaces(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     dtypes = _out_dtype(x), _out_dtype(y)
     x, y = _pair(x, y, min_samples=2)
-    if len(x) <= max(x.shape[1], y.shape[1]):
-        raise ValueError(f"CCA needs more samples than features, got N = {len(x)}, d = {x.shape[1]} and "
-                         f"{y.shape[1]}: every direction would correlate. Use svcca: it keeps the leading directions.")
+    _check_wide(len(x), (x.shape[1], y.shape[1]), "x and y")
     return _directions(x, "x", dtypes[0])[0], _directions(y, "y", dtypes[1])[0]
 
 
@@ -709,6 +778,35 @@ def mean_cca(x: Tensor, y: Tensor) -> Tensor:
         Scalar, float64, in [0, 1].
     """
     return cca_coefficients(x, y).mean()
+
+
+def mean_cca_matrix(features_x: Mapping[str, Tensor], features_y: Mapping[str, Tensor]) -> Tensor:
+    """:func:`mean_cca` of all pairs of layers: one decomposition per layer, not per pair.
+
+    Args:
+        features_x, features_y: ``(N, ...)`` features by layer name, the same samples, N above every width.
+
+    Returns:
+        ``(L1, L2)`` float64 in [0, 1], in the order of the mappings.
+
+    Raises:
+        ValueError: as :func:`cca_coefficients`, naming the layer.
+    """
+    def directions(argument: str, features: Mapping[str, Tensor]) -> list[Tensor]:
+        found = []
+        for layer, values in features.items():
+            name = f"{argument}[{layer!r}]"
+            x = _rows(values, name)
+            _check_wide(len(x), x.shape[1:], name)
+            found.append(_directions(x, name, _out_dtype(values))[0])
+        return found
+
+    us, vs = directions("features_x", features_x), directions("features_y", features_y)
+    sizes = {len(z) for z in (*us, *vs)}
+    if len(sizes) != 1 or not us or not vs:
+        raise ValueError("features_x and features_y must hold layers of the same samples, got "
+                         f"{', '.join(map(str, sorted(sizes))) or 'no'} samples.")
+    return torch.stack([torch.stack([torch.linalg.svdvals(u.T @ v).clamp(0, 1).mean() for v in vs]) for u in us])
 
 
 def cca_r2(x: Tensor, y: Tensor) -> Tensor:
@@ -997,6 +1095,29 @@ def cknna(x: Tensor, y: Tensor, *, k: int = 10) -> Tensor:
     return similarity(gram_x, gram_y, near_x & near_y) / (own.sqrt() + 1e-6)
 
 
-__all__ = ["KERNELS", "CKAMap", "cca_coefficients", "cca_r2", "center_gram", "cka", "cka_loss", "cknna", "gram_linear",
-           "gram_rbf", "hsic", "leading_directions", "mean_cca", "mutual_knn", "procrustes_disparity",
-           "procrustes_distance", "pwcca", "rsa", "svcca", "ucentered_gram"]
+# ---------------------------------------------------------------------------- side by side
+
+def similarity_profile(x: Tensor, y: Tensor, *, k: int = 10) -> dict[str, float]:
+    """Six measures of the same two representations, each 1 where it finds them equal.
+
+    Args:
+        x, y: ``(N, ...)``, N >= 4.
+        k: neighbours of :func:`mutual_knn`.
+
+    Returns:
+        ``CKA`` (linear, unbiased), ``CKA, RBF`` (bandwidth 0.5, unbiased), ``Procrustes`` (the nuclear norm, 1 minus
+        half of :func:`procrustes_distance`), ``SVCCA`` (99 % of the variance), ``RSA`` (correlation, Spearman) and
+        ``mutual k-NN``.
+
+    Raises:
+        ValueError: as the six functions.
+    """
+    return {"CKA": cka(x, y).item(), "CKA, RBF": cka(x, y, kernel="rbf").item(),
+            "Procrustes": 1 - procrustes_distance(x, y).item() / 2, "SVCCA": svcca(x, y).item(),
+            "RSA": rsa(x, y).item(), "mutual k-NN": mutual_knn(x, y, k=k).item()}
+
+
+__all__ = ["KERNELS", "CKAMap", "cca_coefficients", "cca_r2", "center_gram", "cka", "cka_loss", "cka_matrix", "cknna",
+           "gram_linear", "gram_rbf", "hsic", "leading_directions", "mean_cca", "mean_cca_matrix", "mutual_knn",
+           "procrustes_disparity", "procrustes_distance", "pwcca", "rsa", "similarity_profile", "svcca",
+           "ucentered_gram"]

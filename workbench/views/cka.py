@@ -50,9 +50,9 @@ def _draw_map(ax: Axes, matrix: Array, layers_x: Sequence[str], layers_y: Sequen
     ax.scatter(best, rows, s=size, marker="s", facecolors="none", edgecolors="#D55E00", linewidths=1.8)
     ax.scatter([], [], s=70, marker="s", facecolors="none", edgecolors="#D55E00", linewidths=1.8, label="best in row")
     if pairs:
-        where = [(list(layers_y).index(y) - 0.38, list(layers_x).index(x) - 0.34) for x, y in pairs]
-        ax.scatter(*zip(*where, strict=True), s=34, marker="D", facecolors="#ffffff", edgecolors="#000000",
-                   linewidths=1,
+        columns = [list(layers_y).index(y) - 0.38 for _, y in pairs]
+        rows_of = [list(layers_x).index(x) - 0.34 for x, _ in pairs]
+        ax.scatter(columns, rows_of, s=34, marker="D", facecolors="#ffffff", edgecolors="#000000", linewidths=1,
                    label="matched pair")
     ax.set(xlabel=f"layers of the {names[1]}", ylabel=f"layers of the {names[0]}", title=title)
     return image
