@@ -1,0 +1,605 @@
+"""From numbers to findings. Every rule is a generator over the facts; thresholds are stated in :mod:`._codes`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cka_maps import CKAResult
+from ..functional.checks import check_choice
+from ._codes import ALARM, CODES
+from ._history import SoftTerm, lacks_t2
+from ._measures import SOFT_TEMPERATURE, Activity, Answers, LayerView, Occlusion
+from ._pair import ROLES, Net, Role, Sample
+from ._probes import DROPOUTS, Gain, Stage, batch_norms, readable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One plain sentence about a pair.
+
+    Attributes:
+        code: stable name, one of :data:`kdcore.diagnose.CODES`. severity: in [0, 1]; an alarm from
+            :data:`kdcore.diagnose.ALARM` on.
+        sentence: what is the matter, with the numbers. try_next: what to do about it.
+        evidence: the numbers, and the layers, classes or samples meant; plain values.
+    """
+
+    code: str
+    severity: float
+    sentence: str
+    evidence: dict[str, Any]
+    try_next: str
+
+    def __post_init__(self) -> None:
+        check_choice("code", self.code, tuple(CODES))
+
+    @property
+    def alarm(self) -> bool:
+        """Whether this is a fault rather than a difference."""
+        return self.severity >= ALARM
+
+    def __str__(self) -> str:
+        return f"[{self.severity:.2f}] {self.code}: {self.sentence} {self.try_next}"
+
+
+@dataclass(kw_only=True)
+class Facts:
+    """Everything the rules look at."""
+
+    nets: dict[Role, Net]
+    said: dict[Role, Answers]
+    sample: Sample
+    labels: Tensor | None
+    names: tuple[str, ...]
+    agreement: dict[str, float]
+    gains: list[Gain] = field(default_factory=list)
+    batch_changes: dict[Role, float] = field(default_factory=dict)
+    dependence: dict[Role, tuple[float, float]] = field(default_factory=dict)
+    activity: dict[Role, list[Activity]] = field(default_factory=dict)
+    stages: dict[Role, list[Stage]] = field(default_factory=dict)
+    views: list[LayerView] = field(default_factory=list)
+    embedding: LayerView | None = None
+    cka: CKAResult | None = None
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    occlusion: Occlusion | None = None
+    robustness: list[dict[str, Any]] = field(default_factory=list)
+    soft_term: SoftTerm | None = None
+    same: bool = False
+
+    def other(self, role: Role) -> Role:
+        return "student" if role == "teacher" else "teacher"
+
+    def explained(self, role: Role, found: Sequence[Finding]) -> bool:
+        """Whether an alarm already says why this model does badly."""
+        return any(f.alarm and f.evidence.get("model") in (role, "both") for f in found)
+
+
+def _pc(share: float) -> str:
+    return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
+
+
+def _ramp(value: float, low: float, high: float, bottom: float, top: float) -> float:
+    """``bottom`` at ``low``, ``top`` at ``high``, straight between, flat outside."""
+    return bottom + (top - bottom) * min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+# ------------------------------------------------------------------------------------------------------- counterfactual
+
+_TRY = {
+    "input_normalization_mismatch": "Give the {role} the input it was trained on: pass {role}_transform, and use the "
+                                    "same in training; check for a normalisation that is applied twice or never.",
+    "swapped_channels": "Check the image reader (OpenCV gives BGR, PIL and torchvision RGB) and reorder the channels "
+                        "for the {role}.",
+    "input_geometry_mismatch": "Check how images are read and laid out for the {role} (height and width exchanged, "
+                               "flips that are meant for training only).",
+    "batch_norm_statistics": "Recompute the running statistics of the {role}: a pass over training data in train mode "
+                             "without a step (torch.optim.swa_utils.update_bn), or load a complete checkpoint.",
+    "label_permutation": "Compare the class lists (sorted as text or by number, labels from 0 or 1) and reorder the "
+                         "{role}'s outputs or the labels.",
+}
+
+
+def _counterfactuals(f: Facts) -> Iterator[Finding]:
+    known = [s.accuracy for s in f.said.values() if s.accuracy is not None] + [g.after for g in f.gains]
+    renamed = {g.role for g in f.gains if g.code == "label_permutation"}
+    for g in f.gains:
+        lost = max(max(known) - g.before, 1e-9)
+        role = "both" if g.code == "label_permutation" and len(renamed) == 2 else g.role
+        if role == "both" and g.role == "teacher":
+            continue
+        what = (f"The {role} numbers the classes otherwise than the data" if role != "both" else
+                "Both models number the classes otherwise than the labels of the data")
+        said = g.detail.get("said_for", {})
+        shown = "; ".join(f"{a} is called {b}" for a, b in list(said.items())[:4]) + ("; ..." if len(said) > 4 else "")
+        sentence = (f"{what}: {shown}. With the classes renamed, accuracy is {_pc(g.after)} instead of {_pc(g.before)}."
+                    if said else f"The {g.role} is right in {_pc(g.after)} instead of {_pc(g.before)} of {g.samples} "
+                    f"samples with {g.words}: " + {
+                        "input_normalization_mismatch": "its input is not normalised as in its training.",
+                        "swapped_channels": "its colour channels arrive in another order than in its training.",
+                        "input_geometry_mismatch": "its images are not the way round they were in its training.",
+                        "batch_norm_statistics": "its running statistics do not fit these data."}[g.code])
+        yield Finding(code=g.code, severity=0.55 + 0.4 * min(1.0, g.gain / lost), sentence=sentence,
+                      evidence={"model": role, "change": g.words, "accuracy_before": g.before,
+                                "accuracy_after": g.after, "samples": g.samples, "p": g.p, **g.detail},
+                      try_next=_TRY[g.code].format(role=g.role if role != "both" else "model"))
+
+
+def _stated_input(f: Facts) -> Iterator[Finding]:
+    for role, net in f.nets.items():
+        raw, stated = net.choice.get("accuracy_raw"), net.choice.get("accuracy_stated")
+        if raw is None or abs(raw - stated) < 0.1:
+            continue
+        better = "with" if stated > raw else "without"
+        yield Finding(code="input_normalization_mismatch", severity=0.2, evidence={"model": role, **net.choice},
+                      sentence=f"The {role}'s configuration states an input normalisation that the loader does not "
+                               f"apply; the {role} is right in {_pc(stated)} with and {_pc(raw)} without it, and was "
+                               f"measured {better} it.",
+                      try_next="Kdcore's loops apply the stated normalisation themselves; in a loop of your own apply "
+                               "it per model, or correct the configuration.")
+
+
+# ---------------------------------------------------------------------------------------------------------------- modes
+
+def _modes(f: Facts) -> Iterator[Finding]:
+    for role, net in f.nets.items():
+        norms = batch_norms(net.model)
+        training = [n for n in norms if n in net.flags]
+        mixed, chance = f.dependence.get(role, (0.0, 0.0))
+        leans = mixed > 1e-3 and chance <= 1e-3
+        changed = f.batch_changes.get(role, 0.0)
+        if training or (leans and norms):
+            how = (f"{len(training)} of its {len(norms)} batch norms were in train mode" if training else
+                   "it uses batch statistics even in eval mode (an overridden eval() or train(), or norms without "
+                   "running statistics)")
+            effect = (f"in this mode {_pc(changed)} of its answers change class with the batch" if training else
+                      f"a logit moves by {mixed:.2g} standard deviations when its neighbours in the batch change")
+            yield Finding(code="batch_norm_train_mode",
+                          severity=0.92 if changed > 0 or leans else 0.7, sentence=f"The {role}'s batch normalisation "
+                          f"runs in train mode: {how}; {effect}.",
+                          evidence={"model": role, "layers": training or list(norms), "answers_changed": changed,
+                                    "dependence_on_neighbours": mixed},
+                          try_next=f"Call {role}.eval() before it is used" + (
+                              " and keep it there: train() of an enclosing module switches it back."
+                              if role == "teacher" else " outside of training; check that eval() reaches every norm."))
+        elif leans:
+            yield Finding(code="batch_dependent_output", severity=0.7, evidence={
+                              "model": role, "dependence_on_neighbours": mixed},
+                          sentence=f"The {role}'s answer to a sample depends on the others in its batch: a logit moves "
+                                   f"by {mixed:.2g} standard deviations.",
+                          try_next="Look for operations over the batch dimension (normalisation, softmax over dim 0).")
+        yield from _dropout(role, net, chance)
+
+
+def _dropout(role: Role, net: Net, chance: float) -> Iterator[Finding]:
+    drops = [n for n, m in net.model.named_modules() if n in net.flags and (
+        (isinstance(m, DROPOUTS) and m.p > 0) or (type(m).__name__ == "DropPath" and getattr(m, "drop_prob", 0)))]
+    if not drops and chance <= 1e-3:
+        return
+    how = (f"{len(drops)} dropout layer{'s were' if len(drops) > 1 else ' was'} in train mode when it came" if drops
+           else f"two passes over the same samples differ by {chance:.2g} standard deviations although it is in eval "
+           "mode")
+    yield Finding(code="dropout_active", severity=0.8 if chance > 1e-3 else 0.6, evidence={
+                      "model": role, "layers": drops, "difference_of_two_passes": chance},
+                  sentence=f"The {role} answers at random: {how}.",
+                  try_next=f"Call {role}.eval() before it is used; check for F.dropout without training=self.training.")
+
+
+# ---------------------------------------------------------------------------------------------------------------- parts
+
+def _stage_of(f: Facts, role: Role, layer: str) -> str:
+    inside = [s.name for s in f.stages.get(role, []) if layer == s.name or layer.startswith(f"{s.name}.")]
+    return max(inside, key=len, default=layer)
+
+
+def _dead(f: Facts) -> Iterator[Finding]:
+    for role, active in f.activity.items():
+        dead = [a for a in active if a.dead >= 0.9]
+        if not dead:
+            continue
+        whole = [a for a in dead if a.dead == 1.0]
+        first = (whole or dead)[0]
+        stage = _stage_of(f, role, first.name)
+        zero = "zero" if first.largest == 0 else "the same"
+        yield Finding(
+            code="dead_stage", severity=0.96 if whole else 0.6,
+            sentence=f"Stage {readable(stage)} of the {role} is dead: {first.type} {readable(first.name)} gives {zero} "
+                     f"for every sample in {_pc(first.dead)} of its channels"
+                     + (f", and {len(dead) - 1} layers after it." if len(dead) > 1 else "."),
+            evidence={"model": role, "stage": stage, "layers": [a.name for a in dead], "dead_share": first.dead,
+                      "largest_value": first.largest},
+            try_next="Look at its weights, biases and normalisation (zeros, a bias far below zero, a scale of zero); "
+                     "lower the learning rate or re-initialise it, and train again.")
+
+
+def _frozen(f: Facts) -> Iterator[Finding]:
+    for role, parts in f.stages.items():
+        fresh = [s for s in parts if s.initial]
+        trained = [s for s in parts if not s.initial]
+        held = [s for s in parts if s.frozen == 1.0] if role == "student" else []
+        if len(held) == len(parts):
+            held = []
+        if fresh and sum(s.parameters for s in trained) >= 64:
+            names = [s.name for s in fresh]
+            also = " and ask for no gradient" if all(s in held for s in fresh) else ""
+            yield Finding(
+                code="frozen_stage", severity=0.85,
+                sentence=f"Stage {', '.join(names)} of the {role} was not trained{also}: {fresh[0].why}.",
+                evidence={"model": role, "layers": names, "why": {s.name: s.why for s in fresh},
+                          "parameters": sum(s.parameters for s in fresh)},
+                try_next="Check that its parameters are given to the optimizer, have requires_grad=True and are not "
+                         "under no_grad or detach; for a checkpoint, that its keys were really loaded.")
+        elif held:
+            names = [s.name for s in held]
+            yield Finding(
+                code="frozen_stage", severity=0.65,
+                sentence=f"Stage {', '.join(names)} of the student is frozen: its parameters ask for no gradient, the "
+                         "others do.",
+                evidence={"model": role, "layers": names, "parameters": sum(s.parameters for s in held)},
+                try_next="If this is not meant, set requires_grad_(True) before the optimizer is made.")
+
+
+def _collapsed(f: Facts) -> Iterator[Finding]:
+    view = f.embedding
+    if view is None or len(f.names) < 5:
+        return
+    rank = {"student": view.rank_student, "teacher": view.rank_teacher}
+    spread = {"student": view.spread_student, "teacher": view.spread_teacher}
+    for role in ROLES:
+        other = f.other(role)
+        thin = rank[role] < 2 and rank[role] < rank[other] / 3
+        still = spread[role] < 0.005 and spread[role] < spread[other] / 10
+        if not (thin or still):
+            continue
+        layer = view.student if role == "student" else view.teacher
+        yield Finding(
+            code="collapsed_features", severity=0.8,
+            sentence=f"The {role}'s features are collapsed: its embedding ({layer}) uses {rank[role]:.1f} directions, "
+                     f"the {other}'s {rank[other]:.1f}, and varies by {_pc(spread[role])} of its size (the {other}'s "
+                     f"by {_pc(spread[other])}).",
+            evidence={"model": role, "layers": [layer], "effective_rank": rank[role],
+                      "effective_rank_other": rank[other], "spread": spread[role], "spread_other": spread[other]},
+            try_next="Weaken whatever pulls features together (feature or contrastive term, weight decay, a too large "
+                     "learning rate), and check normalisation layers before the classifier.")
+
+
+# -------------------------------------------------------------------------------------------------------------- outputs
+
+def _outputs(f: Facts) -> Iterator[Finding]:
+    for role in ROLES:
+        if kind := bounded(f.said[role].logits):
+            low, high = float(f.said[role].logits.min()), float(f.said[role].logits.max())
+            yield Finding(
+                code="probabilities_not_logits", severity=0.9,
+                sentence=f"The {role} gives {kind} instead of raw scores: its outputs lie between {low:.3g} and "
+                         f"{high:.3g}" + (" and every row sums to 1." if kind == "probabilities" else "."),
+                evidence={"model": role, "lowest": low, "highest": high},
+                try_next=f"Remove the softmax or sigmoid at the end of the {role}: the losses apply it themselves.")
+
+
+def bounded(logits: Tensor) -> str:
+    """``"probabilities"`` where all rows lie in [0, 1] and sum to 1, ``"sigmoid outputs"`` where they fill [0, 1]."""
+    if logits.min() < 0 or logits.max() > 1 or float(logits.std()) == 0:
+        return ""
+    if float((logits.sum(1) - 1).abs().max()) < 1e-3:
+        return "probabilities"
+    return "sigmoid outputs" if logits.min() < 0.05 and logits.max() > 0.95 else ""
+
+
+def _temperature(f: Facts) -> Iterator[Finding]:
+    term = f.soft_term
+    if term is not None and lacks_t2(term):
+        sure = "term" not in term.source
+        yield Finding(
+            code="temperature_without_t2", severity=0.9 if sure else 0.75,
+            sentence=f"The soft term lacks the factor T^2: by {term.source} it is {term.ratio:.3g} times "
+                     f"T^2 KL at T = {term.temperature:g}, and 1 / T^2 is {term.temperature ** -2:.3g}.",
+            evidence={"model": "student", "temperature": term.temperature, "ratio": term.ratio,
+                      "one_over_t2": term.temperature ** -2, "source": term.source},
+            try_next="Multiply the soft term by T^2 (kdcore.functional.divergences.kd_loss does), then weigh it "
+                     "against the cross-entropy again.")
+        return
+    student, teacher = f.said["student"], f.said["teacher"]
+    if bounded(student.logits):
+        return
+    scale = float(teacher.logits.double().std(1).median() / student.logits.double().std(1).median().clamp_min(1e-12))
+    if student.accuracy is not None and student.temperature is not None:
+        short = student.accuracy - student.confidence
+        if short < 0.15 or student.temperature > 0.5:
+            return
+        severity, known = _ramp(short, 0.15, 0.5, 0.6, 0.85), (
+            f"it is right in {_pc(student.accuracy)} but gives its class only {_pc(student.confidence)}, and fits the "
+            f"labels best at temperature {student.temperature:.2g}")
+    else:
+        if f.agreement["top1"] < 0.7 or teacher.confidence - student.confidence < 0.25:
+            return
+        severity, known = 0.6, (f"it agrees with the teacher in {_pc(f.agreement['top1'])} but gives its class only "
+                                f"{_pc(student.confidence)} where the teacher gives {_pc(teacher.confidence)}")
+    yield Finding(
+        code="temperature_without_t2", severity=severity,
+        sentence=f"The student's probabilities are far too flat: {known}; its logits are {scale:.1f} times smaller "
+                 "than the teacher's. A soft term at temperature T without the factor T^2, or a temperature left in "
+                 "the student, does this.",
+        evidence={"model": "student", "accuracy": student.accuracy, "confidence": student.confidence,
+                  "fitting_temperature": student.temperature, "logit_scale_ratio": scale},
+        try_next="Check that the soft term is T^2 KL(T) and that T divides logits in the loss only, not in the model; "
+                 "then give the soft term more weight or train longer.")
+
+
+def _teacher_confidence(f: Facts) -> Iterator[Finding]:
+    teacher = f.said["teacher"]
+    if bounded(teacher.logits):
+        return
+    over = 0.0 if teacher.accuracy is None else teacher.confidence - teacher.accuracy
+    reasons: list[tuple[float, str]] = []
+    if over >= 0.1:
+        reasons.append((_ramp(over, 0.1, 0.4, 0.6, 0.9), f"it gives its class {_pc(teacher.confidence)} but is right "
+                                                         f"in {_pc(teacher.accuracy or 0.0)}"))
+    if teacher.temperature is not None and teacher.nll is not None and teacher.nll_fitted is not None and (
+            teacher.temperature >= 2.5 and teacher.nll - teacher.nll_fitted >= 0.05):
+        reasons.append((_ramp(math.log(teacher.temperature), math.log(2.5), math.log(10), 0.6, 0.9),
+                        f"its logits fit the labels only when divided by {teacher.temperature:.1f}"))
+    if teacher.soft_mass < 1e-3:
+        reasons.append((0.7, f"even at T = {SOFT_TEMPERATURE:g} it leaves all other classes together "
+                             f"{teacher.soft_mass:.1g} (median)"))
+    if reasons:
+        yield Finding(
+            code="overconfident_teacher", severity=max(s for s, _ in reasons),
+            sentence=f"The teacher is over-confident: {'; '.join(words for _, words in reasons)}. Its soft targets are "
+                     "almost hard labels.",
+            evidence={"model": "teacher", "confidence": teacher.confidence, "accuracy": teacher.accuracy,
+                      "ece": teacher.ece, "fitting_temperature": teacher.temperature,
+                      "mass_on_other_classes_t4": teacher.soft_mass},
+            try_next="Raise the temperature of the soft term, calibrate the teacher (divide its logits by the fitting "
+                     "temperature), or match logits instead of probabilities.")
+        return
+    if teacher.accuracy is not None and teacher.temperature is not None and (
+            -over >= 0.15 and teacher.temperature <= 0.5):
+        yield Finding(
+            code="underconfident_teacher", severity=_ramp(-over, 0.15, 0.5, 0.6, 0.8),
+            sentence=f"The teacher's soft targets are almost flat: it is right in {_pc(teacher.accuracy)} but gives "
+                     f"its class only {_pc(teacher.confidence)}; its logits fit at temperature "
+                     f"{teacher.temperature:.2g}.",
+            evidence={"model": "teacher", "confidence": teacher.confidence, "accuracy": teacher.accuracy,
+                      "fitting_temperature": teacher.temperature},
+            try_next="Check for a temperature left in the teacher or an averaged or smoothed output; lower the "
+                     "temperature of the soft term.")
+
+
+# -------------------------------------------------------------------------------------------------------------- answers
+
+def _guessing(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    from scipy.stats import binom
+    for role in ROLES:
+        said, parts = f.said[role], f.stages.get(role, [])
+        large = [s for s in parts if s.parameters >= 64]
+        fresh = bool(large) and all(s.initial for s in large)
+        blind = False
+        if said.accuracy is not None and f.labels is not None:
+            guess = float(f.labels.bincount().max()) / len(f.labels)
+            right = round(said.accuracy * len(f.labels))
+            blind = float(binom.sf(right - 1, len(f.labels), guess)) > 0.01
+        if not (fresh or blind):
+            continue
+        why = (f"it is right in {_pc(said.accuracy)}, no more than naming the commonest class would be"
+               if blind and said.accuracy is not None else "all its weights are as an initialisation leaves them")
+        severity = 0.45 if f.explained(role, found) and not fresh else 0.75 if role == "student" else 0.85
+        yield Finding(code=f"untrained_{role}", severity=severity, sentence=f"The {role} knows nothing of this task: "
+                      f"{why}.", evidence={"model": role, "accuracy": said.accuracy, "weights_as_initialised": fresh},
+                      try_next="Check that its checkpoint was loaded (names of keys, strict=True) and that these are "
+                               "the data and classes it was trained on.")
+
+
+def _one_class(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    for role in ROLES:
+        counts = f.said[role].logits.argmax(1).bincount(minlength=len(f.names))
+        share, top = float(counts.max()) / int(counts.sum()), int(counts.argmax())
+        reference = f.labels if f.labels is not None else f.said[f.other(role)].logits.argmax(1)
+        due = float((reference == top).double().mean())
+        if share >= 0.9 and due <= 0.5:
+            yield Finding(
+                code="collapsed_output", severity=0.45 if f.explained(role, found) else 0.7,
+                sentence=f"The {role} names class {f.names[top]} in {_pc(share)} of the samples; it is due in "
+                         f"{_pc(due)}.", evidence={"model": role, "classes": [f.names[top]], "share": share, "due": due},
+                try_next="Look at the layer before the classifier and its bias; check class weights and the balance "
+                         "of the training data.")
+
+
+def _worse(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    from ..functional.agreement import paired_gain
+    student, teacher = f.said["student"], f.said["teacher"]
+    if student.right is None or teacher.right is None:
+        return
+    more = paired_gain(teacher.right, student.right)
+    if more.gain >= 0.03 and more.p <= 0.05:
+        hint = " This may follow from another finding about the teacher." if f.explained("teacher", found) else ""
+        yield Finding(
+            code="teacher_worse_than_student", severity=min(0.95, 0.55 + 2 * more.gain),
+            sentence=f"The teacher is worse than its student: it is right in {_pc(teacher.accuracy or 0.0)} against "
+                     f"{_pc(student.accuracy or 0.0)}.{hint}",
+            evidence={"model": "teacher", "accuracy_teacher": teacher.accuracy, "accuracy_student": student.accuracy,
+                      "only_student_right": more.fixed, "only_teacher_right": more.broken, "p": more.p},
+            try_next="Check the teacher's checkpoint, its input and its mode before distilling from it; train it "
+                     "longer, or take another.")
+    elif more.gain <= -0.01:
+        gap = -more.gain
+        severity = 0.55 if gap >= 0.3 and not f.explained("student", found) else min(0.45, 1.5 * gap)
+        yield Finding(
+            code="accuracy_gap", severity=severity,
+            sentence=f"The student is right in {_pc(student.accuracy or 0.0)}, the teacher in "
+                     f"{_pc(teacher.accuracy or 0.0)}: {more.broken} samples are known to the teacher alone, "
+                     f"{more.fixed} to the student alone.",
+            evidence={"model": "student", "accuracy_teacher": teacher.accuracy, "accuracy_student": student.accuracy,
+                      "only_teacher_right": more.broken, "only_student_right": more.fixed},
+            try_next="Look at the samples the teacher gets right and the student wrong; train longer, distil a layer "
+                     "that does not match, or give the student more capacity.")
+
+
+def _label_noise(f: Facts) -> Iterator[Finding]:
+    if f.labels is None:
+        return
+    sure = [f.said[r].logits.double().softmax(1).max(1) for r in ROLES]
+    agreed = (sure[0].indices == sure[1].indices) & (sure[0].values > 0.8) & (sure[1].values > 0.8)
+    against = agreed & (sure[0].indices != f.labels)
+    share = float(against.double().mean())
+    if share < 0.15 or f.same:
+        return
+    renamed = sum(g.code == "label_permutation" for g in f.gains) == 2
+    yield Finding(
+        code="label_noise", severity=0.35 if renamed else min(0.95, 0.5 + share),
+        sentence=f"In {_pc(share)} of the samples both models agree, surely, on a class that is not the label.",
+        evidence={"model": "both", "samples": f.sample.index[against].tolist(), "share": share},
+        try_next="Look at these samples: their labels, or the order in which labels are joined to inputs, are wrong.")
+
+
+def _classes(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    if f.labels is None:
+        return
+    count = f.labels.bincount(minlength=len(f.names))
+    renamed = {name for x in found if x.code == "label_permutation" for name in x.evidence.get("said_for", {})}
+    for role in ROLES:
+        mine, theirs = f.said[role].recall, f.said[f.other(role)].recall
+        assert mine is not None and theirs is not None
+        lost = [c for c in range(len(f.names)) if count[c] >= 5 and mine[c] <= 0.1 and theirs[c] >= 0.6
+                and f.names[c] not in renamed]
+        if lost and len(lost) < int((count > 0).sum()) / 2:
+            names = [f.names[c] for c in lost]
+            yield Finding(
+                code="missing_class", severity=0.45 if f.explained(role, found) else 0.7,
+                sentence=f"The {role} does not know class {', '.join(names)}: it finds {_pc(float(mine[lost].mean()))} "
+                         f"of its samples, the {f.other(role)} {_pc(float(theirs[lost].mean()))}.",
+                evidence={"model": role, "classes": names, "recall": mine[lost].tolist(),
+                          "recall_other": theirs[lost].tolist()},
+                try_next="Check that the class is in its training data and in its class list; where data cannot be "
+                         "had, weigh the soft term higher: the teacher knows the class.")
+    student, teacher = f.said["student"], f.said["teacher"]
+    assert student.recall is not None and teacher.recall is not None
+    gap = (teacher.recall - student.recall).where(count >= 8, torch.nan)
+    mean = float((teacher.accuracy or 0.0) - (student.accuracy or 0.0))
+    if bool(gap.isfinite().any()):
+        worst = int(gap.nan_to_num(nan=-2.0).argmax())
+        beyond = float(gap[worst]) - max(0.0, mean)
+        if beyond >= 0.15:
+            yield Finding(
+                code="class_gap", severity=_ramp(beyond, 0.15, 0.5, 0.2, 0.4),
+                sentence=f"The student lags most in class {f.names[worst]}: it finds {_pc(float(student.recall[worst]))} "
+                         f"of its {int(count[worst])} samples, the teacher {_pc(float(teacher.recall[worst]))}.",
+                evidence={"model": "student", "classes": [f.names[worst]], "recall_student":
+                          float(student.recall[worst]), "recall_teacher": float(teacher.recall[worst])},
+                try_next="Look at the images of this class that only the teacher gets right; give it more weight.")
+
+
+# ---------------------------------------------------------------------------------------------------------- differences
+
+def _student_confidence(f: Facts) -> Iterator[Finding]:
+    said = f.said["student"]
+    over = said.confidence - said.accuracy if said.accuracy is not None else 0.0
+    if over >= 0.1 and not bounded(said.logits):
+        yield Finding(
+            code="overconfident_student", severity=_ramp(over, 0.1, 0.4, 0.2, 0.45),
+            sentence=f"The student gives its class {_pc(said.confidence)} but is right in {_pc(said.accuracy or 0.0)}.",
+            evidence={"model": "student", "confidence": said.confidence, "accuracy": said.accuracy, "ece": said.ece},
+            try_next="More weight on the soft term or a higher temperature usually calibrates a student.")
+
+
+def _dark_knowledge(f: Facts) -> Iterator[Finding]:
+    tau = f.agreement.get("kendall_nontarget")
+    known = [f.said[r].accuracy for r in ROLES]
+    if tau is None or tau >= 0.3 or any(a is None or a < 0.6 for a in known):
+        return
+    yield Finding(
+        code="soft_targets_ignored", severity=_ramp(0.3 - tau, 0.0, 0.3, 0.15, 0.3),
+        sentence="The student hardly follows the teacher's order of the classes beside the right one (Kendall's tau "
+                 f"{tau:.2f}).", evidence={"model": "student", "kendall_nontarget": tau},
+        try_next="If it was distilled: check that the soft term carries T^2 (without it its gradient is 1 / T^2) and "
+                 "its weight; a loss on the other classes (DKD) or on their order (PLD, DIST) goes at this.")
+
+
+def _layers(f: Facts) -> Iterator[Finding]:
+    if f.cka is None:
+        return
+    known = [(float(f.cka.matrix[f.cka.layers_x.index(s), f.cka.layers_y.index(t)]), s, t) for s, t in f.pairs
+             if s in f.cka.layers_x and t in f.cka.layers_y]
+    known = [k for k in known if math.isfinite(k[0])]
+    if not known or min(known)[0] >= 0.5:
+        return
+    value, s, t = min(known)
+    cell = f.cka.layers_x.index(s), f.cka.layers_y.index(t)
+    interval = None if f.cka.interval is None else f.cka.interval[cell].tolist()
+    around = "" if interval is None else f" (interval {interval[0]:.2f} to {interval[1]:.2f})"
+    yield Finding(
+        code="layer_mismatch", severity=_ramp(0.5 - value, 0.0, 0.5, 0.15, 0.35),
+        sentence=f"Layer {s} of the student holds least of what {t} of the teacher holds: CKA {value:.2f}{around}.",
+        evidence={"model": "student", "layers": [s, t], "cka": value, "interval": interval},
+        try_next="If features are to be distilled, this pair has most to gain; or pair the layer with another.")
+
+
+def _regions(f: Facts) -> Iterator[Finding]:
+    seen = f.occlusion
+    if seen is not None and bool(seen.correlation.isfinite().any()):
+        mean = float(seen.correlation.nanmean())
+        if mean < 0.3:
+            yield Finding(
+                code="attention_mismatch", severity=0.3, sentence="Teacher and student need different regions of the "
+                f"images: their occlusion maps correlate by {mean:.2f} on average.",
+                evidence={"model": "student", "samples": f.sample.index[seen.rows].tolist(),
+                          "correlation": seen.correlation.tolist()},
+                try_next="Look at the maps: a student that reads the background will not transfer; a spatial feature "
+                         "loss or masked training goes at this.")
+    start = next((r for r in f.robustness if r["ratio"] == 0.0), None)
+    if start is None:
+        return
+    gap = start["teacher"] - start["student"]
+    row = max(f.robustness, key=lambda r: r["teacher"] - r["student"])
+    beyond = row["teacher"] - row["student"] - max(0.0, gap)
+    if beyond >= 0.15:
+        yield Finding(
+            code="fragile_to_masks", severity=_ramp(beyond, 0.15, 0.4, 0.2, 0.4),
+            sentence=f"With {_pc(row['masked'])} of the image hidden ({row['kind']} mask) the student falls to "
+                     f"{_pc(row['student'])}, the teacher to {_pc(row['teacher'])}.",
+            evidence={"model": "student", **row}, try_next="Train the student on masked images (occlusion-robust "
+                                                           "losses).")
+
+
+def _same(f: Facts) -> Iterator[Finding]:
+    if f.same:
+        yield Finding(code="same_weights", severity=0.3, evidence={"model": "both"},
+                      sentence="Teacher and student have the same weights: the comparison shows the model with itself.",
+                      try_next="If that is not meant, check which checkpoint each of them loads.")
+
+
+_PLAIN: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    _counterfactuals, _stated_input, _modes, _dead, _frozen, _collapsed, _outputs, _temperature, _teacher_confidence,
+    _label_noise, _student_confidence, _dark_knowledge, _layers, _regions, _same)
+_SYMPTOMS: tuple[Callable[[Facts, Sequence[Finding]], Iterator[Finding]], ...] = (_guessing, _one_class, _classes,
+                                                                               _worse)
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """All findings, the severest first; symptoms are judged after causes and yield to them."""
+    found = [finding for rule in _PLAIN for finding in rule(facts)]
+    for rule in _SYMPTOMS:
+        found += list(rule(facts, tuple(found)))
+    return ranked(found)
+
+
+def ranked(found: Sequence[Finding]) -> list[Finding]:
+    """Sorted by severity, the severest first; equals keep their order."""
+    return sorted(found, key=lambda f: -f.severity)
+
+
+def same_network(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules are one, or hold equal weights."""
+    if first is second:
+        return True
+    a, b = first.state_dict(), second.state_dict()
+    return bool(a) and a.keys() == b.keys() and all(a[k].shape == b[k].shape and torch.equal(a[k].cpu(), b[k].cpu())
+                                                    for k in a)
+
+
+__all__ = ["Facts", "Finding", "bounded", "judge", "ranked", "same_network"]
