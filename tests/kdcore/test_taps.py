@@ -481,7 +481,7 @@ def test_random_numbers_and_statistics_are_untouched_by_tapping():
 def test_data_parallel_and_scripted_are_refused():
     with pytest.raises(TypeError, match="DataParallel"):
         Taps(nn.DataParallel(nn.Linear(2, 2)), "")
-    with pytest.warns(FutureWarning, match="script"):
+    with pytest.warns((FutureWarning, DeprecationWarning), match="script"):
         scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(TypeError, match=r"torch\.jit\.script"):
         Taps(scripted, "0")

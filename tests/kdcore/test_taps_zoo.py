@@ -85,7 +85,8 @@ def test_every_module_of(name):
             with tap(model, list(truth)) as features:
                 model(x)
                 assert set(features) == set(expected)
-                wrong = [n for n, value in expected.items() if not torch.equal(features[n], value)]
+                # Two forwards: the operators are the same, their kernels may round differently under a watch.
+                wrong = [n for n, value in expected.items() if not torch.allclose(features[n], value, 1e-5, 1e-5)]
         assert not wrong, f"{len(wrong)} of {len(expected)} differ under {context.__name__}: {wrong[:5]}"
 
     found = layers(model, x)
