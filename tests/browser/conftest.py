@@ -207,6 +207,16 @@ class Notebook:
             target.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
+    def screenshot_whole(self, name: str) -> None:
+        """The notebook from top to bottom in one picture, into ``KDW_SCREENSHOTS``."""
+        if os.environ.get("KDW_SCREENSHOTS"):
+            height = self.page.evaluate("() => Math.max(...[...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]"
+                                        ".map(e => e.scrollHeight))")
+            self.page.set_viewport_size({"width": 1100, "height": min(15_000, height + 200)})
+            self.page.wait_for_timeout(500)
+            self.screenshot(name)
+
+
 _KERNEL = "window.jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel"
 _CELLS = ("[...window.jupyterapp.shell.currentWidget.content.model.cells]"
           ".filter(c => c.type === 'code' && c.sharedModel.getSource().trim())")

@@ -20,8 +20,8 @@ def test_runs_live_without_errors(lab: Any, open_notebook: Callable[..., Any], p
     notebook.run_all(timeout=420)
     assert notebook.errors() == []
     assert notebook.locate(".kd-explorer .kd-error, .kd-train .kd-error").count() == 0
-    broken = notebook.page.evaluate("() => [...document.querySelectorAll('.jp-OutputArea img')].filter(i => i.complete "
-                                    "&& !i.naturalWidth).length")
-    assert broken == 0
+    broken = notebook.page.evaluate("""() => [...document.querySelectorAll('.jp-OutputArea img')]
+        .filter(i => i.getAttribute('src') && i.complete && !i.naturalWidth).map(i => i.outerHTML.slice(0, 300))""")
+    assert broken == []
     assert "Error displaying widget" not in notebook.locate(".jp-Notebook").inner_text()
-    notebook.screenshot(Path(path).stem)
+    notebook.screenshot_whole(Path(path).stem)
