@@ -1,0 +1,534 @@
+r"""Improving Knowledge Distillation via Regularizing Feature Norm and Direction (2023), arXiv:2305.17007.
+
+Making a student's features equal to the teacher's, image by image, is not what classifies. The *mean* of the teacher's
+features of a class is already a strong classifier, and small students tend to have short features, while the confident,
+transferable ones are long. So each student feature is asked for two things: to point towards the teacher's mean of its
+class (**direction**), and to be long (**norm**). One term, ND, asks for both, and is added to any distillation loss
+(KD becomes KD++, DKD becomes DKD++, ...). With the embedding (input of the classifier) of student and teacher
+:math:`s_i, t_i`, the class means :math:`c_k` of the teacher's embeddings over the training set, and
+:math:`e_k = c_k / \|c_k\|`:
+
+.. math::
+    L_{ND} = \frac1N \sum_i \left[ 1 - \frac{\langle s_i, e_{y_i} \rangle}{\max(\|s_i\|, \|t_i\|)} \right], \qquad
+    L_{KD++} = w_{ce} \, CE + w_{kd} \, \min(1, \tfrac{epoch}{warmup}) \, L_{KD} + w_{nd} \, L_{ND}
+
+Two regimes. Where the student is the *shorter* one the denominator is a constant, and the gradient
+:math:`-e_y / (N \|t\|)` pushes along the class direction: it turns and lengthens. Where the student is the longer one,
+the term is :math:`1 - \cos(s, e_y)`, and the gradient is perpendicular to :math:`s`: it turns only. Of the teacher's
+embedding the term reads the length alone; the direction comes from the class.
+
+===================  =====================  ===============================================================
+paper                argument               shape
+===================  =====================  ===============================================================
+:math:`s, t`         student_emb,           ``(N, D)``; where the widths differ, the student's goes through
+                     teacher_emb            :class:`EmbeddingProjector` first (for this term only)
+:math:`c`            class_means            ``(C, D)``
+:math:`y`            labels                 ``(N,)`` integers, or ``(N, C)`` weights (mixup)
+:math:`z_s, z_t`     student_logits,        ``(N, C)``
+                     teacher_logits
+===================  =====================  ===============================================================
+
+The abstract also names a plain cosine loss and a large-norm loss as techniques that were explored; their forms here
+(:func:`direction_loss`, :func:`norm_loss`) are a reconstruction, for ablations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..functional.checks import (
+    check_choice,
+    check_fraction,
+    check_labels,
+    check_logits_pair,
+    check_non_negative,
+    check_positive,
+    describe,
+)
+from ..functional.divergences import dist_loss, dkd_loss, kd_loss, linear_warmup
+from ..functional.prototypes import ClassMeanAccumulator, class_means
+from ..functional.reductions import at_least_float32, reduce
+from ..method import Method, Needs, Signals, ce_weight_knob
+from ..registry import Axes, Evidence, Knob, MethodCard, Parity
+from ..taps import embedding_tap, evaluating, tap
+
+__all__ = ["BASES", "CARD", "KDPP", "ND", "REGULARIZERS", "ClassMeanAccumulator", "EmbeddingProjector", "class_means",
+           "direction_loss", "kdpp_loss", "nd_loss", "norm_and_cosine", "norm_loss"]
+
+#: A loss of ``(student_logits, teacher_logits, labels)`` that ND is added to.
+Base = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+#: Named bases of :func:`kdpp_loss`, and terms on the embedding that :class:`KDPP` can add to them.
+BASES = ("kd", "dkd", "dist")
+REGULARIZERS = ("nd", "direction", "norm")
+
+_CODE = "WangYZ1608/Knowledge-Distillation-via-ND"
+_EPS = 1e-12
+_REGULARIZER = (
+    Knob("nd_weight", 2.0, 0.0, 4.0, symbol="w_nd", help="weight of the term on the embedding",
+         source=f"{_CODE}: 2 for ResNet56 to ResNet20; its pairs use 0.5 to 4"),
+    Knob("regularizer", "nd", symbol="L_ND", choices=REGULARIZERS,
+         help="the term on the embedding: nd, or only half of it (direction, norm) as an ablation",
+         source="paper: nd; the others are reconstructed from its abstract"),
+    Knob("norm_step", 1.0, 0.1, 4.0, symbol="Δ", help="by how much regularizer='norm' wants embeddings longer",
+         source="ours: the paper gives no number"),
+    Knob("dropout", 0.5, 0.0, 0.9, symbol="p", help="dropout of the projector (only where the widths differ)",
+         source=f"{_CODE}: EmbTrans"),
+)
+_CE = ce_weight_knob(1.0, source=_CODE)
+
+CARD = MethodCard(
+    slug="nd_kd",
+    title="Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
+    authors="Wang et al.",
+    year=2023,
+    arxiv="2305.17007",
+    official_code=_CODE,
+    family="features",
+    summary="One term beside any distillation loss turns each student embedding towards the teacher's mean of its "
+            "class and lengthens it where it is shorter than the teacher's (KD++, DKD++, DIST++).",
+    axes=Axes(knowledge="feature+prototype", scheme="offline", signal="cosine+kl", task="classification+detection",
+              modality="image", teacher_access="whitebox", data_regime="labelled", teachers="one", arch="any",
+              goal="accuracy"),
+    knobs=(
+        *_REGULARIZER,
+        Knob("base", "kd", symbol="L_KD", choices=BASES, help="the logit loss that the term is added to",
+             source="paper: KD++; dkd and dist have the inner weights of kdcore's losses, (1, 8) and (1, 1)"),
+        Knob("kd_weight", 1.0, 0.0, 4.0, symbol="w_kd", help="weight of the base",
+             source=f"{_CODE}: 1 for ResNet56 to ResNet20; its pairs use 1 to 4"),
+        Knob("temperature", 4.0, 1.0, 8.0, symbol="T", help="softens both distributions of the base",
+             source=f"{_CODE}: 4 on CIFAR-100, 1 on ImageNet", log=True),
+        Knob("warmup_epochs", 20, 0, 40, symbol="E_w", help="epochs until the base has its full weight, from 0",
+             source=f"{_CODE}: 20 of 240 epochs"),
+        _CE,
+    ),
+    losses=("nd_loss", "direction_loss", "norm_loss", "kdpp_loss"),
+    taps="logits, and the penultimate embedding of both (the input of the classifier)",
+    invariances=("shift_invariant", "class_permutation", "sample_permutation"),
+    parity=Parity("exact", _CODE, 1e-10,
+                  "values and gradients of DirectNormLoss, KD++, DKD and DIST, values of the projector, float64"),
+    evidence=(
+        Evidence("ND term", paper="norm and direction in one loss", code="DirectNormLoss, a loop over the samples",
+                 here="the same values, without a loop"),
+        Evidence("class means", paper="mean teacher feature per class",
+                 code="a script without augmentation; rounded to 4 decimals, kept as JSON",
+                 here="exact float64 sums, over the training loader as it is (with its augmentation, if any)"),
+        Evidence("equal norms", paper="not checked", code="the student's norm", here="the student's norm"),
+        Evidence("both embeddings zero", paper="not checked", code="0/0: NaN", here="1, without a gradient"),
+        Evidence("different widths", paper="not checked",
+                 code="batch norm, dropout 0.5, linear; the classifier reads the raw embedding", here="as the code"),
+        Evidence("warm-up", paper="not checked", code="of the logit term alone, 20 epochs from weight 0",
+                 here="as the code"),
+        Evidence("mixed labels", paper="DeiT++", code="project_center_v2: one centre per sample",
+                 here="labels may be (N, C) weights"),
+        Evidence("cosine loss, norm loss", paper="named in the abstract, no formula", code="not released",
+                 here="a reconstruction, for ablations"),
+    ),
+    deviations=("Class means are not rounded to 4 decimals.",
+                "Class means are taken over the training loader: give one without augmentation for the paper's.",
+                "A pair of zero embeddings costs 1 and has no gradient; the released code gives NaN."),
+    survey={"elicitation": "~feature", "algorithm": "~divsim", "skill": "-", "kd_theme": "taskspecific",
+            "dd_family": "-"},
+)
+
+
+# Embeddings and class directions --------------------------------------------------------------------------------------
+
+def _checked(student_emb: Tensor, means: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Student embeddings of at least float32 and the unit direction ``(N, D)`` of each sample's class, or an error."""
+    if not isinstance(student_emb, Tensor) or student_emb.ndim != 2 or not student_emb.is_floating_point():
+        raise ValueError(f"student_emb must be floating embeddings (N, D), got {describe(student_emb)}: pool maps and "
+                         "tokens first (kdcore.functional.pooling.pool_features).")
+    if not student_emb.shape[0]:
+        raise ValueError(f"student_emb needs at least 1 sample, got {describe(student_emb)}.")
+    if not isinstance(means, Tensor) or means.ndim != 2 or means.shape[1] != student_emb.shape[1]:
+        raise ValueError(f"class_means must be (C, {student_emb.shape[1]}) like student_emb "
+                         f"{tuple(student_emb.shape)}, got {describe(means)}.")
+    s = at_least_float32(student_emb)
+    return s, _directions(means.detach().to(s.dtype), labels, len(s))
+
+
+def _directions(means: Tensor, labels: Tensor | None, samples: int) -> Tensor:
+    soft = isinstance(labels, Tensor) and labels.is_floating_point()
+    if labels is not None and (not isinstance(labels, Tensor) or labels.dtype == torch.bool
+                               or (soft and labels.shape != (samples, len(means)))):
+        raise ValueError(f"labels must be int64 ({samples},) or floating weights ({samples}, {len(means)}), got "
+                         f"{describe(labels)}.")
+    if soft:
+        assert labels is not None
+        return _mixed_directions(means, labels.detach().to(means.dtype))
+    labels = check_labels(labels, samples, len(means))
+    centres = means[labels]
+    norms = torch.linalg.vector_norm(centres, dim=1, keepdim=True)
+    _refuse(labels, _unusable(norms.squeeze(1)))
+    return centres / norms
+
+
+def _mixed_directions(means: Tensor, weights: Tensor) -> Tensor:
+    """Directions of the weighted class means, ``labels @ class_means``; classes without weight are not read."""
+    used = (weights != 0).any(0)
+    norms = torch.linalg.vector_norm(means, dim=1)
+    _refuse(torch.arange(len(means), device=means.device), used & _unusable(norms))
+    with torch.autocast(means.device.type, enabled=False):
+        centres = weights @ means.where(used[:, None], 0.0)
+    lengths = torch.linalg.vector_norm(centres, dim=1, keepdim=True)
+    bad = _unusable(lengths.squeeze(1)) | (weights < 0).any(1)
+    if not torch.compiler.is_compiling() and bool(bad.any()):
+        raise ValueError(f"labels must be weights >= 0 whose mixture of class_means has a direction; row "
+                         f"{int(bad.nonzero()[0])} is not.")
+    return centres / lengths
+
+
+def _unusable(norms: Tensor) -> Tensor:
+    return ~((norms > 0) & norms.isfinite())
+
+
+def _refuse(classes: Tensor, bad: Tensor) -> None:
+    if not torch.compiler.is_compiling() and bool(bad.any()):
+        names = ", ".join(str(c) for c in classes[bad].unique().tolist())
+        raise ValueError(f"class_means has no direction for class {names}: its mean is zero or not finite (was the "
+                         "class absent when the means were computed?).")
+
+
+def _share(s: Tensor, direction: Tensor, length: Tensor, eps: float = _EPS) -> Tensor:
+    """``<s, e> / length`` per sample; 0, with gradient 0, where the length is 0."""
+    along = torch.where(length > 0, (s * direction).sum(1), 0.0)
+    return along / length.clamp_min(eps)
+
+
+def norm_and_cosine(embeddings: Tensor, class_means: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the method is about, per sample: the length of an embedding, and how well it points to its class.
+
+    Args:
+        embeddings: ``(N, D)``.
+        class_means: ``(C, D)``, usually the teacher's.
+        labels: ``(N,)`` integers in [0, C), or ``(N, C)`` weights.
+
+    Returns:
+        ``(norms, cosines)``, both ``(N,)``: ``||s||`` and ``cos(s, c_y)``, the latter 0 for a zero embedding.
+
+    Raises:
+        ValueError: shapes, labels, or a class mean without direction.
+    """
+    s, direction = _checked(embeddings, class_means, labels)
+    norms = torch.linalg.vector_norm(s, dim=1)
+    return norms, _share(s, direction, norms)
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+def nd_loss(student_emb: Tensor, teacher_emb: Tensor, labels: Tensor | None, *, class_means: Tensor, eps: float = _EPS,
+            reduction: str = "mean") -> Tensor:
+    """The ND term: ``1 - <s, e_y> / max(||s||, ||t||)``, in [0, 2]; ``e_y`` is the unit class mean of the label.
+
+    A student shorter than the teacher is turned and lengthened, a longer one is turned only. At equal norms the
+    student's counts (its gradient flows). Where both are zero the term is 1 and has no gradient.
+
+    Args:
+        student_emb: ``(N, D)``, the input of the classifier (through :class:`EmbeddingProjector` if widths differ).
+        teacher_emb: ``(N, D)``; a constant, of which only the lengths are read.
+        labels: ``(N,)`` integers in [0, C), or floating ``(N, C)`` class weights (mixup), whose mixture of class means
+            gives the direction.
+        class_means: ``(C, D)`` means of teacher embeddings (:func:`class_means`); a constant, of any length.
+        eps: smallest denominator; default 1e-12.
+        reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``(N,)``.
+
+    Raises:
+        ValueError: shapes that differ, labels of another kind or out of range, a class mean of a label in the batch
+            that is zero or not finite, ``eps`` not above zero, unknown reduction.
+        TypeError: ``teacher_emb`` that is not a floating tensor.
+
+    Reference:
+        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
+        arXiv:2305.17007; code WangYZ1608/Knowledge-Distillation-via-ND, ``DirectNormLoss``.
+    """
+    if not isinstance(teacher_emb, Tensor) or not teacher_emb.is_floating_point():
+        raise TypeError(f"teacher_emb must be a floating tensor (N, D), got {describe(teacher_emb)}.")
+    if student_emb.shape != teacher_emb.shape:
+        raise ValueError(f"student_emb and teacher_emb must have the same shape (N, D), got {tuple(student_emb.shape)} "
+                         f"and {tuple(teacher_emb.shape)}: map the student's with EmbeddingProjector(student_dim, "
+                         "teacher_dim) where the widths differ.")
+    check_positive("eps", eps)
+    s, direction = _checked(student_emb, class_means, labels)
+    own = torch.linalg.vector_norm(s, dim=1)
+    teachers = torch.linalg.vector_norm(teacher_emb.detach().to(s.dtype), dim=1)
+    longer = torch.where(own >= teachers, own, teachers)  # not torch.maximum: it would halve the gradient at a tie
+    return reduce(1 - _share(s, direction, longer, eps), reduction)
+
+
+def direction_loss(student_emb: Tensor, class_means: Tensor, labels: Tensor | None, *,
+                   reduction: str = "mean") -> Tensor:
+    """The direction half alone: ``1 - cos(s, c_y)``, in [0, 2]; the length of the embedding is free.
+
+    Equals :func:`nd_loss` wherever the student is at least as long as the teacher. A zero embedding costs 1.
+
+    Args:
+        student_emb: ``(N, D)``.
+        class_means: ``(C, D)`` means of teacher embeddings; a constant.
+        labels: ``(N,)`` integers in [0, C), or ``(N, C)`` class weights.
+        reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``(N,)``.
+
+    Raises:
+        ValueError: shapes, labels of another kind or out of range, a class mean without direction, reduction.
+
+    Reference:
+        Named as an explored technique in the abstract of arXiv:2305.17007 (Wang et al., 2023); this form is a
+        reconstruction.
+    """
+    return reduce(1 - norm_and_cosine(student_emb, class_means, labels)[1], reduction)
+
+
+def norm_loss(student_emb: Tensor, *, step: float = 1.0, reduction: str = "mean") -> Tensor:
+    """The norm half alone: ``(||s|| - (||s||.detach() + step))^2``, a constant pull that lengthens every embedding.
+
+    Its **value is always** ``step^2``: only the gradient, ``-2 step s / ||s||`` per sample, says anything (0 for a zero
+    embedding, which has no direction to grow in).
+
+    Args:
+        student_emb: ``(N, D)``.
+        step: by how much the embedding should be longer than it is, > 0; default 1.
+        reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``(N,)``.
+
+    Raises:
+        ValueError: not ``(N, D)`` floating, ``step`` not above zero, reduction.
+
+    Reference:
+        Named as an explored technique in the abstract of arXiv:2305.17007 (Wang et al., 2023); this form is the
+        stepwise one of norm-based domain adaptation (Xu et al., 2019), arXiv:1811.07456.
+    """
+    check_positive("step", step)
+    if not isinstance(student_emb, Tensor) or student_emb.ndim != 2 or not student_emb.is_floating_point():
+        raise ValueError(f"student_emb must be floating embeddings (N, D), got {describe(student_emb)}.")
+    norms = torch.linalg.vector_norm(at_least_float32(student_emb), dim=1)
+    return reduce((norms - (norms.detach() + step)).square(), reduction)
+
+
+def _base_loss(base: str | Base, temperature: float) -> Base:
+    """A base by name with kdcore's default weights, or the caller's own."""
+    if not isinstance(base, str):
+        if not callable(base):
+            raise ValueError(f"base must be one of {', '.join(map(repr, BASES))} or a callable (student_logits, "
+                             f"teacher_logits, labels) -> Tensor, got {base!r}.")
+        return base
+    check_choice("base", base, BASES)
+    named: dict[str, Callable[..., Tensor]] = {"kd": kd_loss, "dkd": dkd_loss, "dist": dist_loss}
+    return partial(named[base], temperature=temperature)
+
+
+@overload
+def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, student_emb: Tensor,
+              teacher_emb: Tensor, class_means: Tensor, temperature: float = ..., ce_weight: float = ...,
+              kd_weight: float = ..., nd_weight: float = ..., epoch: float | None = ..., warmup_epochs: float = ...,
+              base: str | Base = ..., return_terms: Literal[False] = ...) -> Tensor: ...
+@overload
+def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, student_emb: Tensor,
+              teacher_emb: Tensor, class_means: Tensor, temperature: float = ..., ce_weight: float = ...,
+              kd_weight: float = ..., nd_weight: float = ..., epoch: float | None = ..., warmup_epochs: float = ...,
+              base: str | Base = ..., return_terms: Literal[True]) -> dict[str, Tensor]: ...
+def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, student_emb: Tensor,
+              teacher_emb: Tensor, class_means: Tensor, temperature: float = 4.0, ce_weight: float = 1.0,
+              kd_weight: float = 1.0, nd_weight: float = 2.0, epoch: float | None = None, warmup_epochs: float = 20.0,
+              base: str | Base = "kd", return_terms: bool = False) -> Tensor | dict[str, Tensor]:
+    """KD++: cross-entropy + a logit loss that warms up + ND, as the official training script adds them.
+
+    Args:
+        student_logits: ``(N, C)`` raw scores.
+        teacher_logits: ``(N, C)``; detached.
+        labels: ``(N,)`` integers in [0, C), or ``(N, C)`` class weights where the base can do with them.
+        student_emb: ``(N, D)``; teacher_emb: ``(N, D)``; class_means: ``(C, D)``, see :func:`nd_loss`.
+        temperature: ``T > 0`` of a named base; default 4 (the authors on CIFAR-100; 1 on ImageNet).
+        ce_weight: weight of cross-entropy; default 1.
+        kd_weight: weight of the base; default 1 (the authors: 1 to 4 for KD, by pair).
+        nd_weight: weight of :func:`nd_loss`; default 2 (the authors: 0.5 to 4, by pair).
+        epoch: epochs done, counted from 0, for the warm-up; ``None`` (default) gives the base its full weight.
+        warmup_epochs: epochs until the base has its full weight, > 0; default 20 (of the authors' 240).
+        base: ``"kd"``, ``"dkd"``, ``"dist"`` (with the default weights of those losses), or a callable
+            ``(student_logits, teacher_logits, labels) -> scalar Tensor``, for instance
+            ``functools.partial(dkd_loss, alpha=2.5, beta=4.0, temperature=4.0)``.
+        return_terms: return the weighted parts as well.
+
+    Returns:
+        The loss, or the dict ``loss, ce, kd, nd`` with ``loss = ce + kd + nd``.
+
+    Raises:
+        ValueError: shapes, labels, a class mean without direction, a negative weight, a temperature or
+            ``warmup_epochs`` not above zero, unknown base, a base that does not give a scalar.
+        TypeError: logits or ``teacher_emb`` that are not floating, labels that the base cannot read.
+
+    Reference:
+        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
+        arXiv:2305.17007; weights and warm-up: WangYZ1608/Knowledge-Distillation-via-ND.
+    """
+    check_logits_pair(student_logits, teacher_logits)
+    for name, weight in (("ce_weight", ce_weight), ("kd_weight", kd_weight), ("nd_weight", nd_weight)):
+        check_non_negative(name, weight)
+    check_positive("temperature", temperature)
+    check_positive("warmup_epochs", warmup_epochs)
+    if len(student_logits) != len(student_emb) or student_logits.shape[1] != len(class_means):
+        raise ValueError(f"student_logits {tuple(student_logits.shape)} must have the samples of student_emb "
+                         f"{tuple(student_emb.shape)} and the classes of class_means {tuple(class_means.shape)}.")
+    nd = nd_loss(student_emb, teacher_emb, labels, class_means=class_means)
+    target = labels if labels.is_floating_point() else labels.long()
+    ce = F.cross_entropy(at_least_float32(student_logits), target)
+    kd = _warmed(base, student_logits, teacher_logits, labels, temperature=temperature,
+                 factor=1.0 if epoch is None else linear_warmup(epoch, warmup_epochs))
+    terms = {"ce": ce_weight * ce, "kd": kd_weight * kd, "nd": nd_weight * nd}
+    loss = terms["ce"] + terms["kd"] + terms["nd"]
+    return {"loss": loss, **terms} if return_terms else loss
+
+
+def _warmed(base: str | Base, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *,
+            temperature: float, factor: float) -> Tensor:
+    loss = _base_loss(base, temperature)(student_logits, teacher_logits, labels)
+    if not isinstance(loss, Tensor) or loss.ndim:
+        raise ValueError(f"base must give a scalar tensor, got {describe(loss)}.")
+    return factor * loss
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+class EmbeddingProjector(nn.Module):
+    """Student embedding to the teacher's width, for the ND term only: batch norm, dropout, linear.
+
+    Trained with the student and dropped afterwards; the student's classifier still reads the raw embedding. Children
+    ``bn`` (weight 1, bias 0), ``dropout``, ``linear`` (bias 0).
+
+    Args:
+        student_dim: width of the student's embedding.
+        teacher_dim: width of the teacher's.
+        dropout: share of inputs dropped in training; default 0.5 (official).
+
+    Shapes: ``(N, student_dim)`` to ``(N, teacher_dim)``; in training ``N >= 2`` (batch norm).
+
+    Raises:
+        ValueError: a width below 1, or ``dropout`` outside [0, 1].
+
+    Reference:
+        WangYZ1608/Knowledge-Distillation-via-ND, ``EmbTrans.fc1``.
+    """
+
+    def __init__(self, student_dim: int, teacher_dim: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        check_positive("student_dim", student_dim)
+        check_positive("teacher_dim", teacher_dim)
+        check_fraction("dropout", dropout)
+        self.bn = nn.BatchNorm1d(student_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(student_dim, teacher_dim)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.dropout(self.bn(x)))
+
+
+#: Key of the tap before :meth:`KDPP.setup` has looked at the models, and in :meth:`KDPP.example`.
+_EMBEDDING = "embedding"
+
+
+class KDPP(Method):
+    """KD++ (DKD++, DIST++): ``ce_weight`` CE (added by the loop) + warm-up x ``kd_weight`` base + ``nd_weight`` ND.
+
+    The embeddings are the inputs of the classifiers; assign ``student_taps`` and ``teacher_taps`` (one name each, of a
+    layer that gives ``(N, D)``) before the training to choose others. Where their widths differ, :meth:`setup` builds
+    an :class:`EmbeddingProjector`. The class means come from the loop.
+    """
+
+    card = CARD
+    name, label = "kdpp", "KD++"
+    needs = Needs(class_means=True)
+    student_taps = (_EMBEDDING,)
+    teacher_taps = (_EMBEDDING,)
+
+    def __init__(self, **knobs: Any) -> None:
+        super().__init__(**knobs)
+        self.projector: EmbeddingProjector | None = None
+
+    def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
+        if teacher is None:
+            raise ValueError(f"{self.name} needs a teacher: its embeddings give the class directions and the length.")
+        if self.student_taps == (_EMBEDDING,):
+            self.student_taps = (embedding_tap(student, sample),)
+        if self.teacher_taps == (_EMBEDDING,):
+            self.teacher_taps = (embedding_tap(teacher, sample),)
+        student_dim = _width(student, self.student_taps[0], sample)
+        teacher_dim = _width(teacher, self.teacher_taps[0], sample)
+        if student_dim != teacher_dim:
+            self.projector = EmbeddingProjector(student_dim, teacher_dim, self.knob.dropout)
+
+    def class_mean_tap(self) -> str:
+        return self.teacher_taps[0]
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        k = self.knob
+        kd = _warmed(k.base, *s.logits, s.labels, temperature=k.temperature,
+                     factor=linear_warmup(s.epoch, k.warmup_epochs))
+        return {k.base: k.kd_weight * kd, **self.regularizer(s)}
+
+    def regularizer(self, s: Signals) -> dict[str, Tensor]:
+        """The weighted term on the embedding, by its name."""
+        k = self.knob
+        assert s.class_means is not None
+        emb, teacher = s.student_features[self.student_taps[0]], s.teacher_features[self.teacher_taps[0]]
+        emb = self.projector(emb) if self.projector is not None else emb
+        if k.regularizer == "nd":
+            loss = nd_loss(emb, teacher, s.labels, class_means=s.class_means)
+        elif k.regularizer == "direction":
+            loss = direction_loss(emb, s.class_means, s.labels)
+        else:
+            loss = norm_loss(emb, step=k.norm_step)
+        return {k.regularizer: k.nd_weight * loss}
+
+    @classmethod
+    def example(cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0,
+                match: bool = False) -> Signals:
+        """As the method of the base class, past the warm-up, with embeddings 7 wide, some longer than the teacher's."""
+        signals = super().example(batch=batch, classes=classes, dtype=dtype, seed=seed, match=match)
+        g = torch.Generator().manual_seed(seed + 1)
+        teacher, noise = torch.randn(2, batch, 7, generator=g, dtype=torch.float64)
+        longer = torch.where(torch.arange(batch) % 2 == 0, 0.5, 2.0)[:, None]
+        student = teacher.clone() if match else longer * (teacher + noise)
+        signals.student_features = {_EMBEDDING: student.to(dtype).requires_grad_()}
+        signals.teacher_features = {_EMBEDDING: teacher.to(dtype)}
+        signals.class_means = torch.randn(classes, 7, generator=g, dtype=torch.float64).to(dtype)
+        signals.epoch = 20
+        return signals
+
+
+class ND(KDPP):
+    """The ND term alone, to be put beside any objective: ``distill(..., method=["dist", "nd"])``.
+
+    Alone it is CE + ND. See :class:`KDPP` for taps, projector and class means.
+    """
+
+    card = CARD
+    name, label = "nd", "ND"
+    needs = Needs(teacher_logits=False, class_means=True)
+    knobs = (*_REGULARIZER, _CE)
+    invariances = ("class_permutation", "sample_permutation")
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        return self.regularizer(s)
+
+    @classmethod
+    def example(cls, **kwargs: Any) -> Signals:
+        """As :meth:`KDPP.example`, without the teacher's logits."""
+        signals = super().example(**kwargs)
+        signals.teacher_logits = None
+        return signals
+
+
+@torch.no_grad()
+def _width(model: nn.Module, name: str, sample: Tensor) -> int:
+    with evaluating(model), tap(model, name) as features:
+        model(sample)
+    feature = features[name]
+    if feature.ndim != 2:
+        raise ValueError(f"tap {name!r} must give embeddings (N, D), got {describe(feature)}: choose the input of the "
+                         "classifier or another vector.")
+    return feature.shape[1]
