@@ -209,7 +209,7 @@ def test_training_runs_and_widgets_tell_it(cache: None) -> None:
     assert panel.job is not None and panel.job.observer_error is None
     assert panel.outcome is not None and panel.outcome.result is not None and len(panel.outcome.result.history) == 3
     assert "kd: 18 points" in panel._terms.alt
-    assert "student: 3 points" in panel._metric.alt and "teacher: 2 points" in panel._metric.alt
+    assert "KD (this training): 3 points" in panel._metric.alt and "teacher: 2 points" in panel._metric.alt
     assert "Training finished" in panel._box.html and f"{panel.outcome.result.last_metric:.4f}" in panel._box.html
     assert "<progress" in panel._status.value and 'role="status">done' in panel._status.value
     assert not panel._buttons["Start"].disabled and panel._buttons["Stop"].disabled
@@ -334,14 +334,14 @@ def test_pair_panel_shows_before_and_after(cache: None) -> None:
     titles = [v.title for v in panel.static()]
     assert any("CKA" in t for t in titles) and any("ranking" in t
                                                    for t in titles) and any("prediction" in t for t in titles)
-    assert panel.logits["teacher"].shape == (40, 3) and set(panel.maps) == {"before", "after"}
+    assert panel.pair.logits["teacher"].shape == (40, 3) and set(panel.pair.maps) == {"before", "after"}
     kept = {k: v.clone() for k, v in after.state_dict().items()}
     with torch.no_grad():
         next(after.parameters()).zero_()
-    assert torch.equal(next(panel.after.parameters()),
+    assert torch.equal(next(panel.pair.after.parameters()),
                        next(iter(kept.values())))  # a copy: later training changes nothing
     alone = PairPanel(task, teacher, before, name="alone", limit=40)
-    assert "before" not in alone.maps and alone.static()
+    assert "before" not in alone.pair.maps and alone.static()
     panel.set(picture="sample", sample=7, temperature=2.0)
     assert panel.settle() and panel.state.error is None and "temperature 2" in panel.state.views[0].title
     with pytest.raises(ValueError, match="limit"):

@@ -7,7 +7,7 @@ import html
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,13 @@ from workbench.views.curves import training_curves_view
 
 from .base import Panel
 from .explorer import Control, control_for, slider
+from .own_data import FolderForm
 from .widgets import LiveChart, ViewBox, error_html
 
 #: Name of a network that was handed over as a module.
 OWN = "yours"
+#: So many trainings of a panel are kept for comparison.
+KEPT = 6
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,28 @@ class TeacherScore:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a training in the panel gave: the loop's ``result`` (``None`` if stopped before it began) and both
-    networks."""
+    """What a training in the panel gave.
 
+    Attributes:
+        request: what was asked for, task and method included.
+        result: of the loop; ``None`` if it was stopped before it began. teacher, student: both networks, then ``None``.
+        stopped: ended before the last epoch.
+    """
+
+    request: TrainRequest
     result: DistillResult | None
     teacher: nn.Module | None
     student: nn.Module | None
     stopped: bool
+
+    @property
+    def trained(self) -> bool:
+        """Whether at least one epoch was finished."""
+        return self.result is not None and bool(self.result.history)
+
+    def untrained(self) -> nn.Module:
+        """The student as it was before the first step, in eval mode."""
+        return self.request.make_student().eval()
 
 
 @dataclass(kw_only=True)
@@ -72,6 +90,11 @@ class TrainRequest:
     def recipe(self) -> Recipe:
         """The task's recipe for this student (for a module of your own: the first student's)."""
         return self.task.recipe(self.student if isinstance(self.student, str) else None)
+
+    @property
+    def label(self) -> str:
+        """The method as people call it."""
+        return objective_class(self.method).label
 
     @property
     def total_steps(self) -> int:
@@ -104,7 +127,7 @@ class Training:
 
     def __init__(self, request: TrainRequest, stop: threading.Event, resume: bool) -> None:
         self.request, self.stop, self.resume = request, stop, resume
-        self.outcome = Outcome(result=None, teacher=None, student=None, stopped=True)
+        self.outcome = Outcome(request=request, result=None, teacher=None, student=None, stopped=True)
 
     def run(self) -> Iterator[Any]:
         r = self.request
@@ -124,7 +147,8 @@ class Training:
                               stop=self.stop, **options)
         yield from distiller.run()
         result = distiller.result()
-        self.outcome = Outcome(result=result, teacher=teacher, student=result.student, stopped=result.stopped)
+        self.outcome = Outcome(request=r, result=result, teacher=teacher, student=result.student,
+                               stopped=result.stopped)
 
     def result(self) -> Outcome:
         return self.outcome
@@ -178,7 +202,9 @@ class TrainPanel(Panel):
         options: further arguments of :class:`kdcore.distiller.Distiller` (``lr``, ``precision``, ...).
         name: key among the open panels.
 
-    After a training ``panel.outcome`` holds the networks and the result. The static form trains in the foreground.
+    After a training ``panel.outcome`` holds the networks and the result, ``panel.outcomes`` those of all trainings so
+    far; their curves stay in the chart. Images of your own can be loaded in the panel. The static form trains in the
+    foreground.
 
     Raises:
         ValueError: unknown task, network, method or knob.
@@ -205,9 +231,11 @@ class TrainPanel(Panel):
         self.state.epochs_wanted = epochs if epochs is not None else self._recipe_epochs()
         if self.state.epochs_wanted < 1:
             raise ValueError(f"epochs must be >= 1, got {epochs!r}.")
+        self._epochs_follow = epochs is None  # the recipe of the chosen student, until somebody sets them
+        self.outcomes: list[Outcome] = []
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
         self._job: Job | None = None
-        self._live = False
+        self._live = self._quiet = False
 
     # What is chosen ---------------------------------------------------------------------------------------------------
     @property
@@ -229,6 +257,25 @@ class TrainPanel(Panel):
         if name not in self._tasks:
             self._tasks[name] = load_task(name)
         return self._tasks[name]
+
+    def use(self, task: Task) -> None:
+        """Offer a task of your own, and choose it with its first teacher and student.
+
+        Raises:
+            RuntimeError: a training is running.
+        """
+        if self._job is not None and self._job.state in ("running", "stopping"):
+            raise RuntimeError(f"a training is {self._job.state}: stop it before choosing another task.")
+        self._tasks[task.name] = task
+        if not self._live:
+            self._set_task(task.name)
+            return
+        self._offer("task", self._offered(), task.name)
+        self._chosen("task", task.name)
+
+    def _offered(self) -> list[str]:
+        """Tasks that need no further options, and those that were handed over."""
+        return sorted({*(n for n in list_tasks() if not task_info(n).required), *self._tasks})
 
     def _names(self, role: str, task: Task) -> list[str]:
         own = [OWN] if role in self._own else []
@@ -312,7 +359,7 @@ class TrainPanel(Panel):
         s, r = self.state, self._request
         done = max(steps, default=0)
         if snapshot.state in ("stopped", "done") and self._job is not None:
-            s.outcome = self._job.result()
+            self._keep(self._job.result())
         with s.hold_trait_notifications():
             s.steps, s.epochs, s.error = len(steps), len(epochs), snapshot.error
             s.progress = 1.0 if snapshot.state == "done" else min(1.0, done / r.total_steps)
@@ -321,10 +368,16 @@ class TrainPanel(Panel):
         if self._live and not self.closed:
             self._paint(snapshot, steps, epochs, score)
 
+    def _keep(self, outcome: Outcome) -> None:
+        """Remember an outcome; a resumed training replaces what it left when it was stopped."""
+        kept = [o for o in self.outcomes if o.request is not outcome.request]
+        self.outcomes = [*kept, outcome][-KEPT:] if outcome.trained else kept
+        self.state.outcome = outcome
+
     def _paint(self, snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch],
                score: TeacherScore | None) -> None:
         self._terms.show(term_lines(steps))
-        self._metric.show(metric_lines(epochs, self._request.task.metric, score))
+        self._metric.show(metric_lines(epochs, self._request, score, self.outcomes))
         self._status.value = self._status_html()
         self._enable(snapshot.state)
         if snapshot.error is not None:
@@ -351,9 +404,10 @@ class TrainPanel(Panel):
                 training = self._request.work(threading.Event(), False)
                 for _ in training.run():
                     pass
-                outcome = self.state.outcome = training.result()
+                outcome = training.result()
+                self._keep(outcome)
         assert outcome.result is not None
-        label = objective_class(self.state.method).label
+        label = outcome.request.label
         rows = [{"arm": f"student ({label})", "seed": self.state.seed, self.task.metric: outcome.result.last_metric}]
         score = self.task.evaluate(outcome.teacher,
                                    self._split())[self.task.metric] if outcome.teacher is not None else None
@@ -367,8 +421,7 @@ class TrainPanel(Panel):
     # Widgets ----------------------------------------------------------------------------------------------------------
     def _build(self) -> Any:
         s = self.state
-        offered = sorted({*(n for n in list_tasks() if not task_info(n).required), *self._tasks})
-        self._choices = {"task": _choice("task", offered, s.task),
+        self._choices = {"task": _choice("task", self._offered(), s.task),
                          "teacher": _choice("teacher", self._names("teacher", self.task), s.teacher),
                          "student": _choice("student", self._names("student", self.task), s.student),
                          "method": _choice("method", {objective_class(n).label: n for n in list_objectives()},
@@ -379,7 +432,7 @@ class TrainPanel(Panel):
                                                  label="epochs").widget("epochs"),
                          "seed": slider(s.seed, 0, max(20, s.seed), label="seed").widget("seed")}
         for role, widget in self._numbers.items():
-            widget.observe(lambda change, role=role: setattr(self.state, role, int(change["new"])), "value")
+            widget.observe(lambda change, role=role: self._counted(role, int(change["new"])), "value")
         self._knob_box = w.VBox()
         self._fill_knobs()
         self._buttons = {n: w.Button(description=n, tooltip=tip, layout=w.Layout(width="auto")) for n, tip in
@@ -388,18 +441,26 @@ class TrainPanel(Panel):
         for n, button in self._buttons.items():
             button.add_class(f"kd-{n.lower()}")
             button.on_click(lambda _, n=n: self._pressed(n))
-        self._status, self._box = w.HTML(), ViewBox()
+        self._status, self._box, self._form = w.HTML(), ViewBox(), FolderForm(self.use)
         self._status.add_class("kd-status-line")
         self._terms, self._metric = LiveChart(title="Loss terms"), LiveChart(title=self.task.metric, x_label="epoch")
         self._live = True
         self._status.value = self._status_html()
         self._enable(s.job)
         wrap = w.Layout(flex_flow="row wrap", max_width="100%", grid_gap="4px 14px")
-        tree = w.VBox([w.HBox(list(self._choices.values()), layout=wrap), *self._numbers.values(), self._knob_box,
-                       w.HBox(list(self._buttons.values()), layout=wrap), self._status,
+        tree = w.VBox([w.HBox(list(self._choices.values()), layout=wrap), self._form.widget, *self._numbers.values(),
+                       self._knob_box, w.HBox(list(self._buttons.values()), layout=wrap), self._status,
                        w.HBox([self._terms, self._metric], layout=wrap), self._box], layout=w.Layout(max_width="100%"))
         tree.add_class("kd-train")
         return tree
+
+    def _offer(self, role: str, options: Sequence[str], value: str) -> None:
+        """Fill a dropdown without taking it for a choice of the reader (new options put it on the first one)."""
+        self._quiet = True
+        try:
+            self._choices[role].options, self._choices[role].value = options, value
+        finally:
+            self._quiet = False
 
     def _fill_knobs(self) -> None:
         """Controls for the chosen method's knobs, from its card."""
@@ -414,28 +475,42 @@ class TrainPanel(Panel):
             self._knob_inputs[knob.name] = widget
         self._knob_box.children = list(self._knob_inputs.values())
 
+    def _counted(self, role: str, value: int) -> None:
+        if role == "epochs_wanted" and value != self.state.epochs_wanted:
+            self._epochs_follow = False
+        setattr(self.state, role, value)
+
+    def _follow_recipe(self) -> None:
+        """Epochs of the chosen student's recipe, unless they were set."""
+        if self._epochs_follow:
+            self.state.epochs_wanted = self._recipe_epochs()
+            self._numbers["epochs_wanted"].value = self.state.epochs_wanted
+
     def _turned(self, knob: Any, value: Any) -> None:
         self.state.knobs = {**self.state.knobs, knob.name: knob.check(value)}
 
     def _chosen(self, role: str, value: str) -> None:
+        if self._quiet:
+            return
         if role == "task":
             try:
                 self._set_task(value)
             except Exception as error:  # a data folder that is missing, say; shown where the choice was made
                 self.state.error = error
                 self._box.html = error_html(error, "")
-                self._choices["task"].value = self.state.task
+                self._offer("task", self._offered(), self.state.task)
                 return
-            self._box.html = ""
+            self._box.html, self.state.error = "", None
             for other in ("teacher", "student"):
-                self._choices[other].options = self._names(other, self.task)
-                self._choices[other].value = getattr(self.state, other)
+                self._offer(other, self._names(other, self.task), getattr(self.state, other))
             self._metric.title = self.task.metric
         else:
             setattr(self.state, role, value)
         if role == "method":
             self.state.knobs = create_method(value).settings
             self._fill_knobs()
+        elif role != "teacher":
+            self._follow_recipe()
 
     def _pressed(self, name: str) -> None:
         for button in self._buttons.values():
@@ -454,6 +529,7 @@ class TrainPanel(Panel):
         self._buttons["Start"].disabled = state in ("running", "stopping")
         self._buttons["Stop"].disabled = state != "running"
         self._buttons["Resume"].disabled = state not in ("stopped", "failed")
+        self._form.enable(state not in ("running", "stopping"))
         for widget in (*self._choices.values(), *self._numbers.values(), *self._knob_inputs.values()):
             widget.disabled = state in ("running", "stopping")
 
@@ -481,19 +557,24 @@ def term_lines(steps: Mapping[int, Step]) -> dict[str, tuple[list[float], list[f
     return lines
 
 
-def metric_lines(epochs: Mapping[int, Epoch], metric: str, score: TeacherScore
-                 | None) -> dict[str, tuple[list[float], list[float]]]:
-    """Chart lines of the student's metric over finished epochs (counted from 1), and the teacher's level."""
-    lines: dict[str, tuple[list[float], list[float]]] = {}
-    for number, epoch in sorted(epochs.items()):
-        if metric in epoch.metrics:
-            x, y = lines.setdefault("student", ([], []))
-            x.append(number + 1)
-            y.append(epoch.metrics[metric])
+def metric_lines(epochs: Mapping[int, Epoch], request: TrainRequest, score: TeacherScore | None,
+                 earlier: Sequence[Outcome] = ()) -> dict[str, tuple[list[float], list[float]]]:
+    """Chart lines of the metric over finished epochs (counted from 1): the running training, the teacher's level, and
+    earlier trainings on the same task."""
+    lines = {f"{request.label} (this training)": _metric_line(epochs.values(), request.task.metric)}
     if score is not None and epochs:
-        last = max(epochs) + 1
-        lines["teacher"] = ([1, last] if last > 1 else [1], [score.value] * (2 if last > 1 else 1))
-    return lines
+        ends = sorted({1.0, max(epochs) + 1.0})
+        lines["teacher"] = (ends, [score.value] * len(ends))
+    for number, outcome in enumerate(earlier, 1):
+        if outcome.request is not request and outcome.request.task is request.task and outcome.result is not None:
+            lines[f"{outcome.request.label} (training {number})"] = _metric_line(outcome.result.history,
+                                                                                request.task.metric)
+    return {label: line for label, line in lines.items() if line[0]}
+
+
+def _metric_line(epochs: Iterable[Epoch], metric: str) -> tuple[list[float], list[float]]:
+    measured = sorted((e.epoch + 1.0, e.metrics[metric]) for e in epochs if metric in e.metrics)
+    return [x for x, _ in measured], [y for _, y in measured]
 
 
 def words(snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch], note: str,
@@ -525,7 +606,7 @@ def outcome_html(request: TrainRequest, outcome: Outcome | None, score: TeacherS
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
-    rows = [("method", result.method), (f"{request.split} {request.task.metric}, teacher",
+    rows = [("method", request.label), (f"{request.split} {request.task.metric}, teacher",
                                         shown(score.value if score else None)),
             (f"{request.split} {request.task.metric}, student, last epoch", shown(result.last_metric)),
             (f"{request.split} {request.task.metric}, student, best epoch",
@@ -535,7 +616,7 @@ def outcome_html(request: TrainRequest, outcome: Outcome | None, score: TeacherS
             ("seconds", f"{result.seconds:.1f}"), ("samples the teacher was run on", str(result.teacher_forwards))]
     body = "".join(f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>'
                    for k, v in rows)
-    state = "stopped; Resume goes on" if outcome.stopped else "finished"
+    state = f"stopped; Resume goes on with {request.label}, Start begins anew" if outcome.stopped else "finished"
     return f'<table class="kd-outcome"><caption style="text-align:left">Training {state}</caption>{body}</table>'
 
 

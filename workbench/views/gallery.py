@@ -51,10 +51,17 @@ def planned_html(papers: Sequence[MethodEntry]) -> str:
     e = html.escape
     rows = []
     for family in dict.fromkeys(p.family for p in planned):
-        items = ", ".join(f'<a href="{e(p.links["paper"])}">{e(p.slug)}</a>' if "paper" in p.links else e(p.slug)
-                          for p in planned if p.family == family)
+        items = ", ".join(map(_planned, (p for p in planned if p.family == family)))
         rows.append(f"<dt>{e(family)} <small>{e(FAMILY_WORDS.get(family, ''))}</small></dt><dd>{items}</dd>")
     return f'{_STYLE}<dl class="kd-planned">{"".join(rows)}</dl>' if rows else ""
+
+
+def _planned(paper: MethodEntry) -> str:
+    e = html.escape
+    title = e(paper.title)
+    if "paper" not in paper.links:
+        return f'<span title="{title}">{e(paper.slug)}</span>'
+    return f'<a href="{e(paper.links["paper"])}" title="{title}">{e(paper.slug)}</a>'
 
 
 def _by_family(papers: Sequence[MethodEntry]) -> list[MethodEntry]:
