@@ -11,7 +11,7 @@ All of them take ``seeds``, ``progress``, ``stop`` and the training settings of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,8 @@ def logit_baselines(*, temperature: float = 4.0, ce_weight: float = 0.1, kd_weig
 
 
 def few_labels(*, train_size: int = 200, arms: Sequence[Arm | str] | None = None, student: str = "mlp-16",
-               epochs: int = 60, seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
+               epochs: int = 60, seeds: int | Sequence[int] = 3, metrics: Mapping[str, Metric] | None = None,
+               **options: Any) -> Comparison:
     """Digits where the student has few labelled images and the teacher had all of them.
 
     Each seed has its own split, subset, teacher and initial weights. Rows also have ``tau``, see
@@ -62,11 +63,12 @@ def few_labels(*, train_size: int = 200, arms: Sequence[Arm | str] | None = None
         train_size: images the student sees, stratified; the teacher learned from all 1,078.
         arms: what is compared; :func:`logit_baselines` by default.
         student: one of the task's students.
+        metrics: further numbers beside ``tau``.
         epochs, seeds, **options: see :func:`kdcore.experiment.compare`.
     """
     return compare(lambda seed: load_task("digits", seed=seed, train_size=train_size),
                    logit_baselines() if arms is None else arms, student=student, epochs=epochs, seeds=seeds,
-                   metrics={"tau": teacher_order}, **options)
+                   metrics={"tau": teacher_order, **(metrics or {})}, **options)
 
 
 def baseline_claims(comparison: Comparison, *, margin: float = 1.0) -> list[Claim]:

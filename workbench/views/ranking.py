@@ -139,7 +139,7 @@ def pld_weights_view(teacher_logits: Any, label: int, *, temperatures: Sequence[
     top = names[int(t[0].argmax())]
     alt = (f"The label is {names[label]}; the teacher's first choice is {top}"
            + (". " if int(t[0].argmax()) == label else ", so the teacher is wrong and the label's weight is small. ")
-           + "Weight of the label: " + "; ".join(f"{n} {v[0]:.3g}" for n, v in lines.items()) + ".")
+           + "Weight of the label: " + "; ".join(f"{n}: {v[0]:.3g}" for n, v in lines.items()) + ".")
     table = pd.DataFrame({"position": np.arange(1, len(ordered) + 1), "class": ordered, **lines})
 
     def draw(theme: Theme) -> Figure:
