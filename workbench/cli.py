@@ -435,10 +435,10 @@ def pair(
 ) -> None:
     """Generate the notebooks (.ipynb, without outputs) from the percent scripts (.py)."""
     from .runs import pairing
-    from .runs.files import write_atomic
+    from .runs.files import script_of, write_atomic
 
     if from_notebook is not None:
-        script = from_notebook.with_suffix(".py")
+        script = script_of(from_notebook)
         write_atomic(script, pairing.script_text(from_notebook))
         paths = [script]
     states = pairing.check_pairs(paths)

@@ -15,6 +15,8 @@ from typing import Any
 from kdcore import __version__
 
 NOTEBOOKS = "notebooks"
+#: Names that no script in a notebook folder may have.
+PACKAGES = ("kdcore", "workbench")
 _SKIP = (".ipynb_checkpoints", ".jupyter", "__pycache__")
 
 
@@ -52,6 +54,22 @@ def find_notebooks(root: str | Path | None = None, pattern: str = "*", *, suffix
     return sorted(keep, key=lambda p: notebook_key(p, root))
 
 
+def script_of(notebook: str | Path) -> Path:
+    """The percent script of a notebook: the same name, or ``<name>_notebook.py`` where the name is one of our packages.
+
+    A kernel looks for modules in its notebook's folder first: a ``workbench.py`` there would hide the package.
+    """
+    path = Path(notebook)
+    return path.with_name(f"{path.stem}{'_notebook' if path.stem in PACKAGES else ''}.py")
+
+
+def notebook_of(script: str | Path) -> Path:
+    """The notebook of a percent script, see :func:`script_of`."""
+    path = Path(script)
+    short = path.stem.removesuffix("_notebook")
+    return path.with_name(f"{short if short in PACKAGES else path.stem}.ipynb")
+
+
 def notebook_key(path: str | Path, root: str | Path | None = None) -> str:
     """``.../notebooks/ranking/pld.ipynb`` -> ``"ranking/pld"``; a notebook elsewhere is called by its stem."""
     path = Path(path).resolve()
@@ -73,8 +91,8 @@ def resolve_notebook(name: str | Path, root: str | Path | None = None) -> Path:
         FileNotFoundError: nothing or more than one notebook answers to the name; the message lists those that exist.
     """
     path = Path(name)
-    if path.suffix == ".py" and path.with_suffix(".ipynb").is_file():
-        path = path.with_suffix(".ipynb")
+    if path.suffix == ".py" and notebook_of(path).is_file():
+        path = notebook_of(path)
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
     if path.suffix in (".ipynb", ".py") and path.parent != Path("."):

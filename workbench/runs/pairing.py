@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import find_notebooks, project_root, sha256, write_atomic
+from .files import PACKAGES, find_notebooks, notebook_of, project_root, script_of, sha256, write_atomic
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -28,8 +28,12 @@ class Pair:
     diff: str = ""
 
 
-def notebook_text(script: str) -> str:
+def notebook_text(script: str, *, alone: bool = False) -> str:
     """The generated ``.ipynb`` of a percent script's source text.
+
+    Args:
+        script: the text.
+        alone: tell jupytext in JupyterLab not to write a script of the notebook's name when the notebook is saved.
 
     Raises:
         ValueError: the script has no cells, or no cell tagged ``parameters`` is first among the code cells that use
@@ -59,7 +63,8 @@ def notebook_text(script: str) -> str:
     document = nbformat.from_dict(
         {
             "cells": cells,
-            "metadata": {"kernelspec": KERNEL, "language_info": {"name": "python"}},
+            "metadata": {"kernelspec": KERNEL, "language_info": {"name": "python"},
+                         **({"jupytext": {"formats": "ipynb"}} if alone else {})},
             "nbformat": 4,
             "nbformat_minor": 5,
         }
@@ -72,7 +77,8 @@ def pair(script: str | Path) -> Pair:
     """Write the notebook of a percent script (nothing is touched when it is already right)."""
     state = check_pair(script)
     if state.problem:
-        write_atomic(state.notebook, notebook_text(state.script.read_text(encoding="utf-8")))
+        text = state.script.read_text(encoding="utf-8")
+        write_atomic(state.notebook, notebook_text(text, alone=state.notebook.stem != state.script.stem))
     return state
 
 
@@ -81,12 +87,17 @@ def check_pair(script: str | Path) -> Pair:
 
     Raises:
         FileNotFoundError: there is no such script.
+        FileExistsError: the script hides one of our packages from the notebooks beside it.
     """
-    script = Path(script).with_suffix(".py")
-    notebook = script.with_suffix(".ipynb")
+    script = Path(script)
+    script = script_of(script) if script.suffix == ".ipynb" else script.with_suffix(".py")
+    notebook = notebook_of(script)
+    if script.stem in PACKAGES and script.is_file():
+        raise FileExistsError(f"{script} hides the package {script.stem} from the notebooks beside it: remove it, or "
+                              f"call it {script_of(script.with_suffix('.ipynb')).name}.")
     if not script.is_file():
         raise FileNotFoundError(f"there is no percent script {script}.")
-    expected = notebook_text(script.read_text(encoding="utf-8"))
+    expected = notebook_text(script.read_text(encoding="utf-8"), alone=notebook.stem != script.stem)
     if not notebook.is_file():
         return Pair(script, notebook, "the notebook is missing")
     actual = notebook.read_text(encoding="utf-8")
@@ -125,10 +136,10 @@ def check_pairs(paths: Iterable[str | Path] | None = None, root: str | Path | No
         return [check_pair(p) for p in paths]
     root = Path(root) if root is not None else project_root()
     found = scripts(root)
-    orphans = [p for p in find_notebooks(root) if p.with_suffix(".py") not in found]
+    orphans = [p for p in find_notebooks(root) if script_of(p) not in found]
     return [
         *(check_pair(p) for p in found),
-        *(Pair(p.with_suffix(".py"), p, "there is no percent script beside the notebook") for p in orphans),
+        *(Pair(script_of(p), p, "there is no percent script beside the notebook") for p in orphans),
     ]
 
 
