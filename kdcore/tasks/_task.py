@@ -20,6 +20,7 @@ from ..checkpoints import load_weights, read_weights
 from ..distiller import accuracy
 from ..functional.checks import check_choice, check_positive, describe
 from ..inputs import input_normalization
+from ..method import Method
 from ..taps import evaluating
 from ._data import SizedDataset, WithIndex, as_dataset, collate, fingerprint, known_labels, labels_of
 from ._models import ModelSpec, Recipe, reference_models
@@ -177,6 +178,10 @@ class Task:
         if spec.weights is None:
             return reference_teacher(self, name or next(iter(self.teachers)), spec, progress=progress)
         return self.load(spec.make(self.seed), spec.weights)
+
+    def teacher_objective(self) -> str | Method:
+        """What reference teachers are trained with: cross-entropy, where the labels are classes."""
+        return "ce"
 
     def student(self, name: str | None = None, *, seed: int = 0) -> nn.Module:
         """A student in train mode whose initial weights depend on ``seed`` alone (or on its own checkpoint)."""

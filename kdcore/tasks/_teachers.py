@@ -35,6 +35,8 @@ def recipe_key(task: Task, name: str, spec: ModelSpec, model: nn.Module) -> tupl
         "recipe": spec.recipe.settings(), "data": task.fingerprint,
         "architecture": hashlib.sha256(f"{model}{shapes}".encode()).hexdigest(),
     }
+    if (objective := task.teacher_objective()) != "ce":
+        made_of["objective"] = str(objective)
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest(), made_of
 
 
@@ -96,7 +98,7 @@ def _train(task: Task, spec: ModelSpec, model: nn.Module, name: str, progress: P
 
     loader = task.loader("teacher_train", batch_size=recipe.batch_size, seed=task.seed)
     with preserved_rng():  # a cached teacher and a new one leave the same random state behind
-        distill(None, model, "ce", loader, seed=task.seed, callbacks=(report,), **recipe.training())
+        distill(None, model, task.teacher_objective(), loader, seed=task.seed, callbacks=(report,), **recipe.training())
     return model.eval()
 
 

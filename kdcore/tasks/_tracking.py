@@ -1,0 +1,252 @@
+"""A task whose labels are boxes: pairs of a template and a search image, trackers, and what they learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..functional.boxes import (
+    READOUTS,
+    TRACKING_WEIGHTS,
+    box_iou,
+    center_tracking_losses,
+    cxcywh_to_xyxy,
+    decode_center_boxes,
+    success_curve,
+    xywh_to_xyxy,
+)
+from ..functional.checks import check_choice, describe
+from ..functional.masks import (
+    cox_intensity,
+    occlusion_robust_loss,
+    relative_token_shift,
+    sample_cox_mask,
+    sample_uniform_mask,
+)
+from ..method import Method, Needs, Signals, ce_weight_knob
+from ..models.tracker import OcclusionRobustTracker, PairTracker, pack_pair, split_maps
+from ..registry import Axes, Knob, MethodCard
+from ..taps import evaluating, tap
+from ._data import SizedDataset
+from ._task import SPLITS, Task
+from ._teachers import Progress
+
+MASKS = ("cox", "uniform")
+
+
+class PairDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Packed pairs ``(6, S_x, S_x)`` in [0, 1] with boxes; images are kept as bytes and packed when they are read.
+
+    Args:
+        template: ``(N, 3, S_z, S_z)`` uint8.
+        search: ``(N, 3, S_x, S_x)`` uint8.
+        boxes: ``(N, 4)`` float, xywh in [0, 1] of the search image.
+        template_target, search_target: ``(N, S, S)`` bool, pixels of the target (for occluders), or ``None``.
+
+    Raises:
+        ValueError: lengths differ, or a box without width or height.
+    """
+
+    def __init__(self, template: Tensor, search: Tensor, boxes: Tensor, template_target: Tensor | None = None,
+                 search_target: Tensor | None = None) -> None:
+        if not len(template) == len(search) == len(boxes) or boxes.shape[1:] != (4,):
+            raise ValueError(f"template, search and boxes (N, 4) must hold the same samples, got {describe(template)}, "
+                             f"{describe(search)} and {describe(boxes)}.")
+        if not bool((boxes[:, 2:] > 0).all()):
+            raise ValueError("boxes must have width and height > 0 (xywh).")
+        self.template, self.search, self.boxes = template, search, boxes.float()
+        self.template_target, self.search_target = template_target, search_target
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, boxes = self.__getitems__([index])
+        return x[0], boxes[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch ``(x (B, 6, S, S), boxes (B, 4))``."""
+        rows = torch.as_tensor(indices)
+        return pack_pair(self.template[rows].float() / 255, self.search[rows].float() / 255), self.boxes[rows]
+
+
+# The objective --------------------------------------------------------------------------------------------------------
+
+class TrackingObjective(Method):
+    """What a tracker learns from its labels, ``focal + 2 GIoU + 5 L1``, and, with ``gamma``, from its own masked pass.
+
+    It takes the place of cross-entropy: ``[TrackingObjective(), "ortrack"]`` is the student's stage of ORTrack,
+    ``TrackingObjective(gamma=2e-4)`` the teacher's. Students are :class:`~kdcore.models.tracker.PairTracker`.
+    """
+
+    card = MethodCard(
+        slug="tracking", title="Tracking by a centre head (no teacher)", authors="baseline", year=2022,
+        family="foundations", arxiv="2203.11991",
+        summary="The tracker learns from boxes: focal loss on the centre, GIoU and L1 on the box; optionally its "
+                "template tokens are kept where they are when blocks of the template are masked.",
+        axes=Axes(knowledge="feature", scheme="nokd", signal="mse", task="tracking", modality="image",
+                  teacher_access="none", data_regime="labelled", teachers="none", arch="any", goal="accuracy"))
+    name, label = "tracking", "tracking"
+    knobs = (
+        Knob("gamma", 0.0, 0.0, 1.0, symbol="γ", help="weight of the occlusion-robust loss; 0: no masked pass",
+             source="ours: off; ORTrack 2e-4 with pretrained tokens"),
+        Knob("mask", "cox", symbol="m", choices=MASKS, help="law of the masked blocks", source="ORTrack"),
+        Knob("mask_ratio", 0.3, 0.0, 0.9, symbol="ρ", help="mean number of points over number of blocks",
+             source="ORTrack"),
+        Knob("sigma", 64.0, 4.0, 256.0, symbol="s", log=True, help="width of the bell, for a template of 128 pixels: variance 64 s; "
+             "scaled with the template", source="ORTrack"),
+        Knob("readout", "argmax", symbol="c", choices=READOUTS, help="cell whose box is judged while training",
+             source="OSTrack"),
+        ce_weight_knob(0.0, source="boxes have no classes"),
+    )
+    needs = Needs(teacher_logits=False)
+    _template_tokens: int | None = None
+
+    def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
+        if not isinstance(student, PairTracker):
+            raise ValueError(f"tracking needs a kdcore.models.tracker.PairTracker as student, got "
+                             f"{type(student).__name__}.")
+        student.mask_with(mask_drawer(student.tracker, self.knob.mask, self.knob.mask_ratio, self.knob.sigma)
+                          if self.knob.gamma else None)
+        self._template_tokens = student.tracker.num_template_tokens
+        self.student_taps = ("tracker.norm#0", "tracker.norm#1") if self.knob.gamma else ()
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        if s.labels is None:
+            raise ValueError("labels are required: (B, 4) boxes, xywh in [0, 1].")
+        terms = center_tracking_losses(*split_maps(s.student_logits), s.labels, readout=self.knob.readout)
+        weighted = {name: w * t for w, (name, t) in zip(TRACKING_WEIGHTS, terms.items(), strict=True)}
+        if self.knob.gamma:
+            clean, masked = (s.student_features[name] for name in self.student_taps)
+            weighted["orr"] = self.knob.gamma * occlusion_robust_loss(clean, masked,
+                                                                      num_template_tokens=self._template_tokens)
+        return weighted
+
+
+def mask_drawer(tracker: OcclusionRobustTracker, kind: str, mask_ratio: float, sigma: float) -> Callable[[int], Tensor]:
+    """``draw(batch_size) -> (B, 1, h, w)`` over a tracker's template, one cell per patch."""
+    check_choice("mask", kind, MASKS)
+    if kind == "uniform":
+        return partial(sample_uniform_mask, (tracker.template_grid,) * 2, mask_ratio=mask_ratio)
+    return partial(sample_cox_mask, template_intensity(tracker.template_size, tracker.patch_size, sigma),
+                   mask_ratio=mask_ratio)
+
+
+def template_intensity(template_size: int, patch_size: int, sigma: float = 64.0) -> Tensor:
+    """Cox intensity of a template of any size with the shape it has at 128 pixels, where ``sigma`` is stated."""
+    return cox_intensity(template_size, block_size=patch_size, sigma=sigma * template_size / 128)
+
+
+# The task -------------------------------------------------------------------------------------------------------------
+
+def mean_iou(maps: Tensor, boxes: Tensor) -> float:
+    """Mean IoU of the boxes that maps ``(N, 5, F, F)`` say with true boxes ``(N, 4)``, xywh in [0, 1]."""
+    return paired_iou(maps, boxes).mean().item()
+
+
+def paired_iou(maps: Tensor, boxes: Tensor) -> Tensor:
+    """IoU of each predicted box with the true one, ``(N,)`` float64."""
+    found = cxcywh_to_xyxy(decode_center_boxes(*split_maps(maps.double()))).clamp(0, 1)
+    return box_iou(found, xywh_to_xyxy(boxes.double()))
+
+
+@dataclass(kw_only=True, eq=False)
+class TrackingTask(Task):
+    """A :class:`Task` whose label is a box ``(4,)``, xywh in [0, 1] of the search image; metric: mean IoU.
+
+    Attributes:
+        occluded: test pairs with an occluder, by where it lies (``"template"``, ``"search"``).
+    """
+
+    occluded: dict[str, SizedDataset]
+
+    def split(self, name: str) -> SizedDataset:
+        """A split by name, or ``"test/template"``, ``"test/search"``: the test pairs with an occluder there."""
+        head, _, where = name.partition("/")
+        if head == "test" and where:
+            check_choice("occluded", where, tuple(self.occluded))
+            return self.occluded[where]
+        check_choice("split", name, SPLITS)
+        return super().split(name)
+
+    def labels(self, split: str = "test") -> Tensor:
+        """All boxes of a split, ``(N, 4)``."""
+        data = self.split(split)
+        return torch.stack([data[i][1] for i in range(len(data))])
+
+    def teacher_objective(self) -> Method:
+        """Stage 1 with Cox masks at the scale of these small networks."""
+        return TrackingObjective(gamma=0.05, readout="target")
+
+    def check_model(self, model: nn.Module, name: str = "the model") -> nn.Module:
+        """Return ``model`` if it gives ``(N, 5, F, F)`` maps on this task's pairs, else raise ``ValueError``."""
+        maps, _ = self.predict(model, n=2)
+        if maps.ndim != 4 or maps.shape[1] != 5:
+            raise ValueError(f"{name} must give (N, 5, F, F) maps (score, size, offset), got {describe(maps)}.")
+        return model
+
+    def evaluate(self, model: nn.Module, split: str = "test") -> dict[str, float]:
+        """Mean IoU and success AUC over a split."""
+        ious = self.ious(model, split)
+        return {self.metric: ious.mean().item(), "auc": success_curve(ious)[1].mean().item()}
+
+    def ious(self, model: nn.Module, split: str = "test") -> Tensor:
+        """IoU of every pair of a split, ``(N,)`` float64."""
+        return paired_iou(*self.predict(model, split))
+
+    def accuracy(self, model: nn.Module, split: str = "test") -> float:
+        """Success rate: share of pairs with IoU above 0.5."""
+        return (self.ious(model, split) > 0.5).double().mean().item()
+
+    def recall(self, model: nn.Module, split: str = "test") -> Tensor:
+        """The success rate, ``(1,)``: there is one class, the target."""
+        return torch.tensor([self.accuracy(model, split)], dtype=torch.float64)
+
+    def tokens(self, model: nn.Module, split: str = "test", *, n: int | None = None, batch_size: int = 256) -> Tensor:
+        """Tokens ``(N, T_z + T_x, D)`` of a :class:`PairTracker` over the first ``n`` pairs of a split."""
+        if not isinstance(model, PairTracker):
+            raise ValueError(f"tokens are those of a PairTracker, got {type(model).__name__}.")
+        normalize, data = self.normalization(model), self.split(split)
+        count = len(data) if n is None else min(n, len(data))
+        found: list[Tensor] = []
+        with evaluating(model), torch.no_grad():
+            for x, _ in self.loader(split, batch_size=batch_size, shuffle=False):
+                found.append(model.tokens(normalize(x)))
+                if len(found) * batch_size >= count:
+                    break
+        return torch.cat(found)[:count]
+
+    def token_shift(self, model: nn.Module) -> float:
+        """Share of the template tokens' energy that occluders never seen in training move (lower is robuster)."""
+        clean, occluded = self.tokens(model), self.tokens(model, "test/template")
+        count = model.tracker.num_template_tokens  # type: ignore[union-attr]
+        return relative_token_shift(clean, occluded, num_template_tokens=count).item()
+
+    def layer_shifts(self, model: PairTracker, *, n: int = 64) -> dict[str, float]:
+        """The token shift after every block and the final norm, over the first ``n`` test pairs."""
+        names = [*(f"tracker.blocks.{i}" for i in range(len(model.tracker.blocks))), "tracker.norm"]
+        normalize, found = self.normalization(model), []
+        for split in ("test", "test/template"):
+            x, _ = self.split(split).__getitems__(range(min(n, len(self.test))))  # type: ignore[attr-defined]
+            with evaluating(model), torch.no_grad(), tap(model, names) as features:
+                model(normalize(x))
+                found.append({name: features[name] for name in names})
+        count = model.tracker.num_template_tokens
+        return {name.removeprefix("tracker."): relative_token_shift(found[0][name], found[1][name],
+                                                                    num_template_tokens=count).item()
+                for name in names}
+
+    def facts(self) -> list[tuple[str, str]]:
+        """As of any task; boxes instead of classes."""
+        words = "one box per pair, x y width height in [0, 1] of the search image"
+        return [(name, words) if name == "classes" else (name, value) for name, value in super().facts()]
+
+    def teacher(self, name: str | None = None, *, progress: Progress | None = None) -> Any:
+        """The reference teacher, a :class:`PairTracker` in eval mode (see :meth:`Task.teacher`)."""
+        return super().teacher(name, progress=progress)

@@ -1,0 +1,274 @@
+"""Pictures of occlusion: masks over images, how far tokens shift, weights of distilled samples, success curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kdcore.functional.boxes import success_curve
+from kdcore.functional.masks import masked_fraction_moments, masking_probability
+from kdcore.methods.ortrack import difficulty_weights
+
+from .base import View
+from .comparison import lines_view
+from .drawing import WIDTH, Array, as_array, check_names, heatmap, subplots
+from .theme import CATEGORICAL, SEQUENTIAL, Theme
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Colours that stand out from photographs: the true box, and the box a tracker says.
+TRUE_BOX, FOUND_BOX = "#009E73", "#D55E00"
+
+
+def _image(argument: str, image: Any) -> Array:
+    """``(3, H, W)`` in [0, 1] as ``(H, W, 3)``."""
+    array = as_array(argument, image, ndim=3)
+    if array.shape[0] != 3:
+        raise ValueError(f"{argument} must be (3, H, W), got shape {array.shape}.")
+    return array.transpose(1, 2, 0).clip(0, 1)
+
+
+def _plain(ax: Axes, label: str = "") -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(label, fontsize=9.5)
+
+
+def masked_images_view(images: Any, mask: Any, intensity: Any, *, mask_ratio: float, columns: int = 6,
+                       title: str = "What the mask hides") -> View:
+    """The intensity, the probability of every block, and drawn masks laid over templates.
+
+    Args:
+        images: ``(N, 3, H, W)`` in [0, 1], one for each mask.
+        mask: ``(N, 1, h, w)``, 1 = keep; masked blocks are greyed.
+        intensity: ``(h, w)`` of the Cox process, sums to 1.
+        mask_ratio: of the process.
+        columns: images per row.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    pictures, cells = as_array("images", images, ndim=4), as_array("mask", mask, ndim=4)
+    q = torch.from_numpy(as_array("intensity", intensity, ndim=2).copy())
+    if len(pictures) != len(cells) or cells.shape[2:] != tuple(q.shape):
+        raise ValueError(f"images, mask and intensity must belong together, got shapes {pictures.shape}, {cells.shape} "
+                         f"and {tuple(q.shape)}.")
+    chance = masking_probability(q, mask_ratio=mask_ratio).numpy()
+    share, (mean, std) = 1 - cells.mean((1, 2, 3)), masked_fraction_moments(q, mask_ratio=mask_ratio)
+    i, j = (s // 2 for s in chance.shape)
+    alt = (f"Blocks of a grid of {chance.shape[0]} by {chance.shape[1]} are masked with probability "
+           f"{chance[i, j]:.2f} in the middle and {chance[0, 0]:.2f} in the corner, on average {100 * mean:.1f} % of a "
+           f"template (standard deviation {100 * std:.1f}). The {len(share)} masks drawn hide {100 * share.mean():.1f} "
+           f"% on average, from {100 * share.min():.0f} to {100 * share.max():.0f}.")
+    table = pd.DataFrame({"mask": range(1, len(share) + 1), "masked share": share})
+
+    def draw(theme: Theme) -> Figure:
+        rows = -(-len(pictures) // columns)
+        figure, axes = subplots(WIDTH, 1.3 * rows + 0.3, rows, columns + 2, squeeze=False)
+        big = figure.add_subplot(axes[0, 0].get_gridspec()[:, :2])
+        for ax in axes[:, :2].flat:
+            ax.remove()
+        drawn = heatmap(big, chance, theme, rows=[""] * len(chance), columns=[""] * chance.shape[1], vmin=0,
+                        vmax=float(chance.max()) or 1.0)
+        big.set(aspect="equal", xticks=[], yticks=[], title="P(block is masked)")
+        figure.colorbar(drawn, ax=big, fraction=0.05, pad=0.03, orientation="horizontal")
+        for k, ax in enumerate(axes[:, 2:].flat):
+            _plain(ax)
+            if k < len(pictures):
+                _masked(ax, pictures[k].transpose(1, 2, 0).clip(0, 1), cells[k, 0])
+                ax.set_xlabel(f"{100 * share[k]:.0f} %", fontsize=9.5)
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
+
+
+def _masked(ax: Axes, image: Array, keep: Array) -> None:
+    block = [image.shape[d] // keep.shape[d] for d in (0, 1)]
+    large = keep.repeat(block[0], 0).repeat(block[1], 1)[..., None]
+    ax.imshow(large * image + (1 - large) * 0.5, interpolation="nearest")
+
+
+def masked_share_view(shares: Any, intensity: Any, *, mask_ratio: float, title: str = "How much is hidden") -> View:
+    """Histogram of the masked share of drawn masks against mean and spread in closed form.
+
+    Args:
+        shares: ``(N,)`` masked share of each drawn mask.
+        intensity: ``(h, w)``; mask_ratio: of the process.
+    """
+    values = as_array("shares", shares, ndim=1)
+    q = torch.from_numpy(as_array("intensity", intensity, ndim=2).copy())
+    mean, std = masked_fraction_moments(q, mask_ratio=mask_ratio)
+    cells = q.numel()
+    counts = np.bincount((values * cells).round().astype(int), minlength=cells + 1) / len(values)
+    alt = (f"{len(values)} masks hide {100 * values.mean():.2f} % on average with a standard deviation of "
+           f"{100 * values.std():.2f}; in closed form {100 * mean:.2f} and {100 * std:.2f}. The knob says "
+           f"{100 * mask_ratio:.0f} %: points that fall on the same block count once.")
+    seen = np.flatnonzero(counts)
+    table = pd.DataFrame({"masked blocks": seen, "share of masks": counts[seen]})
+
+    def draw(theme: Theme) -> Figure:
+        figure, ax = subplots(7.4, 2.9)
+        ax.bar(100 * np.arange(cells + 1) / cells, counts, width=80 / cells, color=CATEGORICAL[0])
+        for at, name, style in ((mean, "mean, closed form", "-"), (mask_ratio, "mask ratio", "--")):
+            ax.axvline(100 * at, color=theme.ink, linestyle=style, linewidth=1.6, label=name)
+        ax.axvspan(100 * (mean - std), 100 * (mean + std), color=theme.muted, alpha=0.2, linewidth=0,
+                   label="± standard deviation")
+        ax.set(xlabel="masked blocks in percent of the template", ylabel="share of masks",
+               xlim=(-1, min(101, 100 * (max(values.max(), mask_ratio) + 0.06))))
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False)
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
+
+
+def token_shift_view(clean: Any, occluded: Any, shifts: Mapping[str, Any], *,
+                     title: str = "How far the template's tokens move") -> View:
+    """A template, the same with an occluder, and the shift of every token for each tracker, on one scale.
+
+    Args:
+        clean, occluded: ``(3, H, W)`` in [0, 1].
+        shifts: tracker -> ``(h, w)`` from :func:`kdcore.functional.masks.token_shift_map`.
+
+    Raises:
+        ValueError: no tracker, or maps of different shapes.
+    """
+    images = {"template": _image("clean", clean), "occluded": _image("occluded", occluded)}
+    maps = {name: as_array(f"shifts[{name!r}]", value, ndim=2) for name, value in shifts.items()}
+    if not maps or len({m.shape for m in maps.values()}) > 1:
+        raise ValueError(f"shifts must hold maps of one shape, got {[m.shape for m in maps.values()]}.")
+    top = max(float(m.max()) for m in maps.values()) or 1.0
+    alt = "Mean shift of a token, in units of a typical token's length: " + "; ".join(
+        f"{name} {m.mean():.3f} (largest {m.max():.2f})" for name, m in maps.items()) + "."
+    first = next(iter(maps.values()))
+    at = [(i, j) for i in range(first.shape[0]) for j in range(first.shape[1])]
+    table = pd.DataFrame({"row": [i for i, _ in at], "column": [j for _, j in at],
+                          **{name: m.ravel() for name, m in maps.items()}})
+
+    def draw(theme: Theme) -> Figure:
+        count = 2 + len(maps)
+        figure, axes = subplots(min(WIDTH, 2.2 * count), 2.5, 1, count)
+        for ax, (name, image) in zip(axes, images.items(), strict=False):
+            ax.imshow(image, interpolation="nearest")
+            _plain(ax)
+            ax.set_title(name)
+        for ax, (name, m) in zip(axes[2:], maps.items(), strict=True):
+            drawn = heatmap(ax, m, theme, rows=[""] * len(m), columns=[""] * m.shape[1], vmin=0, vmax=top,
+                            numbers=".2f" if m.size <= 36 else None)
+            ax.set(aspect="equal", xticks=[], yticks=[], title=name)
+        figure.colorbar(drawn, ax=axes[-1], fraction=0.05, pad=0.03, label="shift")
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
+
+
+def afkd_weights_view(box_loss: Any, ious: Any, *, alpha: float, beta: float, groups: Sequence[str] | None = None,
+                      title: str = "Who counts how much") -> View:
+    """AFKD's weight of every sample of a batch over the IoU of the student's box.
+
+    Args:
+        box_loss: ``(B,)``, 1 - GIoU; ious: ``(B,)``.
+        alpha, beta: of :func:`kdcore.methods.ortrack.difficulty_weights`.
+        groups: ``B`` names for colours and markers.
+
+    Raises:
+        ValueError: lengths that differ.
+    """
+    from .comparison import scatter_view
+    loss, iou = as_array("box_loss", box_loss, ndim=1), as_array("ious", ious, ndim=1)
+    weights = difficulty_weights(torch.from_numpy(loss.copy()), alpha=alpha, beta=beta).numpy()
+    view = scatter_view(iou, weights, x_label="IoU of the student's box", y_label="weight of the sample", groups=groups,
+                        title=title)
+    below = int((weights < 0).sum())
+    heavy, light = int(weights.argmax()), int(weights.argmin())
+    view.alt += (f" Mean weight {weights.mean():.4g}; the heaviest sample ({weights[heavy]:.4g}) has IoU "
+                 f"{iou[heavy]:.2f}, the lightest ({weights[light]:.4g}) {iou[light]:.2f}. {below} of {len(weights)} weights are "
+                 "negative.")
+    return view
+
+
+def success_view(ious: Mapping[str, Any], *, title: str = "Success curves") -> View:
+    """Share of pairs whose IoU exceeds a threshold, for each set of IoUs; the legend gives the area under it.
+
+    Args:
+        ious: label -> ``(N,)`` values, or a list of such arrays, one per seed (their curves are averaged).
+
+    Raises:
+        ValueError: nothing to show.
+    """
+    curves: dict[str, Tensor] = {}
+    at = torch.zeros(0)
+    for name, value in ious.items():
+        seeds = [torch.from_numpy(as_array(f"ious[{name!r}]", v, ndim=1).copy())
+                 for v in (value if isinstance(value, list | tuple) else [value])]
+        at = success_curve(seeds[0])[0]
+        mean = torch.stack([success_curve(v)[1] for v in seeds]).mean(0)
+        curves[f"{name}, AUC {mean.mean():.3f}"] = mean
+    return lines_view(at, curves, x_label="IoU threshold", y_label="share of pairs above", title=title)
+
+
+def tracking_view(search: Any, true_boxes: Any, found_boxes: Any, captions: Sequence[str] | None = None, *,
+                  templates: Any = None, columns: int = 6, title: str = "Where the target is") -> View:
+    """Search images with the true box (solid) and the tracker's (dashed); templates in a corner.
+
+    Args:
+        search: ``(N, 3, S, S)`` in [0, 1].
+        true_boxes, found_boxes: ``(N, 4)`` xyxy in [0, 1].
+        captions: ``N`` texts; default the IoU.
+        templates: ``(N, 3, s, s)``, or ``None``.
+        columns: images per row.
+
+    Raises:
+        ValueError: numbers that differ.
+    """
+    from kdcore.functional.boxes import box_iou
+    images = as_array("search", search, ndim=4)
+    truth, found = as_array("true_boxes", true_boxes, ndim=2), as_array("found_boxes", found_boxes, ndim=2)
+    iou = box_iou(torch.from_numpy(found.copy()), torch.from_numpy(truth.copy())).numpy()
+    if len(images) != len(truth):
+        raise ValueError(f"search and true_boxes must hold the same samples, got {len(images)} and {len(truth)}.")
+    names = check_names("captions", captions or [f"IoU {v:.2f}" for v in iou], len(images))
+    small = None if templates is None else as_array("templates", templates, ndim=4)
+    alt = (f"{len(images)} search images with the true box and the tracker's: IoU from {iou.min():.2f} to "
+           f"{iou.max():.2f}, mean {iou.mean():.2f}.")
+    table = pd.DataFrame({"image": range(1, len(iou) + 1), "IoU": iou, "caption": names})
+
+    def draw(theme: Theme) -> Figure:
+        rows = -(-len(images) // columns)
+        figure, axes = subplots(WIDTH, 1.75 * rows, rows, columns, squeeze=False)
+        for k, ax in enumerate(axes.flat):
+            _plain(ax)
+            if k < len(images):
+                _tracked(ax, images[k], truth[k], found[k], None if small is None else small[k])
+                ax.set_xlabel(names[k], fontsize=9.5)
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
+
+
+def _tracked(ax: Axes, image: Array, truth: Array, found: Array, template: Array | None) -> None:
+    from matplotlib.patches import Rectangle
+    side = image.shape[-1]
+    ax.imshow(image.transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
+    for box, colour, style in ((truth, TRUE_BOX, "-"), (found, FOUND_BOX, "--")):
+        x0, y0, x1, y1 = box * side - 0.5
+        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#ffffff", linewidth=3.2))
+        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=style,
+                               linewidth=1.8))
+    if template is not None:
+        inset = ax.inset_axes((0.0, 0.68, 0.32, 0.32))
+        inset.imshow(template.transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
+        inset.set(xticks=[], yticks=[])
+        inset.spines[:].set(visible=True, color="#ffffff", linewidth=1.5)
+        inset.grid(False)
+
+
+__all__ = ["SEQUENTIAL", "afkd_weights_view", "masked_images_view", "masked_share_view", "success_view",
+           "token_shift_view", "tracking_view"]
