@@ -145,11 +145,25 @@ def representations(task: Callable[[int], Task] = representation_task, *, arms: 
         original = of(seed - _TWIN)
         return replace(original, train=original.split("teacher_train"), students=original.teachers)
 
+    count, ahead = seeds if isinstance(seeds, int) else len(seeds), 0
+
+    def first(done: int, in_all: int, text: str) -> None:
+        nonlocal ahead
+        ahead = in_all
+        if progress is not None:
+            later = count * sum(t.spec("teacher").recipe.epochs for t in [*tasks.values()][:1])
+            progress(done, in_all + later, text)
+
+    def second(done: int, in_all: int, text: str) -> None:
+        if progress is not None:
+            progress(ahead + done, ahead + in_all, text)
+
     comparison = compare(of, alignment_arms() if arms is None else arms, student=student, seeds=seeds,
-                         metrics={"cka": teacher_similarity}, progress=progress, **options)
-    twins = compare(twin_of, [Arm("twin", "ce")], seeds=[_TWIN + s for s in comparison.seeds], progress=progress)
+                         metrics={"cka": teacher_similarity}, progress=first, **options)
+    twins = compare(twin_of, [Arm("twin", "ce")], seeds=[_TWIN + s for s in comparison.seeds], progress=second,
+                    stop=options.get("stop"))
     return Representations(comparison=comparison, student=student,
-                           twins={s: twins.students["twin", _TWIN + s] for s in comparison.seeds})
+                           twins={seed - _TWIN: model for (_, seed), model in twins.students.items()})
 
 
 def identification_maps(result: Representations, seed: int, *, layers: Sequence[str] = COMPARED_LAYERS,
@@ -228,24 +242,26 @@ def similarity_numbers(result: Representations, *, layers: Sequence[str] = COMPA
     return numbers
 
 
-def similarity_claims(numbers: Mapping[str, Sequence[float]]) -> list[Claim]:
+def similarity_claims(numbers: Mapping[str, Sequence[float]], *, on: str = "") -> list[Claim]:
     """What CKA promises: it finds counterparts, batches suffice, width is not rewarded, memory does not grow.
 
     Args:
         numbers: of :func:`similarity_numbers` with its default batch sizes.
+        on: what they were measured on, put before every claim.
     """
+    where = f"{on}: " if on else ""
     return [
-        Claim("CKA finds the counterpart of more layers than mean CCA", left=numbers["identified_cka"],
+        Claim(f"{where}CKA finds the counterpart of more layers than mean CCA", left=numbers["identified_cka"],
               right=numbers["identified_cca"], unit="layers"),
-        Claim("minibatch CKA at batch size 64 is within 0.05 of the whole-set value", left=numbers["error"], op="<=",
-              threshold=0.05, unit="CKA"),
-        Claim("at batch size 16 the mean of biased values is further off, upwards, than minibatch CKA",
+        Claim(f"{where}minibatch CKA at batch size 64 is within 0.05 of the whole-set value", left=numbers["error"],
+              op="<=", threshold=0.05, unit="CKA"),
+        Claim(f"{where}at batch size 16 the mean of biased values is further off, upwards, than minibatch CKA",
               left=numbers["excess_small"], right=numbers["error_small"], unit="CKA"),
-        Claim("biased CKA calls independent noise alike (100 samples, 2000 features)", left=numbers["noise_biased"],
-              threshold=0.9, unit="CKA", every_seed=True),
-        Claim("unbiased CKA does not", left=[abs(v) for v in numbers["noise_unbiased"]], op="<", threshold=0.05,
+        Claim(f"{where}biased CKA calls independent noise alike (100 samples, 2000 features)",
+              left=numbers["noise_biased"], threshold=0.9, unit="CKA", every_seed=True),
+        Claim(f"{where}unbiased CKA does not", left=[abs(v) for v in numbers["noise_unbiased"]], op="<", threshold=0.05,
               unit="CKA", every_seed=True),
-        Claim("a map holds as many bytes after 40 batches as after 4", left=numbers["bytes_40"], op="==",
+        Claim(f"{where}a map holds as many bytes after 40 batches as after 4", left=numbers["bytes_40"], op="==",
               right=numbers["bytes_4"], unit="bytes", every_seed=True)]
 
 

@@ -10,6 +10,7 @@ _HOME = {
     "cka_map_view": "cka", "cka_compare_view": "cka",
     "cka_grid_view": "similarity", "cka_film_view": "similarity", "layer_identification_view": "similarity",
     "batch_estimates_view": "similarity", "similarity_profile_view": "similarity",
+    "gram_view": "similarity",
     "training_curves_view": "curves", "history_frame": "curves",
     "probability_bars_view": "probabilities", "soft_target_view": "targets", "kd_split_view": "logit_losses",
     "worth_view": "ranking", "pld_weights_view": "ranking", "rank_agreement_view": "ranking", "ranking_view": "ranking",

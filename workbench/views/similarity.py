@@ -13,7 +13,7 @@ import pandas as pd
 from .base import _STYLE, View
 from .cka import cka_map_view
 from .drawing import WIDTH, Array, as_array, check_names, heatmap, legend_above, subplots
-from .theme import CATEGORICAL, DASHES, MARKERS, SEQUENTIAL, Theme, text_colour
+from .theme import CATEGORICAL, DASHES, DIVERGING, MARKERS, SEQUENTIAL, Theme, text_colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -294,3 +294,60 @@ def cka_film_view(maps: Sequence[Any], layers_x: Sequence[str], layers_y: Sequen
         return figure
 
     return View(title=title, alt=alt, table=table, draw=draw)
+
+
+def gram_view(grams: Mapping[str, Any], labels: Any, *, class_names: Sequence[str] | None = None,
+              title: str = "Which images does each layer find alike?") -> View:
+    """Centred Gram matrices of the same samples side by side, samples sorted by class.
+
+    Args:
+        grams: name -> ``(N, N)`` centred Gram (:func:`kdcore.functional.similarity.center_gram`), up to three; each is
+            drawn relative to its largest entry off the diagonal.
+        labels: ``(N,)`` class of each sample.
+        class_names: names by label.
+
+    Raises:
+        ValueError: none or more than three Grams, not square, labels that do not fit, or a Gram that is zero.
+    """
+    y = as_array("labels", labels, ndim=1).astype(int)
+    arrays = {n: as_array(f"grams[{n!r}]", g, ndim=2) for n, g in grams.items()}
+    if not 1 <= len(arrays) <= 3 or any(a.shape != (len(y), len(y)) for a in arrays.values()):
+        raise ValueError(f"grams must hold one to three of shape {(len(y), len(y))}, one row per label, got "
+                         f"{[a.shape for a in arrays.values()]}.")
+    order = np.argsort(y, kind="stable")
+    y = y[order]
+    off = ~np.eye(len(y), dtype=bool)
+    shown = {}
+    for n, a in arrays.items():
+        largest = float(np.abs(a[off]).max(initial=0.0))
+        if not largest > 0:
+            raise ValueError(f"grams[{n!r}] is zero off the diagonal: all samples are equally far from each other.")
+        shown[n] = a[order][:, order] / largest
+    same = y[:, None] == y
+    means = {n: (float(a[same & off].mean()) if (same & off).any() else np.nan, float(a[~same].mean())
+                 if (~same).any() else np.nan) for n, a in shown.items()}
+    words = "; ".join(f"{n} {inside:+.2f} within a class and {across:+.2f} between classes"
+                      for n, (inside, across) in means.items())
+    classes, starts = np.unique(y, return_index=True)
+    names = check_names("class_names", class_names, int(classes.max()) + 1)
+    table = pd.DataFrame({"layer": list(means), "within a class": [m[0] for m in means.values()],
+                          "between classes": [m[1] for m in means.values()]})
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = subplots(WIDTH, 4.2 if len(shown) > 1 else 5.2, 1, len(shown), squeeze=False)
+        centres = (starts + np.append(starts[1:], len(y))) / 2 - 0.5
+        for ax, (n, a) in zip(axes[0], shown.items(), strict=True):
+            image = ax.imshow(a, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
+            for start in starts[1:]:
+                ax.axhline(start - 0.5, color="#777777", linewidth=0.6)
+                ax.axvline(start - 0.5, color="#777777", linewidth=0.6)
+            ax.set_xticks(centres, [names[c] for c in classes])
+            ax.set_yticks(centres, [names[c] for c in classes])
+            ax.grid(False)
+            ax.tick_params(length=0)
+            ax.set(title=n, xlabel="images, by class")
+        figure.colorbar(image, ax=list(axes[0]), label="alike (+) or opposite (−)", fraction=0.035, pad=0.02)
+        return figure
+
+    return View(title=title, alt=f"{len(y)} images. Mean similarity, relative to the largest: {words}.", table=table,
+                draw=draw)
