@@ -207,14 +207,21 @@ class Notebook:
             target.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
-    def screenshot_whole(self, name: str) -> None:
-        """The notebook from top to bottom in one picture, into ``KDW_SCREENSHOTS``."""
-        if os.environ.get("KDW_SCREENSHOTS"):
-            height = self.page.evaluate("() => Math.max(...[...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]"
-                                        ".map(e => e.scrollHeight))")
-            self.page.set_viewport_size({"width": 1100, "height": min(15_000, height + 200)})
-            self.page.wait_for_timeout(500)
-            self.screenshot(name)
+    def screenshot_whole(self, name: str, height: int = 1400) -> None:
+        """The notebook from top to bottom, one picture per screen, into ``KDW_SCREENSHOTS``."""
+        if not os.environ.get("KDW_SCREENSHOTS"):
+            return
+        self.page.set_viewport_size({"width": 1100, "height": height})
+        scroller = self.locate(".jp-WindowedPanel-outer").first
+        for part in range(12):
+            bottom = scroller.evaluate("""(e, y) => {
+                e.scrollTop = y;
+                return e.scrollTop + e.clientHeight >= e.scrollHeight - 2;
+            }""", part * (height - 120))
+            self.page.wait_for_timeout(300)
+            self.screenshot(f"{name}_{part:02d}")
+            if bottom:
+                break
 
 
 _KERNEL = "window.jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel"
