@@ -1,0 +1,95 @@
+"""The study of length and direction: its arms, its measures against a loop, claims that can fail."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdcore.experiment import Comparison
+from kdcore.models import MLP
+from kdcore.studies import (
+    cifar100_nd,
+    class_geometry,
+    mean_cosine,
+    mean_norm,
+    norm_direction_arms,
+    norm_direction_claims,
+    norm_direction_task,
+)
+from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
+
+
+def test_arms_differ_in_the_term_on_the_embedding_alone() -> None:
+    arms = {a.label: a.objective() for a in norm_direction_arms(nd_weight=3.0, norm_weight=0.2, kd_weight=0.7)}
+    assert list(arms) == ["CE", "KD", "KD + cos", "KD + norm", "KD++", "CE + ND"]
+    taught = {n: arms[n].settings for n in ("KD", "KD + cos", "KD + norm", "KD++")}  # type: ignore[union-attr]
+    assert [(s.pop("regularizer"), s.pop("nd_weight")) for s in taught.values()] == [
+        ("nd", 0.0), ("direction", 3.0), ("norm", 0.2), ("nd", 3.0)]
+    assert all(s == taught["KD"] for s in taught.values()) and taught["KD"]["kd_weight"] == 0.7
+    assert arms["CE + ND"].settings["nd_weight"] == 3.0  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def task(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Task:
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
+    generator = torch.Generator().manual_seed(0)
+    train, test = (ArrayDataset(torch.randn(n, 6, generator=generator), torch.arange(n) % 3) for n in (24, 9))
+    teachers = {"t": ModelSpec(build=lambda: MLP((6,), (8,), 3), recipe=Recipe(epochs=1))}
+    return Task(name="noise", train=train, test=test, class_names="abc", teachers=teachers)
+
+
+def test_geometry_against_a_loop(task: Task) -> None:
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    teacher = task.teacher()
+    taught = {c: [] for c in range(3)}
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        seen: list[torch.Tensor] = []
+        head = [m for m in teacher.modules() if isinstance(m, nn.Linear)][-1]
+        original = type(head).forward
+        patch.setattr(type(head), "forward", lambda self, x: (seen.append(x) if self is head else None,
+                                                              original(self, x))[1])
+        for i in range(24):
+            x, y = task.train[i]
+            teacher(torch.as_tensor(x)[None])
+            taught[int(y)].append(seen[-1][0])
+    means = {c: torch.stack(rows).mean(0) for c, rows in taught.items()}
+    norms, cosines = class_geometry(student, task)
+    for i in range(9):
+        x, y = task.test[i]
+        s = student[1](student[0](torch.as_tensor(x)))
+        assert norms[i].item() == pytest.approx(math.sqrt(sum(v * v for v in s.tolist())), rel=1e-5)
+        cosine = torch.nn.functional.cosine_similarity(s, means[int(y)], dim=0)
+        assert cosines[i].item() == pytest.approx(cosine.item(), abs=1e-5)
+    assert mean_norm(student, task) == pytest.approx(norms.mean().item())
+    assert mean_cosine(student, task) == pytest.approx(cosines.mean().item())
+
+
+def test_networks_have_equal_widths_and_teach_by_default() -> None:
+    task = norm_direction_task(3, train_size=50)
+    assert (len(task.train), task.seed, list(task.teachers), list(task.students)) == (50, 3, ["cnn"], ["cnn-small"])
+    assert task.student().head.in_features == task.teachers["cnn"].make(0).head.in_features == 64  # type: ignore[union-attr]
+
+
+def comparison(norm: float, cosine: float, accuracy: float, cos_norm: float) -> Comparison:
+    arms = {"CE": (0.90, 6.0, 0.4), "KD": (0.91, 6.0, 0.4), "KD + cos": (0.92, cos_norm, 0.8),
+            "KD++": (accuracy, norm, cosine)}
+    return Comparison(arms=tuple(arms), seeds=(0, 1), metric="accuracy", records=[
+        {"arm": arm, "seed": s, "last": a, "norm": n, "cosine": c} for arm, (a, n, c) in arms.items() for s in (0, 1)])
+
+
+@pytest.mark.parametrize(("numbers", "verdicts"), [
+    ((8.0, 0.7, 0.92, 6.5), [True, True, True, True]), ((5.0, 0.7, 0.92, 4.5), [False, True, True, True]),
+    ((8.0, 0.3, 0.92, 6.5), [True, False, True, True]), ((8.0, 0.7, 0.89, 6.5), [True, True, False, True]),
+    ((8.0, 0.7, 0.92, 9.0), [True, True, True, False])])
+def test_claims_hold_and_fail(numbers: tuple[float, float, float, float], verdicts: list[bool]) -> None:
+    assert [bool(c.check()) for c in norm_direction_claims(comparison(*numbers))] == verdicts
+
+
+def test_the_full_tier_says_what_is_missing(tmp_path: Any) -> None:
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        cifar100_nd(folder=tmp_path)
