@@ -242,6 +242,9 @@ controls = {"kind": dropdown([*DISTORTIONS], "one outlier", label="change"),
             "start": dropdown([*starts], label="compared with")}
 Explorer("Blind spots", controls, blind_spots, static_at=[{"start": "the twin's last stage"}])
 
+# %% [markdown]
+# All changes at full strength, at once:
+
 # %%
 spots = {kind: sim.similarity_profile(original, distort(original, kind)) for kind in DISTORTIONS}
 overview = views.heatmap_view([[*profile.values()] for profile in spots.values()], [*spots], [*spots["shift"]],

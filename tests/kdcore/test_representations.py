@@ -127,7 +127,8 @@ def test_a_film_is_the_training_it_shows(result: study.Representations) -> None:
 def test_a_film_leaves_the_random_state(result: study.Representations) -> None:
     task, teacher = result.comparison.tasks[0], result.comparison.teachers[0]
     torch.manual_seed(5)
-    study.cka_film(task, Arm("CE", "ce", train={"epochs": 1}), teacher, layers=("head",), layers_teacher=("stage1.act",))
+    arm = Arm("CE", "ce", train={"epochs": 1})
+    study.cka_film(task, arm, teacher, layers=("head",), layers_teacher=("stage1.act",))
     after = torch.rand(2)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(2))

@@ -44,11 +44,11 @@ def heatmap_view(matrix: Any, rows: Sequence[str] | None = None, columns: Sequen
     table.insert(0, row_label or "row", row_names)
 
     def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(min(WIDTH, max(5.2, 2.4 + 0.6 * array.shape[1])),
-                              min(8.5, max(2.8, 1.3 + 0.4 * array.shape[0])))
+        width = min(WIDTH, max(5.2, 2.4 + 0.6 * array.shape[1]))
+        figure, ax = subplots(width, min(8.5, max(2.8, 1.3 + 0.4 * array.shape[0])))
         image = heatmap(ax, array, theme, rows=row_names, columns=column_names, vmin=low, vmax=high,
                         cmap=DIVERGING if diverging else SEQUENTIAL, numbers=number_format if max(array.shape) <= 14
-                        else None)
+                        else None, room=int((width - 1.6) / 0.08))
         ax.set(xlabel=column_label, ylabel=row_label)
         figure.colorbar(image, ax=ax, label=label, fraction=0.05, pad=0.02)
         return figure

@@ -234,14 +234,14 @@ def similarity_profile_view(before: Mapping[str, float], after: Mapping[str, flo
         figure, ax = subplots(7.6, 1.2 + 0.48 * len(first))
         y = np.arange(len(first))
         ax.hlines(y, first, second, color=theme.muted, linewidth=2.5)
-        ax.scatter(first, y, s=70, facecolors=theme.paper, edgecolors=CATEGORICAL[0], linewidths=2, marker="o",
-                   zorder=3, label=labels[0])
-        ax.scatter(second, y, s=80, color=CATEGORICAL[5], marker="D", zorder=3, label=labels[1])
+        ax.scatter(second, y, s=60, color=CATEGORICAL[5], marker="D", zorder=3, label=labels[1])
+        ax.scatter(first, y, s=190, facecolors="none", edgecolors=CATEGORICAL[4], linewidths=2, marker="o", zorder=3,
+                   label=labels[0])
         if reference:
             at = [list(before).index(n) for n in reference]
             ax.scatter([*reference.values()], at, s=160, color=theme.ink, marker="|", label="unrelated")
         for i, value in enumerate(second):
-            ax.annotate(f"{value:.2f}", (value, i), (0, 9), textcoords="offset points", ha="center", fontsize=9.5)
+            ax.annotate(f"{value:.2f}", (value, i), (0, 10), textcoords="offset points", ha="center", fontsize=9.5)
         ax.set_yticks(y, list(before))
         ax.set(ylim=(len(first) - 0.4, -0.75), xlim=(min(-0.06, float(min(first.min(), second.min())) - 0.06), 1.08),
                xlabel="similarity (1: equal)")
