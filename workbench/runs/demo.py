@@ -30,16 +30,11 @@ TRAINING: dict[str, Any] = {"batch_size": 32, "lr": 5e-3}
 
 
 def arms() -> list[Arm]:
-    """The demo's arms; knobs that are not given here are the papers' own."""
+    """The demo's arms: the baselines of every lesson, and PLD; knobs that are not given are the papers' own."""
     from kdcore.experiment import Arm
+    from kdcore.studies import logit_baselines
 
-    return [
-        Arm("CE", "ce"),
-        Arm("KD", "kd", {"temperature": 4.0}),
-        Arm("DKD", "dkd", {"beta": 2.0, "warmup_epochs": 10}),
-        Arm("DIST", "dist", {"temperature": 4.0}),
-        Arm("PLD", "pld", {"temperature": 4.0}),
-    ]
+    return [*logit_baselines(), Arm("PLD", "pld", {"temperature": 4.0})]
 
 
 @dataclass(frozen=True)
