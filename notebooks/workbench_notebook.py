@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Workbench
 #
-# Your teacher, your student, your data, any of the methods: train with live curves, stop, change something, go on;
+# Your teacher, your student, your data, any of the methods: train with live curves, stop, go on, change the method;
 # then see what changed inside the student. The example is digits; a folder of images and two timm names are enough to
 # make it yours.
 #
@@ -15,12 +15,12 @@
 
 # %% tags=["parameters"]
 task: str = "digits"  # a task by name (kdw tasks lists them), unless folder is given
-folder: str = ""  # images of your own: a folder that holds one sub-folder per class, or train/ and test/ with them
+folder: str = ""  # images of your own: a folder with one sub-folder per class
 size: int = 64  # side in pixels to which images of your own are brought
-options: list[str] = []  # further options of the task, such as train_size=200, or path=... and target=... of a table
-teacher: str = ""  # a network the task names; for a folder also any timm name; empty: the first
-teacher_weights: str = ""  # for a folder: checkpoint of the teacher (safetensors, or weights-only .pt)
-student: str = ""  # as for the teacher
+options: list[str] = []  # further options of the task, such as train_size=200
+teacher: str = "cnn"  # a network the task names; for a folder also any timm name; empty: the first
+teacher_weights: str = ""  # for a folder: checkpoint of the teacher (safetensors or .pt)
+student: str = "cnn-small"  # as for the teacher
 method: str = "kd"  # an objective: ce, kd, dkd, dist, pld, ...
 knobs: list[str] = []  # its hyper-parameters that differ from the card, such as temperature=8
 epochs: int = 0  # how long; 0: as the student's recipe says

@@ -318,9 +318,10 @@ def test_static_form_trains_once(cache: None, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("KDW_STATIC", "1")
     panel = TrainPanel(own_task(), method="kd", epochs=2)
     curves, standing = panel.static()
-    assert "over 2 epochs" in curves.alt and "teacher" in standing.alt and "student (KD)" in standing.alt
+    assert "over 2 epochs" in curves.alt and "thin learns from wide by KD on blobs" in curves.title
+    assert "teacher" in standing.alt and "KD (this training)" in standing.alt and len(standing.table) == 2
     outcome = panel.outcome
-    assert "Final accuracy" in panel._repr_mimebundle_()["text/html"] and panel.outcome is outcome
+    assert "Accuracy of the student" in panel._repr_mimebundle_()["text/html"] and panel.outcome is outcome
     assert "widget" not in panel.__dict__
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as w
-import pandas as pd
 import traitlets as t
 from torch import nn
 
@@ -23,7 +22,7 @@ from kdcore.registry import create_method, list_objectives, objective_class
 from kdcore.tasks import Recipe, Task, list_tasks, load_task, task_info
 from workbench.jobs import Job, Note, Snapshot
 from workbench.views.base import View
-from workbench.views.comparison import comparison_view
+from workbench.views.comparison import lines_view
 from workbench.views.curves import training_curves_view
 
 from .base import Panel
@@ -407,16 +406,15 @@ class TrainPanel(Panel):
                 outcome = training.result()
                 self._keep(outcome)
         assert outcome.result is not None
-        label = outcome.request.label
-        rows = [{"arm": f"student ({label})", "seed": self.state.seed, self.task.metric: outcome.result.last_metric}]
-        score = self.task.evaluate(outcome.teacher,
-                                   self._split())[self.task.metric] if outcome.teacher is not None else None
-        rows = ([{"arm": "teacher", "seed": self.state.seed, self.task.metric: score}] if score is not None
-                else []) + rows
-        return [training_curves_view({label: outcome.result.history}, metrics=[self.task.metric],
-                                     title=f"{self.state.student} learns from {self.state.teacher} by {label} on "
-                                           f"{self.state.task}"),
-                comparison_view(pd.DataFrame(rows), metric=self.task.metric, title="Where student and teacher stand")]
+        r, history = outcome.request, {e.epoch: e for e in outcome.result.history}
+        score = None if outcome.teacher is None else TeacherScore(
+            r.task.metric, r.task.evaluate(outcome.teacher, r.split)[r.task.metric])
+        named = {role: given if isinstance(given, str) else type(given).__name__
+                 for role, given in (("teacher", r.teacher), ("student", r.student))}
+        return [training_curves_view({r.label: outcome.result.history}, metrics=[],
+                                     title=f"{named['student']} learns from {named['teacher']} by {r.label} on "
+                                           f"{r.task.name}: loss"),
+                metric_view(metric_lines(history, r, score, self.outcomes), r)]
 
     # Widgets ----------------------------------------------------------------------------------------------------------
     def _build(self) -> Any:
@@ -572,6 +570,17 @@ def metric_lines(epochs: Mapping[int, Epoch], request: TrainRequest, score: Teac
     return {label: line for label, line in lines.items() if line[0]}
 
 
+def metric_view(lines: Mapping[str, tuple[list[float], list[float]]], request: TrainRequest) -> View:
+    """The chart of :func:`metric_lines` as a picture; the teacher's line spans all epochs."""
+    last = int(max(x[-1] for x, _ in lines.values()))
+    epochs = range(1, last + 1)
+    drawn = {label: [y[0]] * last if label == "teacher" else [dict(zip(x, y, strict=True)).get(e, math.nan)
+                                                              for e in epochs] for label, (x, y) in lines.items()}
+    metric = request.task.metric
+    return lines_view(epochs, drawn, x_label="epoch", y_label=f"{request.split} {metric}",
+                      title=f"{metric[:1].upper()}{metric[1:]} of the student, and the teacher's")
+
+
 def _metric_line(epochs: Iterable[Epoch], metric: str) -> tuple[list[float], list[float]]:
     measured = sorted((e.epoch + 1.0, e.metrics[metric]) for e in epochs if metric in e.metrics)
     return [x for x, _ in measured], [y for _, y in measured]
@@ -617,7 +626,7 @@ def outcome_html(request: TrainRequest, outcome: Outcome | None, score: TeacherS
     body = "".join(f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>'
                    for k, v in rows)
     state = f"stopped; Resume goes on with {request.label}, Start begins anew" if outcome.stopped else "finished"
-    return f'<table class="kd-outcome"><caption style="text-align:left">Training {state}</caption>{body}</table>'
+    return f'<table class="kd-outcome"><caption style="text-align:left;white-space:nowrap">Training {state}</caption>{body}</table>'
 
 
 __all__ = ["OWN", "Outcome", "TeacherScore", "TrainPanel", "TrainRequest", "Training"]
