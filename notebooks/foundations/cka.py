@@ -173,24 +173,27 @@ shapes = {name: [" × ".join(map(str, f.shape[1:])) for f in result.features(mod
           for name, model in networks.items()}
 
 
-def layer_map(other, kernel, unbiased, pooling):
-    rows, columns = features(other, pooling), features("teacher", pooling)
+def layer_map(other, kernel, unbiased, pooling, power):
+    pair = features(other, pooling), features("teacher", pooling)
+    rows, columns = ({layer: x[:2**power] for layer, x in network.items()} for network in pair)
     matrix = sim.cka_matrix(rows, columns, kernel=kernel, unbiased=unbiased)
     return views.cka_grid_view(
         matrix, [*rows], [*columns], shapes_x=shapes[other], shapes_y=shapes["teacher"], names=(other, "teacher"),
-        title=f"{other} and teacher, {kernel}, {'un' if unbiased else ''}biased, pooling {pooling}")
+        title=f"{other} and teacher, {kernel}, {'un' if unbiased else ''}biased, {pooling}, {2**power} images")
 
 
 # %%
 controls = {"other": dropdown({**others, "the student, CKA": "CKA"}, "twin", label="rows"),
             "kernel": dropdown(sim.KERNELS, label="kernel"),
             "unbiased": dropdown({"unbiased": True, "biased": False}, label="estimator"),
-            "pooling": dropdown({"mean over the map": "gap", "every pixel": "flatten"}, label="pooling")}
+            "pooling": dropdown({"mean over the map": "gap", "every pixel": "flatten"}, label="pooling"),
+            "power": slider(9, 4, 9, label="images, as a power of 2")}
 Explorer("Layer by layer", controls, layer_map, static_at=[{"other": "twin"}, {"other": "untrained"}])
 
 # %% [markdown]
-# Look for the bright band along the diagonal: layers at the same depth. Then choose *every pixel* and switch between
-# *unbiased* and *biased*: layers have up to 1,024 values for 512 images. How far do cells move that should be near 0?
+# Look for the bright band along the diagonal: layers at the same depth. Then choose *biased* and take images away: with
+# 512 the two estimators hardly differ, with 16 the dark cells brighten, because a layer then has more values than there
+# are images. *Unbiased*, they only become noisy.
 #
 # ### How large must a batch be?
 #
@@ -416,7 +419,7 @@ tolerances = (dict.fromkeys(trained, 0.05) | dict.fromkeys(accuracies, 0.02) | d
               | {"error": 0.01, "error_small": 0.02, "excess_small": 0.05})
 
 # %%
-figures = {"grams": gram_pair("twin", "stage4.act"), "map": layer_map("twin", "linear", True, "gap"),
+figures = {"grams": gram_pair("twin", "stage4.act"), "map": layer_map("twin", "linear", True, "gap", 9),
            "batches": batch_size_picture(4, "gap"), "blind_spots": overview, "film": film, "identified": identified,
            "similarity": similarity, "inside": inside}
 record(**trained, **accuracies, **averages, trainings=len(result.comparison.records), tol=tolerances, verdicts=verdicts,
