@@ -135,7 +135,7 @@ def nd_landscape_view(student: Any, teacher: Any, class_mean: Any, *, half_width
     longer = length >= radius
     regime = "longer than the teacher: turned only" if longer else "shorter than the teacher: pulled along the class"
     alt = (f"The student has length {length:.2f}, the teacher {radius:.2f}. The term is {value.item():.3f}; the "
-           f"student is {regime}. The pull is {around:.3f} around the origin and {outward:+.3f} outwards.")
+           f"student is {regime}. The pull is {around:.3f} around the origin and {round(outward, 3) + 0.0:+.3f} outwards.")
     table = pd.DataFrame({"quantity": ["length of the student", "length of the teacher", "term", "pull outwards",
                                        "pull around"],
                           "value": [length, radius, value.item(), outward, around]})
