@@ -53,6 +53,7 @@ from ._probes import (
     Gain,
     candidates,
     depends_on_batch,
+    fresh,
     scalings,
     stages,
     try_batch_statistics,
@@ -67,8 +68,8 @@ Progress = Callable[[int, int, str], None]
 
 def diagnose(teacher: nn.Module, student: nn.Module, data: Any, *, teacher_transform: Any = "auto",
              student_transform: Any = "auto", class_names: Sequence[str] | None = None, limit: int = 256,
-             batch_size: int = 32, max_pairs: int = 4, bootstrap: int = 200, occlusion_images: int = 6,
-             mask_ratios: Sequence[float] = (0.15, 0.3, 0.5, 0.75), mask_samples: int = 64,
+             batch_size: int = 32, max_pairs: int = 4, bootstrap: int = 200, occlusion_images: int = 4,
+             mask_ratios: Sequence[float] = (0.15, 0.3, 0.5), mask_samples: int = 48,
              initial: Mapping[str, Tensor] | nn.Module | None = None, history: Any = None,
              settings: Mapping[str, Any] | None = None, loss: Callable[[Tensor, Tensor], Tensor] | None = None,
              seed: int = 0, progress: Progress | None = None) -> Diagnosis:
@@ -165,7 +166,7 @@ def _examine(nets: dict[Role, Net], sample: Sample, names: tuple[str, ...], init
     student, teacher = nets["student"], nets["teacher"]
     with clock("answers"):
         activity = {role: _activity(net, sample) for role, net in nets.items()}
-        if broken := _non_finite(nets, sample, activity, names, used):
+        if broken := _non_finite(nets, sample, activity, {}, names, used):
             return broken
         for net in nets.values():
             settle(net, sample)
@@ -176,6 +177,8 @@ def _examine(nets: dict[Role, Net], sample: Sample, names: tuple[str, ...], init
         logits, features = {}, {}
         for net, end in zip((student, teacher), ends, strict=True):
             logits[net.role], features[net.role] = read(net, sample, [*taps[net.role], *([end] if end else [])])
+        if broken := _non_finite(nets, sample, activity, logits, names, used):
+            return broken
         labels = check_pair(logits["student"], logits["teacher"], sample.labels)
         names = _names(names, logits["student"].shape[1])
         said: dict[Role, Answers] = {role: answers(logits[role], labels) for role in ROLES}
@@ -228,14 +231,14 @@ def _activity(net: Net, sample: Sample) -> list[Activity]:
 
 
 def _non_finite(nets: Mapping[Role, Net], sample: Sample, activity: Mapping[Role, list[Activity]],
-                names: tuple[str, ...], used: dict[str, Any]) -> Diagnosis | None:
+                logits: Mapping[Role, Tensor], names: tuple[str, ...], used: dict[str, Any]) -> Diagnosis | None:
     """A diagnosis of NaN and infinity alone, if there are any: nothing else could be said."""
     findings = []
     for role, net in nets.items():
         weights = [n for n, p in net.model.state_dict().items()
                    if isinstance(p, Tensor) and p.is_floating_point() and not bool(torch.isfinite(p).all())]
         layers = [a.name for a in activity[role] if not a.finite]
-        outputs = not bool(torch.isfinite(net.over(sample.batches)).all())
+        outputs = role in logits and not bool(torch.isfinite(logits[role]).all())
         if not (weights or layers or outputs):
             continue
         where = (f"{len(weights)} of its weights hold them, {weights[0]} first" if weights else
@@ -271,11 +274,13 @@ def _probe(facts: Facts) -> None:
         facts.gains += gains
         if said.right is None or said.accuracy is None or facts.labels is None:
             continue
+        if fresh(facts.stages[role]):
+            continue  # never trained: no change of the input will help
         facts.gains += try_matching(role, said.logits, facts.labels, said.right, facts.names)
         found = try_changes(net, candidates(net, facts.nets[facts.other(role)], sample), sample, said.right)
         found += _against_configuration(net, sample, said.right, found)
         weak = said.accuracy < WEAK or (other.accuracy or 0.0) - said.accuracy > BEHIND
-        explained = [*found, *(g for g in facts.gains if g.role == role)]
+        explained = [*found, *(g for g in facts.gains if g.role == role and g.code == "label_permutation")]
         if weak and all(g.after < WEAK for g in explained) and sample.x.is_floating_point():
             found += [g for g in try_changes(net, scalings(net, sample), sample, said.right)
                       if all(g.after > f.after for f in found if f.code == g.code)]

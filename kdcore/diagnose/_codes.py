@@ -92,8 +92,9 @@ CODES: dict[str, Code] = {
         "without T^2 the gradient of the soft term shrinks by 1 / T^2 (Hinton et al. 2015, section 2)"),
     "overconfident_teacher": Code(
         "the teacher is surer than it is right, its soft targets are hard",
-        "confidence exceeds accuracy by >= 10 points; or the temperature that fits is >= 2.5 and gains >= 0.05 nat; "
-        "or at T = 4 it still gives all other classes together less than 0.001 (median); severity 0.6 to 0.9",
+        "confidence exceeds accuracy by >= 10 points; or the temperature that fits is >= 4 and gains >= 0.05 nat "
+        "(ordinary networks: 1 to 3, Guo et al. 2017); or at T = 4 it still gives all other classes together less than "
+        "0.01 (median); severity 0.6 to 0.9",
         "one-hot soft targets carry no dark knowledge"),
     "underconfident_teacher": Code(
         "the teacher's soft targets are almost flat", "right at least 15 points more often than it says and the "

@@ -213,7 +213,7 @@ def layer_map(student: Net, teacher: Net, sample: Sample, *, bootstrap: int, see
     """CKA of all proposed layers, with an interval per cell where there are batches enough."""
     full = [x for x in sample.batches if len(x) >= 4]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*constant.*", category=UserWarning)  # becomes a finding
+        warnings.filterwarnings("ignore", message="CKA is undefined", category=UserWarning)  # becomes a finding
         return cka_map(student.model, teacher.model, full, transform_x=student.input, transform_y=teacher.input,
                        bootstrap=bootstrap if len(full) >= 4 else 0, seed=seed)
 
@@ -305,15 +305,16 @@ def robustness(student: Net, teacher: Net, sample: Sample, said: dict[str, Tenso
 # ----------------------------------------------------------------------------------------------------------------- cost
 
 def cost(net: Net, sample: Sample, repeats: int = 3) -> dict[str, float]:
-    """Parameters, memory of weights, floating-point operations and latency (median, one thread pool) per sample."""
+    """Parameters, memory of weights, floating-point operations and latency (one sample: median of ``repeats``;
+    a batch: once), with the threads torch uses."""
     from torch.utils.flop_counter import FlopCounterMode
     one, many = net.input(sample.x[:1]), net.input(sample.x[:sample.batch_size])
     with FlopCounterMode(display=False) as counter:
         net.model(one)
 
-    def seconds(x: Tensor) -> float:
+    def seconds(x: Tensor, times: int) -> float:
         took = []
-        for _ in range(repeats):
+        for _ in range(times):
             start = time.perf_counter()
             net.model(x)
             if x.is_cuda:
@@ -324,8 +325,8 @@ def cost(net: Net, sample: Sample, repeats: int = 3) -> dict[str, float]:
     weights = {id(p): p for p in net.model.parameters()}.values()
     return {"parameters": float(sum(p.numel() for p in weights)),
             "weight_bytes": float(sum(p.numel() * p.element_size() for p in weights)),
-            "flops": float(counter.get_total_flops()), "latency_ms": 1e3 * seconds(one),
-            "batch_ms_per_sample": 1e3 * seconds(many) / len(many)}
+            "flops": float(counter.get_total_flops()), "latency_ms": 1e3 * seconds(one, repeats),
+            "batch_ms_per_sample": 1e3 * seconds(many, 1) / len(many)}
 
 
 __all__ = ["Activity", "Answers", "LayerView", "Occlusion", "agreement", "align", "answers", "cost", "embedding_names",

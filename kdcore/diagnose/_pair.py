@@ -210,7 +210,7 @@ def settle(net: Net, sample: Sample) -> None:
     """
     if net.transform is not net.stated or isinstance(net.stated, nn.Identity) or sample.labels is None:
         return
-    part = sample.part(slice(0, 96))
+    part = sample.part(slice(0, 64))
     assert part.labels is not None
     stated, raw = (net.over(part.batches, t).argmax(1) == part.labels for t in (net.stated, nn.Identity()))
     net.choice |= {"accuracy_stated": float(stated.double().mean()), "accuracy_raw": float(raw.double().mean())}

@@ -16,7 +16,7 @@ from ._codes import ALARM, CODES
 from ._history import SoftTerm, lacks_t2
 from ._measures import SOFT_TEMPERATURE, Activity, Answers, LayerView, Occlusion
 from ._pair import ROLES, Net, Role, Sample
-from ._probes import DROPOUTS, Gain, Stage, batch_norms, readable
+from ._probes import DROPOUTS, Gain, Stage, batch_norms, fresh, readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +128,25 @@ def _counterfactuals(f: Facts) -> Iterator[Finding]:
                       evidence={"model": role, "change": g.words, "accuracy_before": g.before,
                                 "accuracy_after": g.after, "samples": g.samples, "p": g.p, **g.detail},
                       try_next=_TRY[g.code].format(role=g.role if role != "both" else "model"))
+        if g.code == "batch_norm_statistics" and not any(
+                o.role == g.role and o.code == "input_normalization_mismatch" for o in f.gains):
+            yield _or_the_input(f, g, lost)
+
+
+def _or_the_input(f: Facts, g: Gain, lost: float) -> Finding:
+    """Statistics that do not fit the data may be wrong, or the data may be scaled otherwise: say so, unless the
+    statistics are untouched, which only the first explains."""
+    norms = [m for m in batch_norms(f.nets[g.role].model).values() if getattr(m, "running_mean", None) is not None]
+    untouched = any(bool((m.running_mean == 0).all()) and bool((m.running_var == 1).all())  # type: ignore[operator, union-attr]
+                    for m in norms)
+    return Finding(
+        code="input_normalization_mismatch", severity=0.3 if untouched else 0.5 + 0.35 * min(1.0, g.gain / lost),
+        sentence=f"An input that is scaled otherwise than in training would show the same in the {g.role}: none of the "
+                 "usual scalings brings its accuracy back, the statistics of the batch do"
+                 + (" (but its running statistics were never updated, which explains it)." if untouched else "."),
+        evidence={"model": g.role, "accuracy_before": g.before, "accuracy_with_batch_statistics": g.after,
+                  "running_statistics_untouched": untouched},
+        try_next=f"Compare the mean and spread of what reaches the {g.role} with what it was trained on.")
 
 
 def _stated_input(f: Facts) -> Iterator[Finding]:
@@ -200,7 +219,7 @@ def _stage_of(f: Facts, role: Role, layer: str) -> str:
 def _dead(f: Facts) -> Iterator[Finding]:
     for role, active in f.activity.items():
         dead = [a for a in active if a.dead >= 0.9]
-        if not dead:
+        if not dead or fresh(f.stages.get(role, [])):  # zero-initialised branches of a network never trained
             continue
         whole = [a for a in dead if a.dead == 1.0]
         first = (whole or dead)[0]
@@ -219,19 +238,19 @@ def _dead(f: Facts) -> Iterator[Finding]:
 
 def _frozen(f: Facts) -> Iterator[Finding]:
     for role, parts in f.stages.items():
-        fresh = [s for s in parts if s.initial]
+        initial = [s for s in parts if s.initial]
         trained = [s for s in parts if not s.initial]
         held = [s for s in parts if s.frozen == 1.0] if role == "student" else []
         if len(held) == len(parts):
             held = []
-        if fresh and sum(s.parameters for s in trained) >= 64:
-            names = [s.name for s in fresh]
-            also = " and ask for no gradient" if all(s in held for s in fresh) else ""
+        if initial and sum(s.parameters for s in trained) >= 64:
+            names = [s.name for s in initial]
+            also = " and ask for no gradient" if all(s in held for s in initial) else ""
             yield Finding(
                 code="frozen_stage", severity=0.85,
-                sentence=f"Stage {', '.join(names)} of the {role} was not trained{also}: {fresh[0].why}.",
-                evidence={"model": role, "layers": names, "why": {s.name: s.why for s in fresh},
-                          "parameters": sum(s.parameters for s in fresh)},
+                sentence=f"Stage {', '.join(names)} of the {role} was not trained{also}: {initial[0].why}.",
+                evidence={"model": role, "layers": names, "why": {s.name: s.why for s in initial},
+                          "parameters": sum(s.parameters for s in initial)},
                 try_next="Check that its parameters are given to the optimizer, have requires_grad=True and are not "
                          "under no_grad or detach; for a checkpoint, that its keys were really loaded.")
         elif held:
@@ -341,11 +360,11 @@ def _teacher_confidence(f: Facts) -> Iterator[Finding]:
         reasons.append((_ramp(over, 0.1, 0.4, 0.6, 0.9), f"it gives its class {_pc(teacher.confidence)} but is right "
                                                          f"in {_pc(teacher.accuracy or 0.0)}"))
     if teacher.temperature is not None and teacher.nll is not None and teacher.nll_fitted is not None and (
-            teacher.temperature >= 2.5 and teacher.nll - teacher.nll_fitted >= 0.05):
-        reasons.append((_ramp(math.log(teacher.temperature), math.log(2.5), math.log(10), 0.6, 0.9),
+            teacher.temperature >= 4 and teacher.nll - teacher.nll_fitted >= 0.05):
+        reasons.append((_ramp(math.log(teacher.temperature), math.log(4), math.log(16), 0.6, 0.9),
                         f"its logits fit the labels only when divided by {teacher.temperature:.1f}"))
-    if teacher.soft_mass < 1e-3:
-        reasons.append((0.7, f"even at T = {SOFT_TEMPERATURE:g} it leaves all other classes together "
+    if teacher.soft_mass < 0.01:
+        reasons.append((_ramp(-math.log(max(teacher.soft_mass, 1e-9)), -math.log(0.01), -math.log(1e-6), 0.6, 0.9), f"even at T = {SOFT_TEMPERATURE:g} it leaves all other classes together "
                              f"{teacher.soft_mass:.1g} (median)"))
     if reasons:
         yield Finding(
@@ -377,20 +396,19 @@ def _guessing(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
     from scipy.stats import binom
     for role in ROLES:
         said, parts = f.said[role], f.stages.get(role, [])
-        large = [s for s in parts if s.parameters >= 64]
-        fresh = bool(large) and all(s.initial for s in large)
+        untouched = fresh(parts)
         blind = False
         if said.accuracy is not None and f.labels is not None:
             guess = float(f.labels.bincount().max()) / len(f.labels)
             right = round(said.accuracy * len(f.labels))
             blind = float(binom.sf(right - 1, len(f.labels), guess)) > 0.01
-        if not (fresh or blind):
+        if not (untouched or blind):
             continue
         why = (f"it is right in {_pc(said.accuracy)}, no more than naming the commonest class would be"
                if blind and said.accuracy is not None else "all its weights are as an initialisation leaves them")
-        severity = 0.45 if f.explained(role, found) and not fresh else 0.75 if role == "student" else 0.85
+        severity = 0.45 if f.explained(role, found) and not untouched else 0.75 if role == "student" else 0.85
         yield Finding(code=f"untrained_{role}", severity=severity, sentence=f"The {role} knows nothing of this task: "
-                      f"{why}.", evidence={"model": role, "accuracy": said.accuracy, "weights_as_initialised": fresh},
+                      f"{why}.", evidence={"model": role, "accuracy": said.accuracy, "weights_as_initialised": untouched},
                       try_next="Check that its checkpoint was loaded (names of keys, strict=True) and that these are "
                                "the data and classes it was trained on.")
 
