@@ -105,13 +105,14 @@ if comparison.outcome is None:
 else:
     numbers = comparison.numbers()
     figures = {"training": training.static(), "before_after": comparison.static()}
-    tolerances = {name: 0.03 for name, value in numbers.items() if isinstance(value, float)}
+    tolerances = {name: 0.05 if name.startswith(("tau", "cka")) else 0.02
+                  for name, value in numbers.items() if isinstance(value, float)}
     said = record(**numbers, tol=tolerances, figures=figures)
 said
 
 # %% [markdown]
-# The tolerances are wide: another processor rounds differently, and after some hundred steps a few test images fall on
-# the other side.
+# The tolerances leave room for another processor: it rounds differently, and after some hundred steps a few test images
+# fall on the other side.
 #
 # ## From the command line
 #

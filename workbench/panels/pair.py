@@ -17,7 +17,6 @@ from kdcore.tasks import Task
 from workbench.views.base import View
 from workbench.views.cka import cka_compare_view, cka_map_view
 from workbench.views.comparison import confusion_view
-from workbench.views.images import image_grid_view
 from workbench.views.probabilities import probability_bars_view
 from workbench.views.ranking import rank_agreement_view, ranking_view
 
@@ -110,9 +109,9 @@ class Pair:
         names, label = self.task.class_names, int(self.logits["labels"][sample])
         s, t = self.logits["after"][sample], self.logits["teacher"][sample]
         x = torch.as_tensor(self.task.split(self.split)[sample][0])
-        shown = [image_grid_view(x[None], [f"sample {sample}: {names[label]}"],
-                                 title="The sample")] if x.ndim == 3 and x.shape[0] in (1, 3) else []
-        return [*shown, probability_bars_view(s, t, names, temperature=temperature, label=label),
+        image = x if x.ndim == 3 and x.shape[0] in (1, 3) else None
+        title = f"Sample {sample}: teacher and student at temperature {temperature:g}"
+        return [probability_bars_view(s, t, names, temperature=temperature, label=label, image=image, title=title),
                 ranking_view(s, t, names, label=label)]
 
 

@@ -626,7 +626,8 @@ def outcome_html(request: TrainRequest, outcome: Outcome | None, score: TeacherS
     body = "".join(f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>'
                    for k, v in rows)
     state = f"stopped; Resume goes on with {request.label}, Start begins anew" if outcome.stopped else "finished"
-    return f'<table class="kd-outcome"><caption style="text-align:left;white-space:nowrap">Training {state}</caption>{body}</table>'
+    caption = f'<caption style="text-align:left;white-space:nowrap">Training {state}</caption>'
+    return f'<table class="kd-outcome">{caption}{body}</table>'
 
 
 __all__ = ["OWN", "Outcome", "TeacherScore", "TrainPanel", "TrainRequest", "Training"]
