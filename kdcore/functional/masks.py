@@ -4,8 +4,8 @@ A mask is ``(B, 1, h, w)``, 1 = keep and 0 = masked, one cell per block of ``ima
 ``[y, x]`` everywhere, so grids need not be square.
 
 The Cox process is a Poisson process whose rate is random. Per sample :math:`\Gamma \sim \mathrm{Poisson}(\mu)` is
-drawn, then independent counts :math:`\mathrm{Poisson}(\Gamma q_i)` per cell, :math:`q` the intensity (sum 1); a cell with at
-least one point is masked. With :math:`E\,e^{-\Gamma s} = e^{-\mu (1 - e^{-s})}` its law is known exactly:
+drawn, then independent counts :math:`\mathrm{Poisson}(\Gamma q_i)` per cell, :math:`q` the intensity (sum 1); a cell
+with at least one point is masked. With :math:`E\,e^{-\Gamma s} = e^{-\mu (1 - e^{-s})}` its law is known exactly:
 
 .. math::
     P(i \text{ masked}) = 1 - e^{-\mu (1 - e^{-q_i})}, \qquad

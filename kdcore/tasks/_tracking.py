@@ -99,8 +99,8 @@ class TrackingObjective(Method):
         Knob("mask", "cox", symbol="m", choices=MASKS, help="law of the masked blocks", source="ORTrack"),
         Knob("mask_ratio", 0.3, 0.0, 0.9, symbol="ρ", help="mean number of points over number of blocks",
              source="ORTrack"),
-        Knob("sigma", 64.0, 4.0, 256.0, symbol="s", log=True, help="width of the bell, for a template of 128 pixels: variance 64 s; "
-             "scaled with the template", source="ORTrack"),
+        Knob("sigma", 64.0, 4.0, 256.0, symbol="s", log=True, source="ORTrack",
+             help="width of the bell, for a template of 128 pixels: variance 64 s; scaled with the template"),
         Knob("readout", "argmax", symbol="c", choices=READOUTS, help="cell whose box is judged while training",
              source="OSTrack"),
         ce_weight_knob(0.0, source="boxes have no classes"),

@@ -18,10 +18,20 @@ from torch import Tensor, nn
 from ..functional.checks import check_choice, check_fraction
 from ..models.tracker import OcclusionRobustTracker, PairTracker
 from ._models import ModelSpec, Recipe
-from ._tracking import MASKS, PairDataset, TrackingObjective, TrackingTask, mask_drawer, mean_iou, paired_iou, template_intensity
+from ._tracking import (
+    MASKS,
+    PairDataset,
+    TrackingObjective,
+    TrackingTask,
+    mask_drawer,
+    mean_iou,
+    paired_iou,
+    template_intensity,
+)
 
-__all__ = ["MASKS", "OCCLUDERS", "TASKS", "PairDataset", "TrackingObjective", "TrackingTask", "bar_at", "mask_drawer", "mean_iou",
-           "moving_target_pairs", "occlude", "occlude_pairs", "paired_iou", "template_intensity", "tracking_pairs"]
+__all__ = ["MASKS", "OCCLUDERS", "TASKS", "PairDataset", "TrackingObjective", "TrackingTask", "bar_at", "mask_drawer",
+           "mean_iou", "moving_target_pairs", "occlude", "occlude_pairs", "paired_iou", "template_intensity",
+           "tracking_pairs"]
 
 OCCLUDERS = ("bar", "blob")
 SHAPES = ("ellipse", "rounded rectangle", "star")
@@ -196,7 +206,7 @@ def _cover(images: Tensor, hidden: Tensor, g: torch.Generator) -> Tensor:
 
 
 def bar_at(images: Tensor, position: float, *, width: float = 0.25, seed: int = 0) -> Tensor:
-    """An upright bar over images ``(N, 3, S, S)`` uint8: ``position`` of its middle and ``width``, shares of the side."""
+    """An upright bar over images ``(N, 3, S, S)`` uint8: ``position`` of its middle, ``width``, as shares."""
     check_fraction("position", position)
     at = (torch.arange(images.shape[-1]) + 0.5) / images.shape[-1]
     hidden = ((at - position).abs() <= width / 2).expand(len(images), images.shape[-1], -1)
