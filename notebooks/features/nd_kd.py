@@ -320,7 +320,7 @@ Explorer("Embeddings of one digit", controls, clouds, static_at=[{}, {"digit": 8
 
 # %% [markdown]
 # Look at the two movements separately: towards the vertical (direction), and away from the corner (norm). Then put
-# KD + cos and KD + norm side by side: each makes one of them.
+# KD + cos and KD + norm side by side: which of the two does each make?
 #
 # A student that points to the teacher's class means can do without its classifier, too. How many test images are
 # nearest in direction to the right one of the teacher's means?
@@ -334,7 +334,7 @@ Markdown("Right by the teacher's class means alone: " + "; ".join(
 # %% [markdown]
 # Next, one image. How much does each pixel contribute to the projection $\langle s, e_y \rangle$ that ND raises?
 # *Integrated gradients* (Sundararajan et al., 2017; computed by Captum) answer by following the gradient from a black
-# image to this one. Their sum is exactly the difference of the projection between the two images.
+# image to this one. Their sum is the difference of the projection between the two images, up to the number of steps.
 
 
 # %%

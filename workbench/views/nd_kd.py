@@ -15,7 +15,7 @@ from kdcore.methods.nd_kd import nd_loss
 
 from .base import View
 from .drawing import WIDTH, Array, as_array, as_tensor, join_words, limits, subplots
-from .theme import CATEGORICAL, DASHES, DIVERGING, MARKERS, SEQUENTIAL, STUDENT, TEACHER, Theme
+from .theme import CATEGORICAL, DASHES, DIVERGING, LIGHT, MARKERS, SEQUENTIAL, STUDENT, TEACHER, Theme
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,7 +94,8 @@ def norm_direction_view(models: Mapping[str, tuple[Any, Any]], *, reference: str
 
 def _cloud(ax: Any, angles: Array, norms: Array, mean: tuple[float, float], colour: str, marker: str, label: str,
            theme: Theme) -> None:
-    ax.scatter(np.radians(angles), norms, s=9, color=colour, marker=marker, alpha=0.35, linewidths=0)
+    alpha = 0.35 if theme is LIGHT else 0.55
+    ax.scatter(np.radians(angles), norms, s=9, color=colour, marker=marker, alpha=alpha, linewidths=0)
     ax.scatter(np.radians(mean[1]), mean[0], s=110, color=colour, marker=marker, edgecolors=theme.ink, linewidths=1.2,
                label=label, zorder=5)
 
@@ -135,7 +136,8 @@ def nd_landscape_view(student: Any, teacher: Any, class_mean: Any, *, half_width
     longer = length >= radius
     regime = "longer than the teacher: turned only" if longer else "shorter than the teacher: pulled along the class"
     alt = (f"The student has length {length:.2f}, the teacher {radius:.2f}. The term is {value.item():.3f}; the "
-           f"student is {regime}. The pull is {around:.3f} around the origin and {round(outward, 3) + 0.0:+.3f} outwards.")
+           f"student is {regime}. The pull is {around:.3f} around the origin and "
+           f"{round(outward, 3) + 0.0:+.3f} outwards.")
     table = pd.DataFrame({"quantity": ["length of the student", "length of the teacher", "term", "pull outwards",
                                        "pull around"],
                           "value": [length, radius, value.item(), outward, around]})
