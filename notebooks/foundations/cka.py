@@ -65,11 +65,12 @@ knobs = {"weight": weight, "kernel": kernel, "unbiased": unbiased, "bandwidth": 
 result = study.representations(arms=study.alignment_arms(**knobs), seeds=n_seeds, progress=progress_line("Training"))
 task, teacher = result.comparison.tasks[0], result.comparison.teachers[0]
 networks = {"teacher": teacher, **result.networks(0)}
+kept = {(name, pooling): result.features(model, 0, pooling=pooling)
+        for name, model in networks.items() for pooling in ("gap", "flatten")}
 
 
-@cache
 def features(name, pooling="gap"):
-    return result.features(networks[name], 0, pooling=pooling)
+    return kept[name, pooling]
 
 
 # %% [markdown]
