@@ -1105,14 +1105,14 @@ def similarity_profile(x: Tensor, y: Tensor, *, k: int = 10) -> dict[str, float]
         k: neighbours of :func:`mutual_knn`.
 
     Returns:
-        ``CKA`` (linear, unbiased), ``CKA, RBF`` (bandwidth 0.5, unbiased), ``Procrustes`` (the nuclear norm, 1 minus
+        ``CKA`` (linear, unbiased), ``RBF CKA`` (bandwidth 0.5, unbiased), ``Procrustes`` (the nuclear norm, 1 minus
         half of :func:`procrustes_distance`), ``SVCCA`` (99 % of the variance), ``RSA`` (correlation, Spearman) and
         ``mutual k-NN``.
 
     Raises:
         ValueError: as the six functions.
     """
-    return {"CKA": cka(x, y).item(), "CKA, RBF": cka(x, y, kernel="rbf").item(),
+    return {"CKA": cka(x, y).item(), "RBF CKA": cka(x, y, kernel="rbf").item(),
             "Procrustes": 1 - procrustes_distance(x, y).item() / 2, "SVCCA": svcca(x, y).item(),
             "RSA": rsa(x, y).item(), "mutual k-NN": mutual_knn(x, y, k=k).item()}
 
