@@ -70,7 +70,7 @@ class FolderForm:
             for option, (label, hint) in _FIELDS.items()}
         self.size = slider(64, 8, 256, step=8, label="side in pixels").widget("size")
         self.button = w.Button(description="Load", tooltip="read the folder and offer it as a task",
-                               layout=w.Layout(width="auto"))
+                               layout=w.Layout(width="auto", align_self="flex-start"))
         self.button.add_class("kd-load")
         self.button.on_click(lambda _: self.load())
         self._box = ViewBox()
