@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -75,6 +76,14 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         rows = torch.as_tensor(indices)
         return pack_pair(self.template[rows].float() / 255, self.search[rows].float() / 255), self.boxes[rows]
 
+    def fingerprint(self) -> str:
+        """Hash of every byte of images and boxes."""
+        digest = hashlib.sha256()
+        for part in (self.template, self.search, self.boxes):
+            digest.update(f"{tuple(part.shape)}{part.dtype}".encode())
+            digest.update(part.contiguous().numpy().data)
+        return digest.hexdigest()
+
 
 # The objective --------------------------------------------------------------------------------------------------------
 
@@ -100,7 +109,7 @@ class TrackingObjective(Method):
         Knob("mask_ratio", 0.3, 0.0, 0.9, symbol="ρ", help="mean number of points over number of blocks",
              source="ORTrack"),
         Knob("sigma", 64.0, 4.0, 256.0, symbol="s", log=True, source="ORTrack",
-             help="width of the bell, for a template of 128 pixels: variance 64 s; scaled with the template"),
+             help="width of the bell: variance s times half the template's side, in pixels"),
         Knob("readout", "argmax", symbol="c", choices=READOUTS, help="cell whose box is judged while training",
              source="OSTrack"),
         ce_weight_knob(0.0, source="boxes have no classes"),
@@ -134,13 +143,8 @@ def mask_drawer(tracker: OcclusionRobustTracker, kind: str, mask_ratio: float, s
     check_choice("mask", kind, MASKS)
     if kind == "uniform":
         return partial(sample_uniform_mask, (tracker.template_grid,) * 2, mask_ratio=mask_ratio)
-    return partial(sample_cox_mask, template_intensity(tracker.template_size, tracker.patch_size, sigma),
-                   mask_ratio=mask_ratio)
-
-
-def template_intensity(template_size: int, patch_size: int, sigma: float = 64.0) -> Tensor:
-    """Cox intensity of a template of any size with the shape it has at 128 pixels, where ``sigma`` is stated."""
-    return cox_intensity(template_size, block_size=patch_size, sigma=sigma * template_size / 128)
+    intensity = cox_intensity(tracker.template_size, block_size=tracker.patch_size, sigma=sigma)
+    return partial(sample_cox_mask, intensity, mask_ratio=mask_ratio)
 
 
 # The task -------------------------------------------------------------------------------------------------------------
@@ -222,10 +226,10 @@ class TrackingTask(Task):
                     break
         return torch.cat(found)[:count]
 
-    def token_shift(self, model: nn.Module) -> float:
+    def token_shift(self, model: PairTracker) -> float:
         """Share of the template tokens' energy that occluders never seen in training move (lower is robuster)."""
         clean, occluded = self.tokens(model), self.tokens(model, "test/template")
-        count = model.tracker.num_template_tokens  # type: ignore[union-attr]
+        count = model.tracker.num_template_tokens
         return relative_token_shift(clean, occluded, num_template_tokens=count).item()
 
     def layer_shifts(self, model: PairTracker, *, n: int = 64) -> dict[str, float]:

@@ -26,12 +26,10 @@ from ._tracking import (
     mask_drawer,
     mean_iou,
     paired_iou,
-    template_intensity,
 )
 
 __all__ = ["MASKS", "OCCLUDERS", "TASKS", "PairDataset", "TrackingObjective", "TrackingTask", "bar_at", "mask_drawer",
-           "mean_iou", "moving_target_pairs", "occlude", "occlude_pairs", "paired_iou", "template_intensity",
-           "tracking_pairs"]
+           "mean_iou", "moving_target_pairs", "occlude", "occlude_pairs", "paired_iou", "tracking_pairs"]
 
 OCCLUDERS = ("bar", "blob")
 SHAPES = ("ellipse", "rounded rectangle", "star")
@@ -175,8 +173,8 @@ def occlude(images: Tensor, target: Tensor, *, kind: str = "bar", cover: tuple[f
         ValueError: unknown kind, shares outside [0, 1], an empty target, shapes that do not belong together.
     """
     check_choice("kind", kind, OCCLUDERS)
-    for share in cover:
-        check_fraction("cover", share)
+    for end in cover:
+        check_fraction("cover", end)
     if target.shape != (images.shape[0], *images.shape[2:]) or not bool(target.flatten(1).any(1).all()):
         raise ValueError(f"target must be (N, S, S) as images are {tuple(images.shape)}, with at least one pixel each, "
                          f"got {tuple(target.shape)}.")

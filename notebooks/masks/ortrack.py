@@ -7,8 +7,8 @@
 # to a network half as deep, and insists most on the frames that the small network gets wrong.
 #
 # At the end you can draw masks from a spatial Cox process and say how much they hide without drawing any, add an
-# occlusion-robust loss to a training of your own, and weigh a distillation by difficulty. The quick run takes about a
-# minute on two cores.
+# occlusion-robust loss to a training of your own, and weigh a distillation by difficulty. The quick run takes one to
+# two minutes on two cores.
 
 # %%
 from kdcore import get_card
@@ -16,16 +16,17 @@ from kdcore import get_card
 get_card("ortrack")
 
 # %% tags=["parameters"]
-quick: bool = True  # small pairs in a minute; False: 20,000 larger pairs, deeper trackers, all students (hours)
+quick: bool = True  # small pairs in a minute or two; False: 20,000 larger pairs, deeper trackers, all students (hours)
 seeds: int = 3  # trackers per arm; each has its own pairs and initial weights
 gamma: float = 0.05  # weight of the occlusion-robust loss (paper 2e-4 with pretrained tokens; ours start from nothing)
 mask_ratio: float = 0.3  # mean number of mask points over the number of blocks
-sigma: float = 64.0  # width of the bell where masks fall, for a template of 128 pixels
+sigma: float = 64.0  # width of the bell where masks fall: variance sigma times half the template's side
 alpha: float = 0.5  # weight of a sample of average difficulty (paper 2e-4; squared token errors are near 1 here)
 beta: float = 0.5  # how much a harder sample counts more (paper 2e-4)
 
 # %%
 import inspect
+import re
 
 import torch
 from IPython.display import Markdown, display
@@ -35,7 +36,7 @@ from kdcore.functional import masks
 from kdcore.functional.boxes import cxcywh_to_xyxy, decode_center_boxes, xywh_to_xyxy
 from kdcore.methods import ortrack
 from kdcore.models.tracker import split_maps
-from kdcore.tasks.tracking_pairs import bar_at, template_intensity, tracking_pairs
+from kdcore.tasks.tracking_pairs import bar_at, tracking_pairs
 
 # %%
 from workbench import views
@@ -60,7 +61,7 @@ n_seeds = max(seeds, 3) if not quick else seeds
 task = tracking_pairs(seed=0)
 template, search, boxes = (v[:6] for v in (task.test.template, task.test.search, task.test.boxes))
 truth = xywh_to_xyxy(boxes)
-pictures.tracking_view(search / 255, truth, truth, [""] * 6, templates=template / 255, title="Six pairs of the test")
+pictures.tracking_view(search / 255, truth, templates=template / 255, title="Six pairs of the test")
 
 # %% [markdown]
 # Now hide parts of the template while training. Where? The target is in the middle, so masks should fall there more
@@ -68,7 +69,7 @@ pictures.tracking_view(search / 255, truth, truth, [""] * 6, templates=template 
 # both: first a random amount $\Gamma$ is drawn, then points fall on the template with a bell-shaped density.
 
 # %%
-intensity = template_intensity(128, 16, sigma)
+intensity = ortrack.cox_intensity(128, sigma=sigma)
 drawn = masks.sample_cox_mask(intensity, 12, mask_ratio=mask_ratio, generator=torch.Generator().manual_seed(0))
 large = torch.nn.functional.interpolate(task.test.template[:12] / 255, size=(128, 128))
 idea = pictures.masked_images_view(large, drawn, intensity, mask_ratio=mask_ratio)
@@ -97,9 +98,12 @@ idea
 # focal loss on the centre, 2 times GIoU, 5 times L1.
 
 # %%
-Markdown(f"```python\n{inspect.getsource(masks.sample_cox_mask).split(chr(34) * 3)[0]}    ...\n"
-         + inspect.getsource(masks.sample_cox_mask).split('"""')[-1].lstrip("\n") + "\n\n"
-         + inspect.getsource(masks.occlusion_robust_loss).split('"""')[-1].lstrip("\n") + "```")
+def code(function):
+    """The source without its docstring."""
+    return re.sub(r'\n    """.*?"""', "", inspect.getsource(function), count=1, flags=re.S)
+
+
+Markdown(f"```python\n{code(masks.sample_cox_mask)}\n\n{code(masks.occlusion_robust_loss)}```")
 
 # %% [markdown]
 # Two tokens of width two, by hand: the first moves by (1, 2), the second by (3, 0). The mean of 1, 4, 9 and 0 is 3.5.
@@ -133,7 +137,7 @@ weights
 
 # %%
 def hidden(mask_ratio, sigma):
-    q, g = template_intensity(128, 16, sigma), torch.Generator().manual_seed(1)
+    q, g = ortrack.cox_intensity(128, sigma=sigma), torch.Generator().manual_seed(1)
     drawn = masks.sample_cox_mask(q, 4000, mask_ratio=mask_ratio, generator=g)
     shares = 1 - drawn.mean((1, 2, 3))
     return [pictures.masked_images_view(large, drawn[:12], q, mask_ratio=mask_ratio),
@@ -153,6 +157,9 @@ Explorer("Masks of a Cox process", {"mask_ratio": ratio, "sigma": slider(sigma, 
 # Three trackers learn from the same pairs, from the same initial weights and in the same order of batches: without
 # ORR, with uniform masks (each hides the same number of blocks, anywhere), with Cox masks. The test occluders are bars
 # and blobs with a colour texture that no training image has; nothing like them was masked in training.
+#
+# Our templates have 32 pixels and 4 by 4 blocks. On them the same sigma makes a bell that is almost flat (standard
+# deviation 32 pixels), so Cox and uniform masks differ mainly in this: the number of blocks varies, or does not.
 
 # %%
 arms = studies.orr_arms(gamma=gamma, mask_ratio=mask_ratio, sigma=sigma)
@@ -186,8 +193,10 @@ mean = comparison.mean
 cox, uniform = (mean(arm, "token_shift") for arm in (studies.COX, studies.UNIFORM))
 lines = [f"- Not a claim at this size, but reported: tokens shift by {100 * cox:.1f} % of their energy with Cox masks, "
          f"by {100 * uniform:.1f} % with uniform ones. The paper finds Cox masks better for tracking."]
+noise = comparison.table().loc[studies.NO_ORR, "std"]
 lines += [f"- Not seen here: *{v.claim.text}*. These trackers learn from {len(task.train)} pairs in a few hundred "
-          "steps; IoU differs by about 0.02 between seeds, and small effects drown in that." for v in verdicts if not v]
+          f"steps; their IoU spreads by {noise:.3f} between seeds, and small effects drown in that."
+          for v in verdicts if not v]
 Markdown("\n".join(lines))
 
 # %% [markdown]
@@ -216,13 +225,14 @@ Explorer("Tokens under a bar", controls, shifts)
 #
 # ## Students: who counts how much
 #
-# The Cox tracker now teaches a tracker with a third of its blocks. In the quick tier one seed is trained, to have a
-# student to look at; it supports no verdict. The full tier trains all seeds and judges.
+# The Cox tracker now teaches a tracker with a third of its blocks. In the quick tier one seed is trained for half as
+# long, to have a student to look at; it supports no verdict. The full tier trains all seeds and judges.
 
 # %%
 teacher = deep[studies.COX]
-taught = studies.afkd_students(teacher, quick=quick, arms=studies.afkd_arms(alpha=alpha, beta=beta),
-                               seeds=1 if quick else n_seeds, progress=progress_line("Students"))
+short = {"epochs": 3, "seeds": 1} if quick else {"seeds": n_seeds}
+taught = studies.afkd_students(teacher, quick=quick, arms=studies.afkd_arms(alpha=alpha, beta=beta), **short,
+                               progress=progress_line("Students"))
 if not quick:
     verdicts += (found := [claim.check() for claim in studies.student_claims(taught)])
     display(*found)
@@ -294,7 +304,7 @@ depth_view
 # differently and which a few hundred steps amplify: 0.1 is allowed for IoU and for the token shift.
 
 # %%
-share, spread = masks.masked_fraction_moments(template_intensity(128, 16), mask_ratio=0.3)
+share, spread = masks.masked_fraction_moments(ortrack.cox_intensity(128), mask_ratio=0.3)
 metrics = {"shift_none": mean(studies.NO_ORR, "token_shift"), "shift_uniform": uniform, "shift_cox": cox,
            "iou_none": mean(studies.NO_ORR), "iou_uniform": mean(studies.UNIFORM), "iou_cox": mean(studies.COX)}
 record(masked_share=share, masked_spread=spread, **metrics, verdicts=verdicts,

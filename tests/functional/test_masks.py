@@ -200,5 +200,5 @@ def test_token_shift_by_hand() -> None:
     close(token_shift_map(clean, moved, grid_size=(1, 2)), [[[0.0, 1.0]]])
     with pytest.raises(ValueError, match="must not be zero everywhere"):
         relative_token_shift(torch.zeros(1, 2, 2), clean[:, :2])
-    with pytest.raises(ValueError, match="num_template_tokens must be in 1..3"):
+    with pytest.raises(ValueError, match=r"num_template_tokens must be in 1\.\.3"):
         token_shift_map(clean, moved, grid_size=(2, 2))

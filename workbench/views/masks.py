@@ -189,8 +189,8 @@ def afkd_weights_view(box_loss: Any, ious: Any, *, alpha: float, beta: float, gr
     below = int((weights < 0).sum())
     heavy, light = int(weights.argmax()), int(weights.argmin())
     view.alt += (f" Mean weight {weights.mean():.4g}; the heaviest sample ({weights[heavy]:.4g}) has IoU "
-                 f"{iou[heavy]:.2f}, the lightest ({weights[light]:.4g}) {iou[light]:.2f}. {below} of {len(weights)} weights are "
-                 "negative.")
+                 f"{iou[heavy]:.2f}, the lightest ({weights[light]:.4g}) {iou[light]:.2f}. {below} of {len(weights)} "
+                 "weights are negative.")
     return view
 
 
@@ -214,13 +214,13 @@ def success_view(ious: Mapping[str, Any], *, title: str = "Success curves") -> V
     return lines_view(at, curves, x_label="IoU threshold", y_label="share of pairs above", title=title)
 
 
-def tracking_view(search: Any, true_boxes: Any, found_boxes: Any, captions: Sequence[str] | None = None, *,
+def tracking_view(search: Any, true_boxes: Any, found_boxes: Any = None, captions: Sequence[str] | None = None, *,
                   templates: Any = None, columns: int = 6, title: str = "Where the target is") -> View:
     """Search images with the true box (solid) and the tracker's (dashed); templates in a corner.
 
     Args:
         search: ``(N, 3, S, S)`` in [0, 1].
-        true_boxes, found_boxes: ``(N, 4)`` xyxy in [0, 1].
+        true_boxes: ``(N, 4)`` xyxy in [0, 1]; found_boxes: the same, or ``None`` to show the truth alone.
         captions: ``N`` texts; default the IoU.
         templates: ``(N, 3, s, s)``, or ``None``.
         columns: images per row.
@@ -230,13 +230,19 @@ def tracking_view(search: Any, true_boxes: Any, found_boxes: Any, captions: Sequ
     """
     from kdcore.functional.boxes import box_iou
     images = as_array("search", search, ndim=4)
-    truth, found = as_array("true_boxes", true_boxes, ndim=2), as_array("found_boxes", found_boxes, ndim=2)
-    iou = box_iou(torch.from_numpy(found.copy()), torch.from_numpy(truth.copy())).numpy()
-    if len(images) != len(truth):
-        raise ValueError(f"search and true_boxes must hold the same samples, got {len(images)} and {len(truth)}.")
-    names = check_names("captions", captions or [f"IoU {v:.2f}" for v in iou], len(images))
+    truth = as_array("true_boxes", true_boxes, ndim=2)
+    found = None if found_boxes is None else as_array("found_boxes", found_boxes, ndim=2)
+    if len(images) != len(truth) or (found is not None and len(found) != len(truth)):
+        raise ValueError(f"search and boxes must hold the same samples, got {len(images)}, {len(truth)} and "
+                         f"{len(truth if found is None else found)}.")
+    iou = np.full(len(truth), np.nan) if found is None else box_iou(torch.from_numpy(found.copy()),
+                                                                    torch.from_numpy(truth.copy())).numpy()
+    names = check_names("captions", captions or ["" if found is None else f"IoU {v:.2f}" for v in iou], len(images))
     small = None if templates is None else as_array("templates", templates, ndim=4)
-    alt = (f"{len(images)} search images with the true box and the tracker's: IoU from {iou.min():.2f} to "
+    sides = truth[:, 2:] - truth[:, :2]
+    alt = (f"{len(images)} search images with the box of the target, whose sides are {100 * sides.min():.0f} to "
+           f"{100 * sides.max():.0f} % of the image's." if found is None else
+           f"{len(images)} search images with the true box and the tracker's: IoU from {iou.min():.2f} to "
            f"{iou.max():.2f}, mean {iou.mean():.2f}.")
     table = pd.DataFrame({"image": range(1, len(iou) + 1), "IoU": iou, "caption": names})
 
@@ -246,18 +252,21 @@ def tracking_view(search: Any, true_boxes: Any, found_boxes: Any, captions: Sequ
         for k, ax in enumerate(axes.flat):
             _plain(ax)
             if k < len(images):
-                _tracked(ax, images[k], truth[k], found[k], None if small is None else small[k])
+                _tracked(ax, images[k], truth[k], None if found is None else found[k],
+                         None if small is None else small[k])
                 ax.set_xlabel(names[k], fontsize=9.5)
         return figure
 
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def _tracked(ax: Axes, image: Array, truth: Array, found: Array, template: Array | None) -> None:
+def _tracked(ax: Axes, image: Array, truth: Array, found: Array | None, template: Array | None) -> None:
     from matplotlib.patches import Rectangle
     side = image.shape[-1]
     ax.imshow(image.transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
     for box, colour, style in ((truth, TRUE_BOX, "-"), (found, FOUND_BOX, "--")):
+        if box is None:
+            continue
         x0, y0, x1, y1 = box * side - 0.5
         ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#ffffff", linewidth=3.2))
         ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=style,

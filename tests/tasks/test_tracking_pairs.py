@@ -1,0 +1,299 @@
+"""Moving targets: exact boxes, splits that share no pixel, occluders of the size asked for, the task's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.golden import close
+from torch import Tensor
+
+from kdcore import studies_tracking as studies
+from kdcore.experiment import Arm
+from kdcore.functional.boxes import box_iou, success_curve, xywh_to_xyxy
+from kdcore.functional.masks import relative_token_shift
+from kdcore.method import Signals
+from kdcore.models import MLP
+from kdcore.tasks import list_tasks, load_task
+from kdcore.tasks.tracking_pairs import (
+    PairDataset,
+    TrackingObjective,
+    TrackingTask,
+    bar_at,
+    mask_drawer,
+    mean_iou,
+    moving_target_pairs,
+    occlude,
+    occlude_pairs,
+    tracking_pairs,
+)
+
+SMALL = {"count": 24, "test_count": 12, "width": 16, "teacher_depth": 2, "student_depth": 1, "head_channels": 8}
+
+
+@pytest.fixture(scope="module")
+def pairs() -> PairDataset:
+    return moving_target_pairs(60, seed=3)
+
+
+@pytest.fixture(scope="module")
+def task() -> TrackingTask:
+    return tracking_pairs(seed=1, **SMALL)
+
+
+# Pairs ----------------------------------------------------------------------------------------------------------------
+
+def test_boxes_are_the_tight_boxes_of_the_targets_pixels(pairs: PairDataset) -> None:
+    assert pairs.search_target is not None
+    for target, (x, y, w, h) in zip(pairs.search_target, (pairs.boxes * 64).round().int().tolist(), strict=True):
+        rows, columns = target.any(1).nonzero().flatten(), target.any(0).nonzero().flatten()
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x, y, x + w, y + h)
+    close(pairs.boxes * 64, (pairs.boxes * 64).round(), 1e-6)
+
+
+def test_targets_have_the_sizes_they_should_and_lie_within(pairs: PairDataset) -> None:
+    assert pairs.template_target is not None
+    sides = pairs.boxes[:, 2:] * 64
+    assert sides.min() > 0.8 * 18 - 4 and sides.max() <= 1.25 * 30 + 1
+    assert (pairs.boxes[:, :2] >= 0).all() and (pairs.boxes[:, :2] + pairs.boxes[:, 2:] <= 1 + 1e-6).all()
+    middle = pairs.template_target[:, 14:18, 14:18].flatten(1).float().mean(1)
+    assert middle.min() > 0.5, "the target is in the middle of the template"
+    assert (pairs.boxes[:, :2] + pairs.boxes[:, 2:] / 2).std(0).min() > 0.1, "and anywhere in the search image"
+
+
+def test_the_target_looks_alike_in_both_images(pairs: PairDataset) -> None:
+    """Its mean colour agrees up to the brightness (0.8 to 1.2) of the search image."""
+    def colour(images: Tensor, target: Tensor | None) -> Tensor:
+        assert target is not None
+        inside = target[:, None].float()
+        return (images.float() * inside).sum((2, 3)) / inside.sum((2, 3))
+
+    z, x = colour(pairs.template, pairs.template_target), colour(pairs.search, pairs.search_target)
+    distance = (z / z.norm(dim=1, keepdim=True) - x / x.norm(dim=1, keepdim=True)).norm(dim=1)
+    shuffled = (z / z.norm(dim=1, keepdim=True) - (x / x.norm(dim=1, keepdim=True)).roll(1, 0)).norm(dim=1)
+    assert distance.max() < 0.1 < shuffled.mean()
+
+
+def test_train_and_test_share_no_background() -> None:
+    """Every crop of the test lies to the right of every crop of the training: their columns do not meet."""
+    from kdcore.tasks.tracking_pairs import _crops, _photographs
+    photographs = _photographs()
+    marked = torch.arange(640.0).expand(2, 3, 427, 640)
+    ends = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcore.tasks.tracking_pairs._photographs", lambda: marked)
+        for split, columns in (("train", (0, 448)), ("test", (448, 640))):
+            found = _crops(torch.zeros(300).long(), 64, columns, torch.Generator().manual_seed(0))
+            ends[split] = (found.min().item(), found.max().item())
+    assert photographs.shape == marked.shape
+    assert ends["train"][0] >= 0 and ends["train"][1] <= 447 < 448 <= ends["test"][0] and ends["test"][1] <= 639
+
+
+def test_equal_seeds_give_equal_pairs() -> None:
+    first, again = (moving_target_pairs(6, seed=2) for _ in range(2))
+    assert torch.equal(first.search, again.search) and torch.equal(first.boxes, again.boxes)
+    others = moving_target_pairs(6, seed=3), moving_target_pairs(6, split="test", seed=2)
+    assert not any(torch.equal(first.search, other.search) for other in others)
+    assert len(moving_target_pairs(513, template_size=16, search_size=24)) == 513
+
+
+def test_batches_are_packed_pairs(pairs: PairDataset) -> None:
+    x, boxes = pairs.__getitems__([4, 1])
+    assert x.shape == (2, 6, 64, 64) and x.min() >= 0 and x.max() <= 1
+    close(x[0, :3] * 255, pairs.search[4].float(), 1e-6)
+    close(x[1, 3:, :32, :32] * 255, pairs.template[1].float(), 1e-6)
+    one, box = pairs[1]
+    assert torch.equal(one, x[1]) and torch.equal(box, boxes[1])
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"count": 0}, "count must be >= 1"), ({"split": "val"}, "split must be one of"),
+    ({"search_size": 34}, "search_size between 1.18 times"), ({"search_size": 300}, "search_size between"),
+    ({"template_size": 4}, "template_size must be >= 8"),
+])
+def test_pairs_refuse(options: dict[str, int | str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        moving_target_pairs(**{"count": 2, **options})  # type: ignore[arg-type]
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="must hold the same samples"):
+        PairDataset(images, images, torch.ones(3, 4))
+    with pytest.raises(ValueError, match="width and height > 0"):
+        PairDataset(images, images, torch.zeros(2, 4))
+
+
+# Occluders ------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["bar", "blob"])
+def test_occluders_cover_the_share_they_should(pairs: PairDataset, kind: str) -> None:
+    assert pairs.search_target is not None
+    images, hidden = occlude(pairs.search, pairs.search_target, kind=kind, cover=(0.2, 0.6), seed=1)
+    share = (hidden & pairs.search_target).flatten(1).sum(1) / pairs.search_target.flatten(1).sum(1)
+    assert share.min() >= 0.2 and share.max() < 0.7  # pixels at equal distance are hidden together
+    assert share.std() > 0.05
+    same = (images == pairs.search).all(1)
+    assert same[~hidden].all() and (~same)[hidden].float().mean() > 0.98
+    exact, _ = occlude(pairs.search, pairs.search_target, kind=kind, cover=(0.2, 0.6), seed=1)
+    assert torch.equal(images, exact)
+
+
+def test_pairs_are_occluded_where_asked_and_boxes_stay(pairs: PairDataset) -> None:
+    for where, other in (("template", "search"), ("search", "template")):
+        found = occlude_pairs(pairs, where, seed=0)
+        assert torch.equal(getattr(found, other), getattr(pairs, other)) and torch.equal(found.boxes, pairs.boxes)
+        assert (getattr(found, where) != getattr(pairs, where)).flatten(1).any(1).all()
+    with pytest.raises(ValueError, match="where must be one of"):
+        occlude_pairs(pairs, "both")
+    with pytest.raises(ValueError, match="must know the target's pixels"):
+        occlude_pairs(PairDataset(pairs.template, pairs.search, pairs.boxes), "search")
+    assert pairs.search_target is not None
+    with pytest.raises(ValueError, match="at least one pixel each"):
+        occlude(pairs.search, torch.zeros_like(pairs.search_target))
+    with pytest.raises(ValueError, match="kind must be one of"):
+        occlude(pairs.search, pairs.search_target, kind="cloud")
+
+
+def test_a_bar_at_a_place() -> None:
+    images = torch.full((1, 3, 8, 8), 7, dtype=torch.uint8)
+    changed = (bar_at(images, 0.25, width=0.25) != images).any(1)[0]
+    assert changed[:, 1:3].all() and not changed[:, [0, 3, 4, 5, 6, 7]].any()
+    with pytest.raises(ValueError, match="position must be in"):
+        bar_at(images, 1.5)
+
+
+# The objective --------------------------------------------------------------------------------------------------------
+
+def test_masks_of_the_objective_have_a_cell_per_patch(task: TrackingTask) -> None:
+    model = task.student("tracker-1")
+    for kind in ("cox", "uniform"):
+        draw = mask_drawer(model.tracker, kind, 0.3, 64.0)  # type: ignore[arg-type]
+        assert draw(5).shape == (5, 1, 4, 4)
+    with pytest.raises(ValueError, match="mask must be one of"):
+        mask_drawer(model.tracker, "perlin", 0.3, 64.0)  # type: ignore[arg-type]
+
+
+def test_terms_are_weighted_and_sum_to_the_papers_objective(task: TrackingTask) -> None:
+    x, boxes = task.sample(n=4)
+    model = task.student("tracker-2").eval()
+    method = TrackingObjective(gamma=0.5)
+    method.setup(model, None, x)
+    tokens, moved = torch.randn(2, 4, 80, 16)
+    s = Signals(student_logits=model(x), labels=boxes,
+                student_features={"tracker.norm#0": tokens, "tracker.norm#1": moved})
+    terms = method.terms(s)
+    template, search = x[:, 3:, :32, :32], x[:, :3]
+    losses = model.tracker.training_step_losses(template, search, boxes)  # type: ignore[operator, union-attr]
+    close(terms["focal"] + terms["giou"] + terms["l1"], losses["pred"], 1e-5)
+    close(terms["orr"], 0.5 * (tokens - moved)[:, :16].square().mean(), 1e-5)
+    plain = TrackingObjective()
+    plain.setup(model, None, x)
+    assert set(plain.terms(s)) == {"focal", "giou", "l1"} and model.draw_mask is None and not plain.student_taps
+    with pytest.raises(ValueError, match="labels are required"):
+        plain.terms(Signals(student_logits=model(x)))
+    with pytest.raises(ValueError, match=r"tracking needs a .*PairTracker"):
+        plain.setup(MLP(4, (4,), 2), None, torch.zeros(1, 4))
+
+
+# The task -------------------------------------------------------------------------------------------------------------
+
+def test_the_task_is_found_by_name_and_describes_itself() -> None:
+    assert "tracking_pairs" in list_tasks()
+    task = load_task("tracking_pairs", count=2, test_count=2)
+    assert isinstance(task, TrackingTask) and task.metric == "mean IoU"
+    assert task.input_shape == (6, 64, 64) and "one box per pair" in task.describe()
+    assert torch.equal(task.labels("test"), task.test.boxes)  # type: ignore[attr-defined]
+    assert len(task.split("test/search")) == 2
+    with pytest.raises(ValueError, match="occluded must be one of"):
+        task.split("test/both")
+
+
+def test_numbers_of_the_task_are_those_of_its_boxes(task: TrackingTask) -> None:
+    model = task.student("tracker-1").eval()
+    maps, boxes = task.predict(model)
+    ious = []
+    for m, box in zip(maps.double(), boxes.double(), strict=True):
+        row, column = divmod(int(m[0].argmax()), 8)
+        center = torch.tensor([column, row]) + m[3:, row, column]
+        size = m[1:3, row, column]
+        low, high = (center / 8 - size / 2).clamp(0, 1), (center / 8 + size / 2).clamp(0, 1)
+        ious.append(box_iou(torch.cat([low, high])[None], xywh_to_xyxy(box[None])).item())
+    close(task.ious(model), ious)
+    close(mean_iou(maps, boxes), sum(ious) / len(ious))
+    numbers = task.evaluate(model)
+    close(numbers["mean IoU"], sum(ious) / len(ious))
+    close(numbers["auc"], success_curve(torch.tensor(ious))[1].mean())
+    close(task.accuracy(model), sum(v > 0.5 for v in ious) / len(ious))
+    close(task.recall(model), [task.accuracy(model)])
+
+
+def test_the_token_shift_is_that_of_the_template_under_bars(task: TrackingTask) -> None:
+    model = task.student("tracker-2").eval()
+    normalize = task.normalization(model)
+    with torch.no_grad():
+        clean, moved = (model.tokens(normalize(task.split(s).__getitems__(range(12))[0]))  # type: ignore[attr-defined]
+                        for s in ("test", "test/template"))
+    expected = (clean - moved)[:, :16].square().sum() / clean[:, :16].square().sum()
+    close(task.token_shift(model), expected, 1e-5)
+    shifts = task.layer_shifts(model)  # type: ignore[arg-type]
+    assert list(shifts) == ["blocks.0", "blocks.1", "norm"]
+    close(shifts["norm"], expected, 1e-5)
+    assert len(task.tokens(model, n=5, batch_size=4)) == 5
+    close(relative_token_shift(task.tokens(model), task.tokens(model)), 0.0)
+    with pytest.raises(ValueError, match="tokens are those of a PairTracker"):
+        task.tokens(MLP(4, (4,), 2))
+    with pytest.raises(ValueError, match=r"must give \(N, 5, F, F\) maps"):
+        task.check_model(MLP((6, 64, 64), (4,), 2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_reference_teachers_learn_boxes_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
+    task = tracking_pairs(seed=1, **SMALL)
+    seen: list[str] = []
+    first = task.teacher(progress=lambda done, total, text: seen.append(f"{done}/{total} {text}"))
+    assert seen[-1] == "15/15 teacher tracker-2"
+    again = tracking_pairs(seed=1, **SMALL).teacher(progress=lambda *_: pytest.fail("trained again"))
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in first.state_dict().items())
+
+
+# The studies ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "QUICK", {"task": SMALL, "epochs": 1})
+
+
+def test_studies_give_every_number_and_judge_them(tiny: None) -> None:
+    arms = studies.orr_arms()
+    found = studies.occlusion_robustness(arms=[arms[0], arms[2]], seeds=2)
+    assert found.arms == (studies.NO_ORR, studies.COX) and found.metric == "mean IoU"
+    assert {"token_shift", "template_iou", "search_iou", "auc"} <= set(found.rows.columns)
+    assert found.histories[studies.COX, 0][0].terms["orr"] > 0
+    assert "orr" not in found.histories[studies.NO_ORR, 0][0].terms
+    claims = studies.robustness_claims(found, quick=False)
+    assert [c.op for c in claims] == ["<", ">=", ">="] and claims[0].every_seed and claims[1].threshold == -2.0
+    assert all(claim.check().n == 2 for claim in claims)
+    students = studies.afkd_students(found.students[studies.COX, 0], seeds=1)
+    assert students.arms == (studies.NO_KD, studies.FIXED, studies.ADAPTIVE)
+    assert students.rows["teacher_forwards"].tolist() == [0, 24, 24]
+    assert "afkd" in students.histories[studies.ADAPTIVE, 0][0].terms
+    fixed, adaptive = (students.histories[arm, 0][0].terms["afkd"] for arm in (studies.FIXED, studies.ADAPTIVE))
+    assert fixed != adaptive
+    assert len(studies.student_claims(students)) == 1
+
+
+def test_arms_start_from_the_same_weights_and_masks_change_the_training(tiny: None) -> None:
+    objective = TrackingObjective(readout="target")
+    arms = [Arm("a", objective), Arm("b", objective), studies.orr_arms()[1]]
+    twice = studies.occlusion_robustness(arms=arms, seeds=1)
+    a, b, uniform = (twice.students[arm, 0].state_dict() for arm in twice.arms)
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+    assert not all(torch.equal(v, uniform[k]) for k, v in a.items())
+
+
+def test_pair_shift_is_zero_without_a_change(task: TrackingTask) -> None:
+    model = task.student("tracker-1").eval()
+    z, x = task.test.template[:1], task.test.search[:1]  # type: ignore[attr-defined]
+    assert not studies.pair_shift(model, (z, z), x).any()  # type: ignore[arg-type]
+    moved = studies.pair_shift(model, (z, bar_at(z, 0.5)), x)  # type: ignore[arg-type]
+    assert moved.shape == (4, 4) and moved.max() > 0
