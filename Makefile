@@ -47,10 +47,8 @@ notebooks: $(STAMP)  ## execute all notebooks and compare their numbers with the
 pair: $(STAMP)  ## generate the notebooks from their scripts
 	$(BIN)/kdw pair
 
-bench: $(STAMP)  ## measure what is claimed about speed
-	@set -- benchmarks/bench_*.py; \
-	if [ ! -e "$$1" ]; then echo "bench: there are no benchmarks (benchmarks/bench_*.py) in this checkout; nothing was measured."; exit 0; fi; \
-	for file in "$$@"; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+bench: $(STAMP)  ## measure what is claimed about speed: table, and runs/benchmarks.json
+	$(BIN)/python -m benchmarks
 
 doctor: $(STAMP)  ## look at versions, kernel, GPU, browser, folders
 	$(BIN)/kdw doctor

@@ -1,0 +1,178 @@
+"""A distillation step, resnet56 to resnet20, batch 64, 32 px, 100 classes, against loops written by hand.
+
+The hand-written loop does what a careful user would write for the same objective: the teacher without gradients,
+forward hooks that keep six features (three of either model), KD, cross-entropy and a penalty on the features, backward,
+SGD step. Both loops see the same batches and start from the same weights; their losses are held against each other at
+every step. With a cached teacher the epoch is held against training the student alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from kdcore.cache import TeacherCache
+from kdcore.distiller import Distiller, Epoch, Step
+from kdcore.functional.divergences import kd_loss
+from kdcore.method import CrossEntropy, Method, Needs, Signals
+from kdcore.models.cifar_resnet import CifarResNet, resnet20, resnet56
+
+from .protocol import Row, cpu_seconds, must_agree
+
+TAPS = ("layer1", "layer2", "layer3")
+_BATCH, _CLASSES, _PENALTY = 64, 100, 0.1
+
+
+class SixTaps(Method):
+    """KD plus the mean squared difference of three pairs of features."""
+
+    card, name, label = CrossEntropy.card, "six_taps", "six taps"
+    needs = Needs()
+    student_taps = teacher_taps = TAPS
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        gaps = [F.mse_loss(s.student_features[n], s.teacher_features[n]) for n in TAPS]
+        return {"kd": kd_loss(*s.logits), "features": _PENALTY * torch.stack(gaps).sum()}
+
+
+class LogitsOnly(Method):
+    """KD alone."""
+
+    card, name, label = CrossEntropy.card, "logits_only", "logits only"
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        return {"kd": kd_loss(*s.logits)}
+
+
+def loader(steps: int, size: int = 32) -> DataLoader:
+    """Random images and labels, always in the same order."""
+    g = torch.Generator().manual_seed(0)
+    images = torch.rand(steps * _BATCH, 3, size, size, generator=g)
+    return DataLoader(TensorDataset(images, torch.randint(_CLASSES, (len(images),), generator=g)), batch_size=_BATCH)
+
+
+def networks() -> tuple[CifarResNet, CifarResNet]:
+    """Teacher (eval mode) and student, randomly initialised."""
+    torch.manual_seed(0)
+    return resnet56(_CLASSES).eval(), resnet20(_CLASSES)
+
+
+def sgd(student: nn.Module) -> torch.optim.SGD:
+    """The optimizer of all candidates."""
+    return torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+
+def by_hand(teacher: nn.Module, student: nn.Module, data: DataLoader, epochs: int) -> Iterator[Tensor]:
+    """Distillation with six taps, yielding the loss of every step."""
+    kept: dict[tuple[str, str], Tensor] = {}
+    handles = [model.get_submodule(name).register_forward_hook(
+        lambda module, args, out, key=(role, name): kept.__setitem__(key, out))
+        for role, model in (("teacher", teacher), ("student", student)) for name in TAPS]
+    optimizer = sgd(student)
+    for _ in range(epochs):
+        student.train()
+        for x, labels in data:
+            with torch.no_grad():  # inference tensors cannot be saved for the features' backward
+                theirs = teacher(x)
+            mine = student(x)
+            gaps = [F.mse_loss(kept["student", n], kept["teacher", n]) for n in TAPS]
+            log_q, p = F.log_softmax(mine / 4.0, dim=1), F.softmax(theirs / 4.0, dim=1)
+            loss = (16.0 * F.kl_div(log_q, p, reduction="batchmean") + _PENALTY * torch.stack(gaps).sum()
+                    + F.cross_entropy(mine, labels))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            yield loss.detach()
+    for handle in handles:
+        handle.remove()
+
+
+def student_alone(student: nn.Module, data: DataLoader, epochs: int) -> Iterator[None]:
+    """Cross-entropy, no teacher; yields at the end of every epoch."""
+    optimizer = sgd(student)
+    for _ in range(epochs):
+        student.train()
+        for x, labels in data:
+            loss = F.cross_entropy(student(x), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        yield
+
+
+def distiller(teacher: nn.Module, student: nn.Module, method: Method, data: DataLoader, epochs: int,
+              cache: TeacherCache | None = None) -> Distiller:
+    """The library's loop with the same settings."""
+    return Distiller(teacher, student, method, data, epochs=epochs, optimizer=sgd(student), scheduler="constant",
+                     student_transform=nn.Identity(), teacher_transform=nn.Identity(), cache=cache, accelerator="cpu")
+
+
+def step_seconds(steps: int, dropped: int) -> dict[str, float]:
+    """Minimum over interleaved steps, the first ones dropped; the losses of both loops must agree."""
+    teacher, student = networks()
+    data = loader(steps)
+    mine = (e for e in distiller(copy.deepcopy(teacher), copy.deepcopy(student), SixTaps(), data, 1).run()
+            if isinstance(e, Step))
+    theirs = by_hand(teacher, student, data, 1)
+    times: dict[str, list[float]] = {"ours": [], "by_hand": []}
+    said: dict[str, Tensor] = {}
+    turns = [("by_hand", lambda: said.__setitem__("by_hand", next(theirs))),
+             ("ours", lambda: said.__setitem__("ours", torch.tensor(next(mine).loss)))]
+    for number in range(steps):
+        for name, turn in turns if number % 2 else turns[::-1]:
+            times[name].append(cpu_seconds(turn))
+        must_agree(f"loss of step {number}", said["ours"], said["by_hand"], 1e-6 if number == 0 else 1e-4)
+    mine.close()
+    return {name: min(values[dropped:]) for name, values in times.items()}
+
+
+def next_epoch(events: Iterator[Step | Epoch]) -> list[float]:
+    """Run one epoch; the losses of its steps."""
+    losses = []
+    for event in events:
+        if isinstance(event, Epoch):
+            return losses
+        losses.append(event.loss)
+    raise RuntimeError("the training ended before the epoch did.")
+
+
+def epoch_seconds(steps: int, epochs: int) -> dict[str, float]:
+    """Minimum over interleaved epochs; the cached run's losses equal the uncached run's to the last bit."""
+    teacher, student = networks()
+    data = loader(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = TeacherCache(Path(folder) / "cache").build(teacher, data.dataset, batch_size=_BATCH,
+                                                           transform=nn.Identity())
+        running = distiller(teacher, copy.deepcopy(student), LogitsOnly(), data, epochs)
+        cached_run = distiller(teacher, copy.deepcopy(student), LogitsOnly(), data, epochs, cache)
+        plain, cached, alone = running.run(), cached_run.run(), student_alone(student, data, epochs)
+        if next_epoch(cached) != next_epoch(plain):  # also the warm-up
+            raise AssertionError("the losses with a cached teacher differ from those with a running one.")
+        next(alone)
+        turns = [("cached", lambda: next_epoch(cached)), ("alone", lambda: next(alone))]
+        rounds = [{name: cpu_seconds(turn) for name, turn in (turns if number % 2 else turns[::-1])}
+                  for number in range(epochs - 1)]
+        if forwards := cached_run.result().teacher_forwards:
+            raise AssertionError(f"the cached teacher was run {forwards} times.")
+        for events in (plain, cached):
+            events.close()
+    return {name: min(r[name] for r in rounds) for name in ("cached", "alone")}
+
+
+def measure(*, quick: bool = False) -> list[Row]:
+    """The step with six taps, and the epoch with a cached teacher."""
+    torch.set_num_threads(1)
+    step = step_seconds(*((3, 1) if quick else (25, 4)))
+    epoch = epoch_seconds(*((2, 2) if quick else (8, 7)))
+    what = f"resnet56 to resnet20, batch {_BATCH}, 32 px"
+    return [Row(what=f"distillation step, {what}, 6 taps", against="a hand-written loop", goal=1.03,
+                value=step["ours"] / step["by_hand"], detail={f"{k}_s": v for k, v in step.items()}),
+            Row(what=f"epoch with a cached teacher, {what}", against="the student alone, by hand", goal=1.05,
+                value=epoch["cached"] / epoch["alone"], detail={f"{k}_s": v for k, v in epoch.items()})]
