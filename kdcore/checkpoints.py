@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 import random
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -77,6 +78,18 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise :class:`CheckpointError` unless files can be written in ``folder`` (which is created): before hours of work."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+    except OSError as error:
+        raise CheckpointError(f"cannot write in folder {folder}: {error.strerror or error}. Free space or choose a "
+                              "writable folder.", folder) from error
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
@@ -324,6 +337,6 @@ def preserved_rng(*generators: torch.Generator | None) -> Iterator[None]:
         restore_rng(state, *generators)
 
 
-__all__ = ["CheckpointError", "capture_rng", "hash_tensor", "list_checkpoints", "load_checkpoint", "load_weights",
+__all__ = ["CheckpointError", "capture_rng", "check_writable", "hash_tensor", "list_checkpoints", "load_checkpoint", "load_weights",
            "newest_checkpoint", "preserved_rng", "read_weights", "restore_rng", "save_checkpoint", "save_weights",
            "seed_everything", "state_hash", "write_atomic"]

@@ -54,6 +54,7 @@ from .cache import TeacherCache
 from .checkpoints import (
     CheckpointError,
     capture_rng,
+    check_writable,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -474,6 +475,11 @@ class Distiller:
     def _check_models(self) -> None:
         """Refuse what would leak the teacher, and a method that needs a teacher where there is none."""
         self._wants_logits = any(m.needs.teacher_logits for m in self.methods)
+        for role, model in (("student", self.student), ("teacher", self.teacher)):
+            if not isinstance(model, nn.Module) and not (role == "teacher" and model is None):
+                raise TypeError(f"{role} must be a torch.nn.Module, got {describe(model)}.")
+            if model is not None and any(p.is_meta for p in model.parameters()):
+                raise ValueError(f"the {role} is on the device 'meta', where tensors have no values: load its weights.")
         if self.teacher is None:
             for m in self.methods:
                 if m.needs.teacher_logits or m.needs.class_means or m.teacher_taps:
@@ -491,6 +497,8 @@ class Distiller:
         checkpoint = self._find_checkpoint()
         self._fabric = fabric = Fabric(**self._fabric_options)
         fabric.launch()
+        if self.checkpoint_dir is not None and fabric.is_global_zero:
+            check_writable(self.checkpoint_dir)
         seed_everything(self.seed)
         self._generator = torch.Generator(device=fabric.device).manual_seed(self.seed)
         for module in (self.student, self.teacher, *self.methods):
@@ -574,8 +582,11 @@ class Distiller:
         self._check_last_batch(x)
 
     def _check_range(self, x: Any, *transforms: Any) -> None:
-        automatic = any(isinstance(t, Normalize) and g is None for t, g in
-                        zip(transforms, (self.student_transform, self.teacher_transform), strict=True))
+        given = (self.student_transform, self.teacher_transform)
+        if isinstance(x, Tensor) and x.dtype == torch.uint8 and None in given:
+            raise ValueError("images must be floating, in [0, 1], got uint8: divide them by 255 in the data set (or pass "
+                             "student_transform and teacher_transform that do).")
+        automatic = any(isinstance(t, Normalize) and g is None for t, g in zip(transforms, given, strict=True))
         if automatic and isinstance(x, Tensor) and (x.min() < -0.5 or x.max() > 1.5):
             raise ValueError(f"images must be in [0, 1], got [{x.min().item():.3g}, {x.max().item():.3g}]: the model's "
                              "pretrained_cfg normalises them. If the loader has done that already, pass "
@@ -595,11 +606,19 @@ class Distiller:
             raise ValueError(fault)
 
     def _check_last_batch(self, x: Any) -> None:
-        """Where the last batch will hold one sample, try whether the student's batch norm can take it."""
+        """Whether the methods can do with the smallest batch, and the student's batch norm if that has one sample."""
         loader = self.train
-        if (not isinstance(loader, DataLoader) or not loader.batch_size or loader.drop_last or not isinstance(x, Tensor)
-                or self.views > 1 or not hasattr(loader.dataset, "__len__")
-                or len(loader.dataset) % loader.batch_size != (0 if loader.batch_size == 1 else 1)):
+        if not isinstance(loader, DataLoader) or not loader.batch_size or not isinstance(loader.sampler, Sized):
+            return
+        rest = 0 if loader.drop_last else len(loader.sampler) % loader.batch_size
+        smallest = rest or loader.batch_size
+        for m in self.methods:
+            if smallest < m.min_batch():
+                advice = "pass drop_last=True to the training loader, or another" if rest else "use a larger"
+                raise ValueError(f"method {m.name!r} needs batches of at least {m.min_batch()} samples, but the "
+                                 f"{'last' if rest else 'batch size'} {'has' if rest else 'is'} {smallest}: {advice} "
+                                 "batch size.")
+        if smallest > 1 or not isinstance(x, Tensor) or self.views > 1:
             return
         norms = [m for m in self.student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         saved = [(b, b.clone()) for m in norms for b in m.buffers()]

@@ -143,6 +143,10 @@ class Method(nn.Module):
         """Name of the teacher tap whose class means are wanted (only with ``needs.class_means``)."""
         raise NotImplementedError(f"{self.name} asks for class means but does not name a teacher tap.")
 
+    def min_batch(self) -> int:
+        """Fewest samples of a batch on which the terms are defined; the loop refuses a smaller last batch at the start."""
+        return 1
+
     def terms(self, s: Signals) -> dict[str, Tensor]:
         """Named scalar loss terms, each already multiplied by its weight; cross-entropy is added by the loop."""
         raise NotImplementedError

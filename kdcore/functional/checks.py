@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,10 +13,14 @@ _INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint
 
 
 def describe(value: object) -> str:
-    """A tensor in words (``float32 (8, 10)``), anything else by its repr; used in error messages."""
+    """A tensor in words (``float32 (8, 10)``), tuples and dicts of them likewise, anything else by its repr (shortened)."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return repr(value)
+    if isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):
+        return f"a {type(value).__name__} of {', '.join(map(describe, value))}"
+    if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values()):
+        return f"a {type(value).__name__} of {', '.join(f'{k}: {describe(v)}' for k, v in value.items())}"
+    return text if len(text := repr(value)) <= 200 else f"{text[:200]} ..."
 
 
 def closest(name: str, known: Iterable[str], n: int = 3) -> str:

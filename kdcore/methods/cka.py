@@ -145,6 +145,9 @@ class CKAAlignment(Method):
         if self.teacher_taps == (_EMBEDDING,):
             self.teacher_taps = (embedding_tap(teacher, sample),)
 
+    def min_batch(self) -> int:
+        return 4 if self.knob.unbiased else 2
+
     def terms(self, s: Signals) -> dict[str, Tensor]:
         k = self.knob
         loss = cka_loss(s.student_features[self.student_taps[0]], s.teacher_features[self.teacher_taps[0]],

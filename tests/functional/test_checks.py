@@ -13,6 +13,9 @@ from kdcore.functional.reductions import at_least_float32, reduce
 
 def test_describe_and_closest() -> None:
     assert checks.describe(torch.zeros(8, 10)) == "float32 (8, 10)"
+    assert checks.describe((torch.zeros(2, 3), None)) == "a tuple of float32 (2, 3), None"
+    assert checks.describe({"logits": torch.zeros(2, 3)}) == "a dict of logits: float32 (2, 3)"
+    assert checks.describe("x" * 300) == "'" + "x" * 199 + " ..."
     assert checks.describe(None) == "None" and checks.describe("x") == "'x'"
     assert checks.closest("temperatur", ["temperature", "alpha"]) == " Did you mean 'temperature'?"
     assert checks.closest("zzz", ["temperature"]) == ""

@@ -16,13 +16,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from kdcore.checkpoints import CheckpointError, list_checkpoints, load_checkpoint, state_hash
 from kdcore.distiller import Distiller, Epoch, NonFiniteLossError, Step, accuracy, distill, evaluate
 from kdcore.inputs import Normalize
 from kdcore.method import CrossEntropy, Method, Needs, Signals, ce_weight_knob
-from kdcore.registry import Knob
+from kdcore.registry import Knob, create_method
+from kdcore.taps import TapError
 
 
 class Mimic(Method):
@@ -379,7 +380,11 @@ class Stream(IterableDataset):
     ({"data": DataLoader(Stream())}, "length"),
     ({"data": [3]}, "a batch must be"), ({"data": [torch.zeros(2, 1, 4, 4)]}, "needs labels"),
     ({"teacher": None}, "needs a teacher"), ({"method": Hint, "teacher": None}, "needs a teacher"),
-    ({"teacher": net(4)[:1]}, "same classes"), ({"student": nn.Flatten(0)}, "must return logits")])
+    ({"teacher": net(4)[:1]}, "same classes"), ({"student": nn.Flatten(0)}, "must return logits"),
+    ({"teacher": net(4).to("meta")}, "the teacher is on the device 'meta'"),
+    ({"data": DataLoader(TensorDataset((dataset().tensors[0] * 255).byte(), dataset().tensors[1]), 8)}, "got uint8"),
+    ({"method": "cka", "data": loader(19, 8)}, r"'cka' needs .* at least 4 samples, but the last has 3: .*drop_last"),
+    ({"method": "cka", "data": loader(18, 3, drop_last=True)}, "but the batch size is 3: use a larger batch size")])
 def test_wrong_arguments_are_refused_before_the_first_step(options: dict[str, Any], message: str) -> None:
     options = dict(options)
     student = options.pop("student", None) or net(4)
@@ -388,6 +393,36 @@ def test_wrong_arguments_are_refused_before_the_first_step(options: dict[str, An
     with pytest.raises(ValueError, match=message):
         train(student, method() if method is Hint else method, **options)
     assert state_hash(student) == before
+
+
+def test_what_is_no_model_is_refused() -> None:
+    for options, message in (({"teacher": "resnet18"}, "teacher must be a torch.nn.Module, got 'resnet18'"),
+                             ({"student": lambda x: x}, "student must be a torch.nn.Module, got <function")):
+        with pytest.raises(TypeError, match=message):
+            train(options.pop("student", net(4)), **options)
+
+
+def test_an_unknown_layer_is_named_before_the_first_step() -> None:
+    student, method = net(4), Hint()
+    before, method.teacher_taps = state_hash(student), ("layer9",)
+    with pytest.raises(TapError, match="no module is called 'layer9'"):
+        train(student, method)
+    assert state_hash(student) == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    student, events = net(4), []
+    before = state_hash(student)
+    with pytest.raises(CheckpointError, match=r"cannot write in folder .*file"):
+        train(student, checkpoint_dir=tmp_path / "file", callbacks=[events.append])
+    assert state_hash(student) == before and not events
+
+
+def test_smallest_batch_counts_what_the_sampler_gives() -> None:
+    data = DataLoader(dataset(17), 8, sampler=RandomSampler(dataset(17), num_samples=16))
+    assert train(net(4), "cka", data, epochs=1).steps == 2
+    assert train(net(4), create_method("cka", unbiased=False), loader(18, 8), epochs=1).steps == 3
 
 
 def test_class_counts_are_compared() -> None:
