@@ -20,6 +20,7 @@ _HOME = {
     "TeacherCache": "cache",
     "Distiller": "distiller", "distill": "distiller", "Step": "distiller", "Epoch": "distiller",
     "cka_map": "cka_maps", "CKAResult": "cka_maps",
+    "Diagnosis": "diagnose", "Finding": "diagnose",
     "load_task": "tasks", "list_tasks": "tasks",
     "compare": "experiment", "Arm": "experiment", "Claim": "experiment",
 }

@@ -398,6 +398,37 @@ def lab(
         raise typer.Exit(0) from None
 
 
+@app.command("diagnose")
+@_friendly
+def diagnose_command(
+    teacher: Annotated[str, typer.Option("--teacher", metavar="NAME[:CHECKPOINT]", help="A timm or reference network.")],
+    student: Annotated[str, typer.Option("--student", metavar="NAME[:CHECKPOINT]", help="Likewise.")],
+    data: Annotated[str, typer.Option("--data", help="Folder of class folders (or a task such as digits).")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("diagnosis.html"),
+    size: Annotated[int, typer.Option(min=8, help="Side in pixels of the images of a folder.")] = 64,
+    limit: Annotated[int, typer.Option(min=8, help="Images used.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Find what is wrong with a teacher-student pair, or what the student has not learnt; writes an offline page."""
+    from kdcore.checkpoints import CheckpointError
+
+    from .diagnose_report import run_diagnosis
+
+    def progress(done: int, parts: int, text: str) -> None:
+        typer.echo(f"  {done + 1} of {parts}: {text}", err=True)
+
+    try:
+        found, page = run_diagnosis(teacher, student, data, out, size=size, limit=limit, seed=seed, progress=progress)
+    except (ValueError, CheckpointError) as error:
+        raise _stop(str(error), USAGE) from None
+    if as_json:
+        _json(found.to_dict())
+        return
+    typer.echo(str(found))
+    typer.echo(f"\n{page}")
+
+
 # ---------------------------------------------------------------------------------------------- care
 
 

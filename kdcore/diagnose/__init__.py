@@ -165,11 +165,11 @@ def _examine(nets: dict[Role, Net], sample: Sample, names: tuple[str, ...], init
              loss: Callable[[Tensor, Tensor], Tensor] | None, used: dict[str, Any]) -> Diagnosis:
     student, teacher = nets["student"], nets["teacher"]
     with clock("answers"):
+        for net in nets.values():
+            settle(net, sample)
         activity = {role: _activity(net, sample) for role, net in nets.items()}
         if broken := _non_finite(nets, sample, activity, {}, names, used):
             return broken
-        for net in nets.values():
-            settle(net, sample)
         pairs, notes = propose(student, teacher, sample, max_pairs)
         *embedding, missing = embedding_names(student, teacher, sample)
         ends = (embedding[0], embedding[1])
@@ -296,6 +296,7 @@ def _against_configuration(net: Net, sample: Sample, right: Tensor, found: Seque
             not is_unit(sample.x)) or any(g.code == "input_normalization_mismatch" for g in found):
         return []
     stated = net.stated.to(net.device)
+    assert sample.labels is not None
     after = net.over(sample.batches, stated).argmax(1) == sample.labels
     better = paired_gain(right, after)
     if better.gain <= 0 or better.p > 0.05:

@@ -59,7 +59,7 @@ CODES: dict[str, Code] = {
         "eval mode differ by > 0.1 % of the logits' spread (0.8)", "noise in the teacher's targets"),
     "dead_stage": Code(
         "a layer gives the same output for every sample", "no sample moves >= 90 % of a layer's channels by more than "
-        "1e-5 of its largest value; severity 0.96 if all channels, else 0.6",
+        "1e-5 of its largest value; severity 0.96 if all channels, else 0.6; 0.45 where a wrongly scaled input explains it",
         "nothing can pass through it, forwards or backwards"),
     "frozen_stage": Code(
         "a part of a model was not trained",

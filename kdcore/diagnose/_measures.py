@@ -255,7 +255,7 @@ def occlude(student: Net, teacher: Net, sample: Sample, rows: Tensor, classes: T
     height, width = images.shape[2:]
     side = (max(1, height // 4), max(1, width // 4))
     windows = occlusion_windows((height, width), window=side, stride=(max(1, side[0] // 2), max(1, side[1] // 2)))
-    falls = {net.role: occlusion_sensitivity(net.logits, images, windows, baseline=sample.mean)
+    falls: dict[str, Tensor] = {net.role: occlusion_sensitivity(net.logits, images, windows, baseline=sample.mean)
              for net in (teacher, student)}
     watched = {role: f.gather(2, classes[:, None, None].expand(-1, f.shape[1], 1)).squeeze(2)
                for role, f in falls.items()}

@@ -106,7 +106,7 @@ def _batches(data: Any, limit: int, batch_size: int, generator: torch.Generator)
             raise TypeError(f"data must be a loader, a data set, a task or tensors (x, y), got {type(data).__name__}.")
         yield from _first(data, limit)
         return
-    positions = torch.randperm(len(dataset), generator=generator)[:limit]  # type: ignore[arg-type]
+    positions = torch.randperm(len(dataset), generator=generator)[:limit]
     for rows in positions.split(batch_size):
         batch = read_batch(collate([dataset[i] for i in rows.tolist()]))
         yield {"x": batch.x, "y": batch.labels, "index": rows} if batch.labels is not None else {

@@ -6,9 +6,10 @@ the rest, so that trying many costs no false alarm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -139,7 +140,7 @@ def _orders(x: Tensor) -> Iterator[tuple[str, Transform]]:
     orders = list(permutations(range(3)))[1:] if channels == 3 else [tuple(reversed(range(channels)))]
     for order in orders:
         name = "".join("RGB"[c] for c in order) if channels == 3 else "reversed"
-        yield f"the channels in the order {name}", lambda x, o=list(order): x[:, o]
+        yield f"the channels in the order {name}", partial(torch.index_select, dim=1, index=torch.tensor(order))
 
 
 def candidates(net: Net, other: Net, sample: Sample) -> list[Change]:
@@ -257,11 +258,11 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     norms = [(m, m.momentum, m.training) for m in batch_norms(model).values()]
     try:
         for module, _, _ in norms:
-            module.momentum, module.training = 0.0, True  # type: ignore[assignment]
+            module.momentum, module.training = 0.0, True
         yield
     finally:
         for module, momentum, training in norms:
-            module.momentum, module.training = momentum, training  # type: ignore[assignment]
+            module.momentum, module.training = momentum, training
 
 
 def try_batch_statistics(net: Net, sample: Sample, right: Tensor | None, logits: Tensor) -> tuple[list[Gain], float]:
@@ -363,7 +364,7 @@ def _parts(model: nn.Module, prefix: str = "") -> list[str]:
     return found
 
 
-def _unchanged(stage: str, own: dict[str, Tensor], initial: dict[str, Tensor]) -> str:
+def _unchanged(stage: str, own: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> str:
     pairs = [(p.detach().cpu(), initial.get(f"{stage}.{n}" if stage else n)) for n, p in own.items()]
     known = [(p, q.cpu()) for p, q in pairs if q is not None]
     return "equal to the initial weights given" if known and all(torch.equal(p, q) for p, q in known) else ""
@@ -397,7 +398,7 @@ def _fresh(module: nn.Module) -> str:
 def _as_drawn(layer: nn.Module) -> str | None:
     """The known initialisation that a layer's weights still follow; ``""`` too few to say, ``None`` trained."""
     from scipy.stats import kstest
-    weight = layer.weight.detach().cpu().double()  # type: ignore[operator, union-attr]
+    weight = layer.weight.detach().cpu().double()  # type: ignore[operator]
     bias = getattr(layer, "bias", None)
     fan_in, fan_out = weight[0].numel(), weight.shape[0] * weight[0, 0].numel()
     bound = fan_in ** -0.5

@@ -137,7 +137,7 @@ def _or_the_input(f: Facts, g: Gain, lost: float) -> Finding:
     """Statistics that do not fit the data may be wrong, or the data may be scaled otherwise: say so, unless the
     statistics are untouched, which only the first explains."""
     norms = [m for m in batch_norms(f.nets[g.role].model).values() if getattr(m, "running_mean", None) is not None]
-    untouched = any(bool((m.running_mean == 0).all()) and bool((m.running_var == 1).all())  # type: ignore[operator, union-attr]
+    untouched = any(bool((m.get_buffer("running_mean") == 0).all()) and bool((m.get_buffer("running_var") == 1).all())
                     for m in norms)
     return Finding(
         code="input_normalization_mismatch", severity=0.3 if untouched else 0.5 + 0.35 * min(1.0, g.gain / lost),
@@ -152,7 +152,7 @@ def _or_the_input(f: Facts, g: Gain, lost: float) -> Finding:
 def _stated_input(f: Facts) -> Iterator[Finding]:
     for role, net in f.nets.items():
         raw, stated = net.choice.get("accuracy_raw"), net.choice.get("accuracy_stated")
-        if raw is None or abs(raw - stated) < 0.1:
+        if raw is None or stated is None or abs(raw - stated) < 0.1:
             continue
         better = "with" if stated > raw else "without"
         yield Finding(code="input_normalization_mismatch", severity=0.2, evidence={"model": role, **net.choice},
@@ -197,7 +197,7 @@ def _modes(f: Facts) -> Iterator[Finding]:
 
 def _dropout(role: Role, net: Net, chance: float) -> Iterator[Finding]:
     drops = [n for n, m in net.model.named_modules() if n in net.flags and (
-        (isinstance(m, DROPOUTS) and m.p > 0) or (type(m).__name__ == "DropPath" and getattr(m, "drop_prob", 0)))]
+        (isinstance(m, DROPOUTS) and m.p > 0) or (type(m).__name__ == "DropPath" and getattr(m, "drop_prob", False)))]
     if not drops and chance <= 1e-3:
         return
     how = (f"{len(drops)} dropout layer{'s were' if len(drops) > 1 else ' was'} in train mode when it came" if drops
@@ -224,9 +224,10 @@ def _dead(f: Facts) -> Iterator[Finding]:
         whole = [a for a in dead if a.dead == 1.0]
         first = (whole or dead)[0]
         stage = _stage_of(f, role, first.name)
+        scaled = any(g.role == role and g.code == "input_normalization_mismatch" for g in f.gains)  # the cause
         zero = "zero" if first.largest == 0 else "the same"
         yield Finding(
-            code="dead_stage", severity=0.96 if whole else 0.6,
+            code="dead_stage", severity=0.45 if scaled else 0.96 if whole else 0.6,
             sentence=f"Stage {readable(stage)} of the {role} is dead: {first.type} {readable(first.name)} gives {zero} "
                      f"for every sample in {_pc(first.dead)} of its channels"
                      + (f", and {len(dead) - 1} layers after it." if len(dead) > 1 else "."),

@@ -13,6 +13,10 @@ module              formulas
 ``prototypes``      class means, streaming class means
 ``similarity``      Gram, HSIC, CKA (scalar, mini-batch map, exact stream), CCA family, Procrustes, RSA, k-NN
 ``distortions``     features changed on purpose: rotation, scaling, outlier, lost component
+``agreement``       top-k agreement, confusion counts, best renaming of classes, McNemar
+``calibration``     reliability, expected calibration error, fitted temperature
+``alignment``       Procrustes-aligned principal coordinates, effective rank
+``occlusion``       occlusion windows, sensitivity of all classes at once, maps
 ``masks``           occlusion masks, block masks, mask sampling
 ``boxes``           box formats, IoU family, heat-map focal loss
 ``graphs``          adjacency and Laplacian operators

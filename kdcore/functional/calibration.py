@@ -17,10 +17,10 @@ class Reliability(NamedTuple):
     """Samples sorted by confidence into bins of equal width over (0, 1].
 
     Attributes:
-        count: ``(B,)`` samples per bin. confidence, accuracy: ``(B,)`` float64 means; NaN in an empty bin.
+        counts: ``(B,)`` samples per bin. confidence, accuracy: ``(B,)`` float64 means; NaN in an empty bin.
     """
 
-    count: Tensor
+    counts: Tensor
     confidence: Tensor
     accuracy: Tensor
 
@@ -28,7 +28,7 @@ class Reliability(NamedTuple):
     def error(self) -> float:
         """Expected calibration error: mean over samples of ``|accuracy - confidence|`` of their bin."""
         gap = (self.accuracy - self.confidence).abs().nan_to_num()
-        return float((gap * self.count).sum() / self.count.sum())
+        return float((gap * self.counts).sum() / self.counts.sum())
 
 
 def _check(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,9 @@ _HOME = {
     "scatter_view": "comparison",
     "lines_view": "comparison", "contours_view": "comparison",
     "image_grid_view": "images", "loss_landscape_view": "landscape",
+    "findings_view": "diagnose", "occlusion_view": "diagnose", "attribution_pair_view": "diagnose",
+    "alignment_view": "diagnose", "robustness_view": "diagnose", "reliability_view": "diagnose",
+    "missed_view": "diagnose", "diagnosis_views": "diagnose",
 }
 __all__ = [*_HOME]
 

@@ -1,0 +1,243 @@
+"""The diagnosis itself: what it holds, that it leaves the models alone, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from kdcore.checkpoints import state_hash
+from kdcore.diagnose import ALARM, CODES, TABLES, Diagnosis, Finding, diagnose
+from kdcore.diagnose._history import SoftTerm, lacks_t2, soft_term
+from kdcore.diagnose._probes import stages
+from kdcore.functional.alignment import procrustes_coordinates
+from kdcore.functional.divergences import kd_loss, kl_with_temperature
+from kdcore.inputs import Normalize
+from kdcore.models import MLP, ConvNet
+from kdcore.taps import collect_features
+
+LIGHT: dict[str, Any] = {"bootstrap": 10, "mask_ratios": (0.5,), "mask_samples": 16, "occlusion_images": 2}
+
+
+def blobs(n: int = 96, classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images whose class is the quarter that is bright."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(classes, (n,), generator=g)
+    x = 0.3 * torch.rand(n, 3, 8, 8, generator=g)
+    for k in range(classes):
+        x[y == k, :, 4 * (k // 2):4 * (k // 2) + 4, 4 * (k % 2):4 * (k % 2) + 4] += 0.6
+    return x, y
+
+
+class Quarters(nn.Module):
+    """Knows the answer: the mean of each quarter, times a sharpness."""
+
+    def __init__(self, sharp: float = 20.0) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.head = nn.Linear(12, 4)
+        with torch.no_grad():
+            self.head.weight.copy_(sharp / 3 * torch.eye(4).repeat(1, 3))
+            self.head.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(x).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def found() -> Diagnosis:
+    return diagnose(Quarters(), Quarters(12.0), blobs(), class_names=list("abcd"), **LIGHT)
+
+
+def test_numbers_agree_with_a_direct_computation(found: Diagnosis) -> None:
+    x, y = found.sample.x, found.labels
+    s, t = Quarters(12.0)(x).detach(), Quarters()(x).detach()
+    assert y is not None and len(x) == 96
+    assert found.said["student"].accuracy == pytest.approx(float((s.argmax(1) == y).double().mean()))
+    assert found.said["teacher"].nll == pytest.approx(float(F.cross_entropy(t.double(), y)), abs=1e-6)
+    assert found.agreement["top1"] == 1.0 == found.agreement["kendall"]
+    assert found.agreement["kl"] == pytest.approx(float(kl_with_temperature(s, t).mean()), abs=1e-6)
+    assert found.cost["teacher"]["parameters"] == 52
+    assert found.cost["teacher"]["flops"] == 2 * 12 * 4
+
+
+def test_alignment_is_that_of_the_embeddings(found: Diagnosis) -> None:
+    last = found.alignments[-1]
+    loader = [(found.sample.x, found.labels)]
+    s, t = (collect_features(m, loader, "head:in")["head:in"] for m in (Quarters(12.0), Quarters()))
+    assert last.alignment is not None
+    assert last.alignment.disparity == pytest.approx(procrustes_coordinates(s, t).disparity, abs=1e-9)
+    assert len(last.alignment.residual) == 96
+
+
+def test_sample_keeps_positions_of_the_data(found: Diagnosis) -> None:
+    x, y = blobs()
+    assert torch.equal(x[found.sample.index], found.sample.x) and torch.equal(y[found.sample.index], found.labels)
+    assert sorted(found.sample.index.tolist()) == list(range(96))
+
+
+def test_missed_samples_are_those_only_the_teacher_gets_right() -> None:
+    x, y = blobs()
+
+    class Blind(nn.Module):  # never says class 3
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Quarters(9.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.inner(x)
+            return torch.cat([scores[:, :3], scores.min(1, keepdim=True).values - 1], 1)
+
+    result = diagnose(Quarters(), Blind(), (x, y), **LIGHT)
+    rows = result.missed()
+    assert {r["index"] for r in rows} == set((y == 3).nonzero().flatten().tolist())
+    assert [r["confidence"] for r in rows] == sorted((r["confidence"] for r in rows), reverse=True)
+    assert result.per_class()[0]["class"] == "3" and result.per_class()[0]["gap"] == 1.0
+    assert "missing_class" in {f.code for f in result.alarms}
+
+
+def test_forms(found: Diagnosis) -> None:
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert plain["healthy"] is found.healthy and plain["samples"] == 96
+    for table in TABLES:
+        found.to_dataframe(table)
+    page = found.to_html()
+    assert page.startswith("<!DOCTYPE html>") and "http" not in page and found.summary()[:20] in page
+    with pytest.raises(ValueError, match="table must be one of"):
+        found.to_dataframe("nothing")
+
+
+def test_findings_are_ranked_and_in_the_vocabulary(found: Diagnosis) -> None:
+    severities = [f.severity for f in found.findings]
+    assert severities == sorted(severities, reverse=True) and all(0 <= s <= 1 for s in severities)
+    assert found.alarms == [f for f in found.findings if f.severity >= ALARM]
+    with pytest.raises(ValueError, match="code must be one of"):
+        Finding(code="bad_luck", severity=1, sentence="", evidence={}, try_next="")
+
+
+def test_documentation_lists_every_code_with_its_rule() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    for name, code in CODES.items():
+        assert f"| `{name}` | {code.meaning} | {code.rule} | {code.reason} |" in text, f"docs/diagnose.md: {name}"
+
+
+def test_models_are_left_as_they_were() -> None:
+    teacher, student = ConvNet((4, 4), 4, in_channels=3).train(), ConvNet((4, 4), 4, in_channels=3)
+    teacher.stage1.eval()
+    before = [(state_hash(m), [x.training for x in m.modules()], [len(x._forward_hooks) for x in m.modules()])
+              for m in (teacher, student)]
+    random = torch.get_rng_state()
+    diagnose(teacher, student, blobs(), **LIGHT)
+    assert before == [(state_hash(m), [x.training for x in m.modules()], [len(x._forward_hooks) for x in m.modules()])
+                      for m in (teacher, student)]
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(p.grad is None for m in (teacher, student) for p in m.parameters())
+
+
+def test_same_seed_same_diagnosis_whatever_the_loader() -> None:
+    x, y = blobs()
+    loaders = [DataLoader(TensorDataset(x, y), batch_size=b, shuffle=s) for b, s in ((16, True), (40, False))]
+    first, second = (diagnose(Quarters(), Quarters(5.0), d, limit=64, **LIGHT) for d in loaders)
+    assert torch.equal(first.sample.x, second.sample.x)
+    assert first.to_dict()["findings"] == second.to_dict()["findings"]
+
+
+def test_vectors_dicts_and_missing_labels() -> None:
+    x = torch.randn(80, 6)
+    torch.manual_seed(0)
+    teacher, student = MLP(6, (8,), 3), MLP(6, (4,), 3)
+    unlabelled = diagnose(teacher, student, (x,), **LIGHT)
+    assert unlabelled.labels is None and unlabelled.said["teacher"].accuracy is None
+    assert unlabelled.occlusion is None and unlabelled.robustness == []
+    stream = ({"x": part, "label": part.argmax(1) % 3} for part in x.split(20))
+    assert diagnose(teacher, student, stream, **LIGHT).labels is not None
+
+
+def test_stated_normalisation_is_applied_and_dropped_when_the_model_is_better_without() -> None:
+    x, y = blobs()
+
+    class Stated(Quarters):
+        default_cfg = {"mean": (0.9, 0.9, 0.9), "std": (-0.0 + 0.5,) * 3}
+
+    with_config = diagnose(Quarters(), Stated(), (x, y), **LIGHT)
+    assert with_config.inputs["student"]["input"].startswith("normalised as")  # harmless to this model
+    assert with_config.healthy
+
+    class Wrong(Stated):  # negative inputs are cut away
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.clamp_min(0))
+
+    dropped = diagnose(Quarters(), Wrong(), (x, y), **LIGHT)
+    assert dropped.inputs["student"]["input"].endswith("states)") and dropped.said["student"].accuracy == 1.0
+    assert dropped.healthy
+    explicit = diagnose(Quarters(), Wrong(), (x, y), student_transform=Normalize((0.9,), (0.5,)), **LIGHT)
+    assert explicit.findings[0].code == "input_normalization_mismatch" and explicit.findings[0].alarm
+
+
+def test_refusals() -> None:
+    x, y = blobs(24)
+    model = Quarters()
+    with pytest.raises(TypeError, match="student must be an nn.Module, got function"):
+        diagnose(model, lambda x: x, (x, y))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the student gives 7 classes and the teacher 4"):
+        diagnose(model, MLP((3, 8, 8), (4,), 7), (x, y))
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), got 9"):
+        diagnose(model, model, (x, y.index_fill(0, torch.tensor([3]), 9)))
+    with pytest.raises(ValueError, match="NaN or infinity, in samples"):
+        diagnose(model, model, (x.index_fill(0, torch.tensor([5]), float("nan")), y))
+    with pytest.raises(ValueError, match="class_names must hold 4 names"):
+        diagnose(model, model, (x, y), class_names=["a"])
+    with pytest.raises(ValueError, match=r"must give \(N, C\) class scores"):
+        diagnose(model, nn.Conv2d(3, 4, 1), (x, y))
+    with pytest.raises(TypeError, match="data must be a loader"):
+        diagnose(model, model, 3)
+    with pytest.raises(ValueError, match="data gave no samples"):
+        diagnose(model, model, [])
+    with pytest.raises(TypeError, match="student_transform must be callable"):
+        diagnose(model, model, (x, y), student_transform="imagenet")
+    with pytest.raises(ValueError, match="initial must hold the student's weights"):
+        diagnose(model, model, (x, y), initial={"other.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="loss needs settings"):
+        diagnose(model, model, (x, y), loss=lambda s, t: (s - t).square().mean(), **LIGHT)
+    with pytest.raises(ValueError, match="limit must be"):
+        diagnose(model, model, (x, y), limit=0)
+
+
+@pytest.mark.parametrize("temperature", [2.0, 4.0, 10.0])
+def test_loss_tells_whether_it_has_t2(temperature: float) -> None:
+    s, t = torch.randn(2, 8, 10)
+    for factor, expected in ((1.0, True), (temperature ** 2, False)):
+        term = soft_term(lambda a, b, k=factor: k * kl_with_temperature(a, b, temperature=temperature).mean(), None,
+                         {"temperature": temperature}, s, t)
+        assert term is not None and lacks_t2(term) is expected
+        assert term.ratio == pytest.approx(factor / temperature ** 2, rel=1e-4)
+
+
+def test_history_tells_whether_the_soft_term_has_t2() -> None:
+    s, t = torch.randn(2, 64, 10)
+    full = kd_loss(s, t, temperature=5.0).item()
+    nested = {"methods": {"kd": {"temperature": 5.0, "kd_weight": 0.9}}}
+    for value, expected in ((0.9 * full, False), (0.9 * full / 25, True)):
+        term = soft_term(None, [{"ce": 1.0, "kd": 3.0}, {"ce": 0.2, "kd": value}], nested, s, t)
+        assert term is not None and lacks_t2(term) is expected
+    assert soft_term(None, None, {"temperature": 5.0}, s, t) is None
+    assert not lacks_t2(SoftTerm(1.0, 1.0, "the settings"))  # at T = 1 there is nothing to lack
+
+
+def test_stages_know_initial_weights_from_trained_ones() -> None:
+    torch.manual_seed(0)
+    model = ConvNet((8, 16, 32), 10)
+    assert all(s.initial for s in stages(model) if s.parameters > 64)
+    first = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        for p in model.stage2.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    assert {s.name: s.initial for s in stages(model)}["stage2"] is False
+    assert {s.name: s.initial for s in stages(model, first)} == {"stage1": True, "stage2": False, "stage3": True,
+                                                                 "head": True}
