@@ -30,11 +30,14 @@ class TaskInfo:
         name: of the task.
         words: one line.
         options: option name -> default (``inspect.Parameter.empty`` where the option must be given).
+        classifies: labels are classes; ``False`` for builders that return another kind of task (boxes), which methods
+            for classifiers cannot be trained on.
     """
 
     name: str
     words: str
     options: dict[str, Any]
+    classifies: bool = True
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -68,8 +71,10 @@ def task_info(name: str) -> TaskInfo:
     """
     check_choice("task", name, list_tasks())
     builder = _builders()[name]
-    options = {p.name: p.default for p in inspect.signature(builder).parameters.values()}
-    return TaskInfo(name, (inspect.getdoc(builder) or "").partition("\n")[0], options)
+    signature = inspect.signature(builder)
+    options = {p.name: p.default for p in signature.parameters.values()}
+    return TaskInfo(name, (inspect.getdoc(builder) or "").partition("\n")[0], options,
+                    classifies=signature.return_annotation in (Task, "Task"))
 
 
 def load_task(name: str, **options: Any) -> Task:

@@ -15,7 +15,7 @@ from kdcore.functional.boxes import box_iou, success_curve, xywh_to_xyxy
 from kdcore.functional.masks import relative_token_shift
 from kdcore.method import Signals
 from kdcore.models import MLP
-from kdcore.tasks import list_tasks, load_task
+from kdcore.tasks import list_tasks, load_task, task_info
 from kdcore.tasks.tracking_pairs import (
     PairDataset,
     TrackingObjective,
@@ -203,6 +203,7 @@ def test_the_task_is_found_by_name_and_describes_itself() -> None:
     assert task.input_shape == (6, 64, 64) and "one box per pair" in task.describe()
     assert torch.equal(task.labels("test"), task.test.boxes)  # type: ignore[attr-defined]
     assert len(task.split("test/search")) == 2
+    assert {name for name in list_tasks() if not task_info(name).classifies} == {"tracking_pairs"}
     with pytest.raises(ValueError, match="occluded must be one of"):
         task.split("test/both")
 

@@ -274,7 +274,8 @@ class TrainPanel(Panel):
 
     def _offered(self) -> list[str]:
         """Tasks that need no further options, and those that were handed over."""
-        return sorted({*(n for n in list_tasks() if not task_info(n).required), *self._tasks})
+        known = (n for n in list_tasks() if task_info(n).classifies and not task_info(n).required)
+        return sorted({*known, *self._tasks})
 
     def _names(self, role: str, task: Task) -> list[str]:
         own = [OWN] if role in self._own else []
