@@ -81,7 +81,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise :class:`CheckpointError` unless files can be written in ``folder`` (which is created): before hours of work."""
+    """Raise :class:`CheckpointError` unless files can be written in ``folder`` (created if missing)."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -337,6 +337,6 @@ def preserved_rng(*generators: torch.Generator | None) -> Iterator[None]:
         restore_rng(state, *generators)
 
 
-__all__ = ["CheckpointError", "capture_rng", "check_writable", "hash_tensor", "list_checkpoints", "load_checkpoint", "load_weights",
-           "newest_checkpoint", "preserved_rng", "read_weights", "restore_rng", "save_checkpoint", "save_weights",
-           "seed_everything", "state_hash", "write_atomic"]
+__all__ = ["CheckpointError", "capture_rng", "check_writable", "hash_tensor", "list_checkpoints", "load_checkpoint",
+           "load_weights", "newest_checkpoint", "preserved_rng", "read_weights", "restore_rng", "save_checkpoint",
+           "save_weights", "seed_everything", "state_hash", "write_atomic"]

@@ -197,8 +197,12 @@ class StopSignal(Protocol):
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples (or pixels) whose largest logit is at the label; ``(N, C, ...)`` and ``(N, ...)``."""
-    return (logits.argmax(1) == labels).double().mean().item()
+    """Share of samples (pixels, tokens) whose largest logit is at the label, those labelled -100 left out.
+
+    Args:
+        logits: ``(N, C, ...)``; labels: ``(N, ...)``.
+    """
+    return (logits.argmax(1) == labels)[labels != -100].double().mean().item()
 
 
 @torch.no_grad()
@@ -290,6 +294,9 @@ class Distiller:
         self.teacher_train_mode = teacher_train_mode
         self._fabric_options: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "strategy": strategy,
                                                 "precision": precision}
+        changing = [m.name for m in self.methods if type(m).on_batch is not Method.on_batch]
+        if cache is not None and changing:
+            raise ValueError(f"method {changing[0]!r} changes the samples: the teacher's answers cannot be cached.")
         self.views = max(m.needs.views for m in self.methods)
         self._length = loader_length(train)
         self._check_models()
@@ -461,6 +468,11 @@ class Distiller:
             fault = label_fault(batch.labels, self._classes)
             batch = replace(batch, labels=batch.labels.long())
         local = batch.to(self._fabric.device)
+        for method in self.methods:
+            local = method.on_batch(local, self._generator)
+            if local.size != batch.size:
+                raise ValueError(f"on_batch of {method.name!r} must keep the number of samples, {batch.size}, "
+                                 f"got {local.size}.")
         x, labels, view = local.joined()
         logits, features = self._teacher(local, x)
         index = batch.index.repeat(self.views) if batch.index is not None and self.views > 1 else batch.index
@@ -584,8 +596,8 @@ class Distiller:
     def _check_range(self, x: Any, *transforms: Any) -> None:
         given = (self.student_transform, self.teacher_transform)
         if isinstance(x, Tensor) and x.dtype == torch.uint8 and None in given:
-            raise ValueError("images must be floating, in [0, 1], got uint8: divide them by 255 in the data set (or pass "
-                             "student_transform and teacher_transform that do).")
+            raise ValueError("images must be floating, in [0, 1], got uint8: divide them by 255 in the data set or "
+                             "pass student_transform and teacher_transform that do.")
         automatic = any(isinstance(t, Normalize) and g is None for t, g in zip(transforms, given, strict=True))
         if automatic and isinstance(x, Tensor) and (x.min() < -0.5 or x.max() > 1.5):
             raise ValueError(f"images must be in [0, 1], got [{x.min().item():.3g}, {x.max().item():.3g}]: the model's "

@@ -14,6 +14,8 @@ from .functional.checks import describe
 
 INPUT_KEYS = ("x", "image", "input")
 LABEL_KEYS = ("y", "label", "labels")
+#: Entries of a graph that do not have one row per node (named as in PyTorch Geometric).
+GRAPH_KEYS = ("edge_index", "edge_attr", "edge_weight", "adj", "ptr")
 
 
 class Normalize(nn.Module):
@@ -110,7 +112,8 @@ def read_batch(raw: Any, *, views: int = 1) -> Batch:
 
     Accepted: ``(x,)``, ``(x, y)``, ``(x, y, index)``, ``(x, y, index, view)``, a tensor ``x``, or a dict with one of
     the input keys ``x``/``image``/``input``, one of the label keys ``y``/``label``/``labels``, ``index`` and ``view``.
-    A dict without an input key is passed to the model as one dict argument, less labels, index and view.
+    A dict without an input key is passed to the model as one dict argument, less labels, index and view; so is a graph,
+    a dict with one of ``edge_index``, ``edge_attr``, ``edge_weight``, ``adj``, ``ptr``, whose samples are its nodes.
 
     Args:
         raw: the loader's batch.
@@ -138,7 +141,8 @@ def _read_mapping(raw: Mapping[str, Any]) -> Batch:
     label = next((k for k in LABEL_KEYS if k in raw), None)
     source = next((k for k in INPUT_KEYS if k in raw), None)
     rest = {k: v for k, v in raw.items() if k not in (label, "index", "view")}
-    return Batch(x=raw[source] if source else rest, labels=raw[label] if label else None,
+    whole = source is None or any(k in raw for k in GRAPH_KEYS)
+    return Batch(x=rest if whole else raw[source], labels=raw[label] if label else None,
                  index=raw.get("index"), view=raw.get("view"))
 
 
@@ -172,9 +176,9 @@ def check_finite(batch: Batch, where: str) -> None:
 
 
 def _parts(x: Any) -> tuple[Any, ...]:
-    """The tensors that make up a model input: views, entries of a dict, or the one tensor."""
+    """The tensors with one row per sample in a model input: views, entries of a dict, or the one tensor."""
     if isinstance(x, Mapping):
-        return tuple(v for v in x.values() if isinstance(v, Tensor))
+        return tuple(v for k, v in x.items() if isinstance(v, Tensor) and k not in GRAPH_KEYS)
     return x if isinstance(x, tuple) else (x,)
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .functional.checks import closest
+from .inputs import Batch
 from .registry import Axes, Knob, MethodCard, knob_names
 
 
@@ -52,9 +53,10 @@ class Signals:
     """Everything an objective may look at in one step; teacher tensors carry no gradient.
 
     Attributes:
-        student_logits: ``(N, C)`` (or ``(N, C, H, W)``).
+        student_logits: ``(N, C)``, ``(N, C, H, W)`` for maps, ``(N, C, L)`` for sequences: the classes (the vocabulary)
+            are the second dimension, as for torch's cross-entropy.
         teacher_logits: same shape; ``None`` where :attr:`Needs.teacher_logits` is false.
-        labels: ``(N,)`` int64, or ``None``.
+        labels: ``(N,)`` int64 (``(N, H, W)``, ``(N, L)``; -100 is ignored), probabilities ``(N, C)``, or ``None``.
         student_features, teacher_features: tapped tensors by tap name, as the modules returned them.
         class_means: ``(C, D)`` teacher class means, or ``None``.
         inputs: the batch ``x``; index: ``(N,)`` sample ids; view: ``(N,)`` view number where several are used.
@@ -144,7 +146,7 @@ class Method(nn.Module):
         raise NotImplementedError(f"{self.name} asks for class means but does not name a teacher tap.")
 
     def min_batch(self) -> int:
-        """Fewest samples of a batch on which the terms are defined; the loop refuses a smaller last batch at the start."""
+        """Fewest samples of a batch on which the terms are defined; a smaller last batch is refused at the start."""
         return 1
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
@@ -159,6 +161,18 @@ class Method(nn.Module):
         """Optimizer groups for the learnable parts; a group may carry its own ``lr`` or ``weight_decay``."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         return [{"params": parameters}] if parameters else []
+
+    def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Change what both models see (mixtures, cut-outs, noise) before they run; by default nothing.
+
+        Args:
+            batch: on the device; return a changed copy (``dataclasses.replace``) with as many samples. ``labels`` may
+                become class probabilities ``(N, C)``, which cross-entropy takes as they are.
+            generator: on the same device; checkpointed, so that a resumed run draws the same numbers.
+
+        A teacher cache holds answers to the unchanged samples: the loop refuses it for a method that has this hook.
+        """
+        return batch
 
     def on_epoch_start(self, epoch: int) -> None:
         """Hook before the first step of an epoch (schedules, memory banks)."""

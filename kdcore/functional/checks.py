@@ -13,7 +13,7 @@ _INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint
 
 
 def describe(value: object) -> str:
-    """A tensor in words (``float32 (8, 10)``), tuples and dicts of them likewise, anything else by its repr (shortened)."""
+    """A tensor in words (``float32 (8, 10)``), tuples and dicts of them alike; anything else by its repr, shortened."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):

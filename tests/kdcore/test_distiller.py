@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorD
 
 from kdcore.checkpoints import CheckpointError, list_checkpoints, load_checkpoint, state_hash
 from kdcore.distiller import Distiller, Epoch, NonFiniteLossError, Step, accuracy, distill, evaluate
-from kdcore.inputs import Normalize
+from kdcore.inputs import Batch, Normalize
 from kdcore.method import CrossEntropy, Method, Needs, Signals, ce_weight_knob
 from kdcore.registry import Knob, create_method
 from kdcore.taps import TapError
@@ -348,6 +350,103 @@ def test_other_batches_and_loaders() -> None:
         train(student, data=batches)
         hashes.append(state_hash(student))
     assert len(set(hashes)) == 1
+
+
+class Mixed(Mimic):
+    """Learns from random mixtures of two samples and of their labels."""
+
+    name = "mixed"
+
+    def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+        share = torch.rand((), generator=generator)
+        labels = F.one_hot(batch.labels, 3).float()  # type: ignore[arg-type]
+        return replace(batch, x=share * batch.x + (1 - share) * batch.x.flip(0),
+                       labels=share * labels + (1 - share) * labels.flip(0))
+
+
+def test_a_method_may_change_what_both_models_see(tmp_path: Path) -> None:
+    seen: dict[str, Tensor] = {}
+    teacher, student = net(8, seed=1), net(4)
+    for name, model in (("teacher", teacher), ("student", student)):
+        model.register_forward_pre_hook(lambda m, a, name=name: seen.__setitem__(name, a[0].detach().clone()))
+    given: list[Signals] = []
+
+    class Watched(Mixed):
+        def terms(self, s: Signals) -> dict[str, Tensor]:
+            given.append(s)
+            return super().terms(s)
+
+    train(student, Watched(), loader(8, 8, shuffle=False), teacher, epochs=1)
+    x, y = dataset(8).tensors
+    share = torch.rand((), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(seen["student"], share * x + (1 - share) * x.flip(0))
+    assert torch.equal(seen["teacher"], seen["student"]) and torch.equal(given[0].inputs, seen["student"])
+    hard = F.one_hot(y, 3).float()
+    torch.testing.assert_close(given[0].labels, share * hard + (1 - share) * hard.flip(0))
+    with pytest.raises(ValueError, match="'mixed' changes the samples: the teacher's answers cannot be cached"):
+        train(net(4), Mixed(), cache=tmp_path)
+
+
+def test_a_method_that_changes_samples_resumes_to_the_bit(tmp_path: Path) -> None:
+    whole, broken = net(4, seed=2), net(4, seed=2)
+    train(whole, Mixed(), epochs=4)
+    stop = threading.Event()
+    train(broken, Mixed(), epochs=4, checkpoint_dir=tmp_path, stop=stop,
+          callbacks=[lambda e: stop.set() if e.step == 8 else None])
+    assert state_hash(whole) != state_hash(broken)
+    train(broken, Mixed(), epochs=4, checkpoint_dir=tmp_path, resume=True)
+    assert state_hash(whole) == state_hash(broken)
+
+
+def test_a_method_must_keep_the_number_of_samples() -> None:
+    class Fewer(Mimic):
+        name = "fewer"
+
+        def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+            return replace(batch, x=batch.x[1:])
+
+    with pytest.raises(ValueError, match=r"on_batch of 'fewer' must keep the number of samples, 8, got 7"):
+        train(net(4), Fewer())
+
+
+def test_sequences_have_their_classes_second_and_ignore_padding() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = nn.Embedding(5, 3)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.table(tokens).transpose(1, 2)
+
+    tokens = torch.randint(5, (12, 4), generator=torch.Generator().manual_seed(0))
+    labels = (tokens % 3).index_fill(1, torch.tensor([3]), -100)
+    data = DataLoader(TensorDataset(tokens, labels), 6)
+    student = Tagger()
+    result = train(student, "ce", data, None, val=data, epochs=1, lr=0.1)
+    logits = student(tokens)
+    right = [bool(logits[n, :, t].argmax() == labels[n, t]) for n in range(12) for t in range(3)]
+    assert result.last_metric == pytest.approx(sum(right) / 36)
+    assert result.history[0].metrics["ce"] == pytest.approx(F.cross_entropy(logits[:, :, :3], labels[:, :3]).item())
+    first = re.escape(str((labels == 2).nonzero()[0].tolist()))
+    with pytest.raises(ValueError, match=rf"labels must be in \[0, 3\).*got 4 \(at position {first}"):
+        train(student, "ce", DataLoader(TensorDataset(tokens, labels.masked_fill(labels == 2, 4)), 12), None)
+
+
+def test_a_graph_is_one_batch_of_nodes() -> None:
+    class Graph(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.net = net(width)
+
+        def forward(self, graph: dict[str, Tensor]) -> Tensor:
+            source, target = graph["edge_index"]
+            return self.net(graph["x"].index_add(0, target, graph["x"][source]))
+
+    x, y = dataset().tensors
+    edges = torch.randint(40, (2, 90), generator=torch.Generator().manual_seed(0))
+    result = train(Graph(4), None, [{"x": x, "edge_index": edges, "y": y}], Graph(8), epochs=3)
+    assert result.steps == 3 and result.teacher_forwards == 120
 
 
 def test_own_optimizer_and_scheduler() -> None:

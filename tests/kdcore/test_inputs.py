@@ -25,13 +25,16 @@ def test_unlabelled_and_many_inputs() -> None:
     assert read_batch(X).labels is None and read_batch([X]).x is X
     batch = read_batch({"tokens": X, "mask": Y, "label": Y})
     assert set(batch.x) == {"tokens", "mask"} and batch.labels is Y and batch.size == 4
+    graph = read_batch({"x": X, "edge_index": torch.zeros(2, 9, dtype=torch.int64), "y": Y})
+    assert set(graph.x) == {"x", "edge_index"} and graph.labels is Y and graph.size == 4
 
 
 @pytest.mark.parametrize(("raw", "message"), [
     ("text", "a batch must be"), (3, "a batch must be"), ((), "a batch must be"), ((X, Y, I, Y, Y), "a batch must be"),
     ((X, Y[:2]), "y must be a tensor with 4"), ((X, [0, 1, 2, 0]), "y must be a tensor"), (([1, 2], Y), "x must be"),
     ((X, Y, I[:1]), "index must be"), ((X[:0], Y[:0]), "empty"), ({"y": Y}, "x must be a tensor"),
-    (((X, X), Y), "must be one tensor")])
+    (((X, X), Y), "must be one tensor"), ({"edge_index": Y, "y": Y}, "x must be a tensor"),
+    ({"x": X[:3], "edge_index": Y, "y": Y}, "y must be a tensor with 3")])
 def test_wrong_forms(raw: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_batch(raw)
