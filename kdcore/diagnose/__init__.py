@@ -9,9 +9,9 @@
     d.alarms                    # only what looks like a fault
     d.to_dataframe("samples")   # what the teacher knows and the student does not
 
-Findings carry codes from :data:`CODES`; the rules and their thresholds are in ``docs/diagnose.md``. Faults are told from
-symptoms by asking the model again with one thing changed (another normalisation, another order of channels, statistics
-of the batch, classes renamed): what brings the accuracy back is what was wrong.
+Findings carry codes from :data:`CODES`; the rules and their thresholds are in ``docs/diagnose.md``. Faults are told
+from symptoms by asking the model again with one thing changed (another normalisation, another order of channels,
+statistics of the batch, classes renamed): what brings the accuracy back is what was wrong.
 """
 
 from __future__ import annotations
@@ -306,5 +306,5 @@ def _against_configuration(net: Net, sample: Sample, right: Tensor, found: Seque
                  after=float(after.double().mean()))]
 
 
-__all__ = ["ALARM", "CODES", "TABLES", "Answers", "Code", "Diagnosis", "Finding", "LayerView", "Occlusion", "bounded",
-           "diagnose"]
+__all__ = ["ALARM", "CODES", "ROLES", "TABLES", "Answers", "Code", "Diagnosis", "Finding", "LayerView", "Occlusion",
+           "bounded", "diagnose"]

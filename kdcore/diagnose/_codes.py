@@ -59,7 +59,8 @@ CODES: dict[str, Code] = {
         "eval mode differ by > 0.1 % of the logits' spread (0.8)", "noise in the teacher's targets"),
     "dead_stage": Code(
         "a layer gives the same output for every sample", "no sample moves >= 90 % of a layer's channels by more than "
-        "1e-5 of its largest value; severity 0.96 if all channels, else 0.6; 0.45 where a wrongly scaled input explains it",
+        "1e-5 of its largest value; severity 0.96 if all channels, else 0.6; 0.45 where a wrongly scaled "
+        "input explains 90 % of the loss",
         "nothing can pass through it, forwards or backwards"),
     "frozen_stage": Code(
         "a part of a model was not trained",
@@ -114,7 +115,8 @@ CODES: dict[str, Code] = {
         "one class is much better known to the teacher", "recall differs by >= 15 points beyond the mean gap on >= 8 "
         "samples; severity up to 0.4", ""),
     "overconfident_student": Code(
-        "the student is surer than it is right", "confidence exceeds accuracy by >= 10 points; severity up to 0.45", ""),
+        "the student is surer than it is right",
+        "confidence exceeds accuracy by >= 10 points; severity up to 0.45", ""),
     "layer_mismatch": Code(
         "a layer of the student does not hold what its partner in the teacher holds",
         "CKA of a proposed pair < 0.5; severity up to 0.35", ""),

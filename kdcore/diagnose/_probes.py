@@ -258,11 +258,13 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     norms = [(m, m.momentum, m.training) for m in batch_norms(model).values()]
     try:
         for module, _, _ in norms:
-            module.momentum, module.training = 0.0, True
+            module.train()
+            setattr(module, "momentum", 0.0)  # noqa: B010 (nn.Module's attribute type is wider)
         yield
     finally:
         for module, momentum, training in norms:
-            module.momentum, module.training = momentum, training
+            module.train(training)
+            setattr(module, "momentum", momentum)  # noqa: B010
 
 
 def try_batch_statistics(net: Net, sample: Sample, right: Tensor | None, logits: Tensor) -> tuple[list[Gain], float]:
@@ -311,7 +313,7 @@ def depends_on_batch(net: Net, sample: Sample, logits: Tensor) -> tuple[float, f
     return float((mixed - logits[rows]).abs().max()) / scale, float((again - once_more).abs().max()) / scale
 
 
-# ------------------------------------------------------------------------------------------- weights as at initialisation
+# ----------------------------------------------------------------------------------------- weights as at initialisation
 
 @dataclass(frozen=True)
 class Stage:
@@ -410,12 +412,14 @@ def _as_drawn(layer: nn.Module) -> str | None:
     draw = values[torch.linspace(0, len(values) - 1, min(len(values), 20_000)).long()].numpy()
     largest = float(values.abs().max())
     for name, edge, fits in (("uniform", bound, inside), ("Xavier uniform", (6 / (fan_in + fan_out)) ** 0.5, still)):
-        if fits and 0.9 * edge <= largest <= edge * (1 + 1e-6) and kstest(draw / edge, "uniform", (-1, 2)).pvalue > 0.01:
+        if fits and 0.9 * edge <= largest <= edge * (1 + 1e-6) and (
+                kstest(draw / edge, "uniform", (-1, 2)).pvalue > 1e-4):
             return f"weights follow torch's {name} initialisation and none exceeds its bound"
     if not still or len(values) < 1000:
         return None
     for std in ((2 / fan_in) ** 0.5, (2 / fan_out) ** 0.5, (2 / (fan_in + fan_out)) ** 0.5, 0.02, 0.01):
-        if abs(float(values.std()) / std - 1) < 3 / (2 * len(values)) ** 0.5 and kstest(draw / std, "norm").pvalue > 0.05:
+        if abs(float(values.std()) / std - 1) < 3 / (2 * len(values)) ** 0.5 and (
+                kstest(draw / std, "norm").pvalue > 0.05):
             # many trained layers look normal: without a bias that is exactly 0 this shows nothing by itself
             return "" if bias is None else (f"weights follow a normal initialisation of standard deviation {std:.3g}, "
                                             "biases are exactly 0")
@@ -428,5 +432,6 @@ def readable(name: str) -> str:
 
 
 __all__ = ["BATCH_NORMS", "CHANCE", "DROPOUTS", "LEAST_GAIN", "SCREEN", "Change", "Gain", "Stage", "batch_norms",
-           "batch_statistics", "candidates", "depends_on_batch", "fresh", "readable", "scalings", "stages", "try_batch_statistics",
+           "batch_statistics", "candidates", "depends_on_batch", "fresh", "readable", "scalings", "stages",
+           "try_batch_statistics",
            "try_changes", "try_matching"]

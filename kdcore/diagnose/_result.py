@@ -157,8 +157,8 @@ class Diagnosis:
         verdict = ("No alarm." if self.healthy else
                    f"{len(self.alarms)} alarm{'s' if len(self.alarms) > 1 else ''}: {self.findings[0].sentence}")
         if len(accuracy) == 2 and accuracy[0] is not None and accuracy[1] is not None:
-            verdict += (f" On {len(self.sample)} samples the teacher is right in {100 * accuracy[0]:.1f} %, the student "
-                        f"in {100 * accuracy[1]:.1f} %; they agree in {100 * self.agreement['top1']:.1f} %.")
+            verdict += (f" On {len(self.sample)} samples the teacher is right in {100 * accuracy[0]:.1f} %, the "
+                        f"student in {100 * accuracy[1]:.1f} %; they agree in {100 * self.agreement['top1']:.1f} %.")
         elif self.agreement:
             verdict += f" On {len(self.sample)} samples they agree in {100 * self.agreement['top1']:.1f} %."
         return verdict
@@ -173,7 +173,8 @@ class Diagnosis:
     def _tables(self) -> str:
         blocks = [("Models", "models"), ("Agreement", "agreement"), ("Classes", "classes"),
                   ("Teacher right, student wrong", "samples"), ("Layer pairs", "alignment"), ("Masks", "robustness")]
-        return "".join(f"<h2>{heading}</h2>{_html_table(rows)}" for heading, name in blocks if (rows := self._rows(name)))
+        return "".join(f"<h2>{heading}</h2>{_html_table(rows)}" for heading, name in blocks
+                       if (rows := self._rows(name)))
 
     def _repr_html_(self) -> str:
         items = "".join(

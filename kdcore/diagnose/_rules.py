@@ -224,7 +224,9 @@ def _dead(f: Facts) -> Iterator[Finding]:
         whole = [a for a in dead if a.dead == 1.0]
         first = (whole or dead)[0]
         stage = _stage_of(f, role, first.name)
-        scaled = any(g.role == role and g.code == "input_normalization_mismatch" for g in f.gains)  # the cause
+        best = max((s.accuracy for s in f.said.values() if s.accuracy is not None), default=1.0)
+        scaled = any(g.role == role and g.code == "input_normalization_mismatch"  # which is the cause, then
+                     and g.gain >= 0.9 * (max(best, g.after) - g.before) for g in f.gains)
         zero = "zero" if first.largest == 0 else "the same"
         yield Finding(
             code="dead_stage", severity=0.45 if scaled else 0.96 if whole else 0.6,
@@ -365,7 +367,8 @@ def _teacher_confidence(f: Facts) -> Iterator[Finding]:
         reasons.append((_ramp(math.log(teacher.temperature), math.log(4), math.log(16), 0.6, 0.9),
                         f"its logits fit the labels only when divided by {teacher.temperature:.1f}"))
     if teacher.soft_mass < 0.01:
-        reasons.append((_ramp(-math.log(max(teacher.soft_mass, 1e-9)), -math.log(0.01), -math.log(1e-6), 0.6, 0.9), f"even at T = {SOFT_TEMPERATURE:g} it leaves all other classes together "
+        reasons.append((_ramp(-math.log(max(teacher.soft_mass, 1e-9)), -math.log(0.01), -math.log(1e-6), 0.6, 0.9),
+                        f"even at T = {SOFT_TEMPERATURE:g} it leaves all other classes together "
                              f"{teacher.soft_mass:.1g} (median)"))
     if reasons:
         yield Finding(
@@ -409,7 +412,8 @@ def _guessing(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
                if blind and said.accuracy is not None else "all its weights are as an initialisation leaves them")
         severity = 0.45 if f.explained(role, found) and not untouched else 0.75 if role == "student" else 0.85
         yield Finding(code=f"untrained_{role}", severity=severity, sentence=f"The {role} knows nothing of this task: "
-                      f"{why}.", evidence={"model": role, "accuracy": said.accuracy, "weights_as_initialised": untouched},
+                      f"{why}.",
+                      evidence={"model": role, "accuracy": said.accuracy, "weights_as_initialised": untouched},
                       try_next="Check that its checkpoint was loaded (names of keys, strict=True) and that these are "
                                "the data and classes it was trained on.")
 
@@ -424,7 +428,8 @@ def _one_class(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
             yield Finding(
                 code="collapsed_output", severity=0.45 if f.explained(role, found) else 0.7,
                 sentence=f"The {role} names class {f.names[top]} in {_pc(share)} of the samples; it is due in "
-                         f"{_pc(due)}.", evidence={"model": role, "classes": [f.names[top]], "share": share, "due": due},
+                         f"{_pc(due)}.",
+                evidence={"model": role, "classes": [f.names[top]], "share": share, "due": due},
                 try_next="Look at the layer before the classifier and its bias; check class weights and the balance "
                          "of the training data.")
 
@@ -506,8 +511,9 @@ def _classes(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
         if beyond >= 0.15:
             yield Finding(
                 code="class_gap", severity=_ramp(beyond, 0.15, 0.5, 0.2, 0.4),
-                sentence=f"The student lags most in class {f.names[worst]}: it finds {_pc(float(student.recall[worst]))} "
-                         f"of its {int(count[worst])} samples, the teacher {_pc(float(teacher.recall[worst]))}.",
+                sentence=f"The student lags most in class {f.names[worst]}: it finds "
+                         f"{_pc(float(student.recall[worst]))} of its {int(count[worst])} samples, the teacher "
+                         f"{_pc(float(teacher.recall[worst]))}.",
                 evidence={"model": "student", "classes": [f.names[worst]], "recall_student":
                           float(student.recall[worst]), "recall_teacher": float(teacher.recall[worst])},
                 try_next="Look at the images of this class that only the teacher gets right; give it more weight.")

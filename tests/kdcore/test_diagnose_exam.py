@@ -25,7 +25,7 @@ QUICK: dict[str, Any] = {"bootstrap": 20, "mask_ratios": (0.3,), "mask_samples":
 Data = tuple[Tensor, Tensor]
 
 
-# ------------------------------------------------------------------------------------------------------- data and models
+# ------------------------------------------------------------------------------------------------------ data and models
 
 @cache
 def grey() -> tuple[Data, Data]:
@@ -228,7 +228,7 @@ def logits_left_divided_by_the_temperature() -> Any:
 
 @fault
 def soft_term_without_t2_in_the_history() -> Any:
-    teacher, _, data = pair()
+    teacher = pair()[0]
     student, terms = net((8, 16, 32), seed=2), []
 
     def loss(logits: Tensor, labels: Tensor, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from kdcore.diagnose import ALARM, Diagnosis, LayerView
+from kdcore.diagnose import ALARM, ROLES, Diagnosis, LayerView
 
 from .base import View
 from .cka import cka_map_view
@@ -225,7 +225,7 @@ def reliability_view(diagnosis: Diagnosis, *, title: str = "Is each model as oft
     Raises:
         ValueError: the data had no labels.
     """
-    bins = {role: diagnosis.said[role].reliability for role in ("teacher", "student")}
+    bins = {role: diagnosis.said[role].reliability for role in ROLES}
     if any(b is None for b in bins.values()):
         raise ValueError("reliability needs labels: accuracy cannot be known without them.")
     rows = [{"model": role, "samples": int(n), "confidence": float(c), "accuracy": float(a)}
