@@ -69,7 +69,7 @@ def test_weights_name_the_ends_and_the_negative() -> None:
 
 def test_success_averages_seeds() -> None:
     view = V.success_view({"a": [torch.ones(4), torch.zeros(4)]})
-    assert view.table.columns[1] == f"a, AUC {0.5 * 20 / 21:.3f}" and view.table.iloc[3, 1] == 0.5
+    assert view.table.columns[1] == f"a ({0.5 * 20 / 21:.3f})" and view.table.iloc[3, 1] == 0.5
 
 
 def test_tracking_gives_the_iou_of_every_image() -> None:

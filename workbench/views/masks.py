@@ -210,8 +210,9 @@ def success_view(ious: Mapping[str, Any], *, title: str = "Success curves") -> V
                  for v in (value if isinstance(value, list | tuple) else [value])]
         at = success_curve(seeds[0])[0]
         mean = torch.stack([success_curve(v)[1] for v in seeds]).mean(0)
-        curves[f"{name}, AUC {mean.mean():.3f}"] = mean
-    return lines_view(at, curves, x_label="IoU threshold", y_label="share of pairs above", title=title)
+        curves[f"{name} ({mean.mean():.3f})"] = mean
+    return lines_view(at, curves, x_label="IoU threshold (area under the curve in brackets)",
+                      y_label="share of pairs above", title=title)
 
 
 def tracking_view(search: Any, true_boxes: Any, found_boxes: Any = None, captions: Sequence[str] | None = None, *,
