@@ -1,1 +1,1 @@
-"""workbench: everything with a face (views, panels, runs, command line). It imports kdcore, never the other way round."""
+"""workbench: everything with a face (views, panels, runs, command line). It imports kdcore, never the reverse."""

@@ -401,7 +401,9 @@ def lab(
 @app.command("diagnose")
 @_friendly
 def diagnose_command(
-    teacher: Annotated[str, typer.Option("--teacher", metavar="NAME[:CHECKPOINT]", help="A timm or reference network.")],
+    teacher: Annotated[
+        str, typer.Option("--teacher", metavar="NAME[:CHECKPOINT]", help="A timm or reference network.")
+    ],
     student: Annotated[str, typer.Option("--student", metavar="NAME[:CHECKPOINT]", help="Likewise.")],
     data: Annotated[str, typer.Option("--data", help="Folder of class folders (or a task such as digits).")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("diagnosis.html"),
