@@ -141,8 +141,8 @@ def _read_mapping(raw: Mapping[str, Any]) -> Batch:
     label = next((k for k in LABEL_KEYS if k in raw), None)
     source = next((k for k in INPUT_KEYS if k in raw), None)
     rest = {k: v for k, v in raw.items() if k not in (label, "index", "view")}
-    whole = source is None or any(k in raw for k in GRAPH_KEYS)
-    return Batch(x=rest if whole else raw[source], labels=raw[label] if label else None,
+    graph = any(k in raw for k in GRAPH_KEYS)
+    return Batch(x=raw[source] if source and not graph else rest, labels=raw[label] if label else None,
                  index=raw.get("index"), view=raw.get("view"))
 
 

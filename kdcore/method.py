@@ -195,6 +195,14 @@ class Method(nn.Module):
         return ", ".join(f"{k}={v}" for k, v in self.settings.items())
 
     @classmethod
+    def example_models(cls) -> tuple[nn.Module, nn.Module | None, Any] | None:
+        """Small student, teacher and input on which the contract suite tries :meth:`setup`.
+
+        ``None``: two convolutional networks and four images ``(4, 3, 8, 8)``. Methods for texts or graphs override it.
+        """
+        return None
+
+    @classmethod
     def example(cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64,
                 seed: int = 0, match: bool = False) -> Signals:
         """Random signals on which the contract suite, and the two-tensor examples of lessons, evaluate the objective.

@@ -158,7 +158,8 @@ class MethodCard:
         summary: what it does in one or two sentences.
         axes: its place in the method map.
         knobs: hyper-parameters of the card's first objective.
-        losses: names of the public loss functions in the module (contract and mutation tests run on them).
+        losses: names of the public loss functions in the module (contract and mutation tests run on them); empty for a
+            search, a selection or another algorithm without a training objective.
         taps: in words, what it reads from the two models.
         invariances: keys of :data:`INVARIANCES` promised by the first objective.
         parity, evidence, deviations: what was checked, and where paper, released code and kdcore differ.
