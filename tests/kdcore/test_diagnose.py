@@ -185,7 +185,7 @@ def test_stated_normalisation_is_applied_and_dropped_when_the_model_is_better_wi
 def test_refusals() -> None:
     x, y = blobs(24)
     model = Quarters()
-    with pytest.raises(TypeError, match="student must be an nn.Module, got function"):
+    with pytest.raises(TypeError, match=r"student must be an nn\.Module, got function"):
         diagnose(model, lambda x: x, (x, y))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"the student gives 7 classes and the teacher 4"):
         diagnose(model, MLP((3, 8, 8), (4,), 7), (x, y))

@@ -240,8 +240,9 @@ def reliability_view(diagnosis: Diagnosis, *, title: str = "Is each model as oft
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 3.6, 1, 2, sharey=True)
-        for ax, (role, colour) in zip(axes, (("teacher", TEACHER), ("student", STUDENT)), strict=True):
-            _reliability(ax, table[table["model"] == role], colour, theme)
+        colours = {"teacher": TEACHER, "student": STUDENT}
+        for ax, role in zip(axes, ROLES, strict=True):
+            _reliability(ax, table[table["model"] == role], colours[role], theme)
             ax.set(title=f"{role}, ECE {error[role]:.3f}", xlabel="confidence")
         axes[0].set_ylabel("accuracy")
         return figure
