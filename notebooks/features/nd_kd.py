@@ -356,7 +356,7 @@ firsts = {str(d): int((labels == d).nonzero()[0]) for d in range(10)}
 def pixels(image):
     x, digit = task.test[image][0], int(labels[image])
     found = {name: attribution(students[name], x, digit) for name in ("untrained", "KD", "KD++")}
-    maps = {f"{name}: {total:+.2f}": m for name, (m, total) in found.items()}
+    maps = {f"{name}: {round(total, 2) + 0.0:+.2f}": m for name, (m, total) in found.items()}
     return attribution_view(x, maps, label="share of ⟨s, e⟩", title=f"What the pixels of this {digit} contribute")
 
 
