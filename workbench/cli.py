@@ -60,6 +60,23 @@ def _friendly(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"kd-workbench {version('kd-workbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
 def _stop(text: str, code: int) -> typer.Exit:
     typer.echo(f"kdw: {text}", err=True)
     return typer.Exit(code)

@@ -49,6 +49,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_version() -> None:
+    import kdcore
+
+    assert kdw("--version").output == f"kd-workbench {kdcore.__version__}\n"
+
+
 def test_help_does_not_import_what_is_heavy() -> None:
     code = (
         "import sys, workbench.cli; from typer.testing import CliRunner;"

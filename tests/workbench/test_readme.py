@@ -31,7 +31,7 @@ def test_every_implemented_paper_has_one_row_in_the_order_of_the_book() -> None:
         card = get_card(slug)
         assert (notebook, family) == (card.notebook, card.family)
         assert card.title.replace("|", "\\|") in paper and str(card.year) in paper
-        assert f"arxiv.org/abs/{card.arxiv}" in paper
+        assert (f"arxiv.org/abs/{card.arxiv}" in paper) if card.arxiv else "arxiv.org" not in paper
         assert re.findall(r"`(\w+)`", objectives) == list(card.objectives)
         assert parity.startswith(card.parity.status) or card.parity.status == "none"
 
@@ -103,6 +103,25 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_the_docs_of_this_project_are_up_to_date() -> None:
     assert readme.check(PROJECT, ["docs/taxonomy.md"]) == ""
+
+
+def test_every_local_link_of_the_guides_leads_somewhere() -> None:
+    for file in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/taxonomy.md"):
+        text = (PROJECT / file).read_text(encoding="utf-8")
+        links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+        missing = [link for link in links if not (PROJECT / file).parent.joinpath(link).exists()]
+        assert not missing, f"{file} links to what does not exist: {missing}"
+
+
+@pytest.mark.slow
+def test_the_first_example_of_the_readme_runs_and_prints(capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
+    example = re.findall(r"^```python\n(.*?)^```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.M | re.S)[0]
+    assert len(example.splitlines()) <= 10
+    exec(compile(example, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert float(re.search(r"accuracy: last (0\.\d+), best", out)[1]) > 0.5 and "stage1" in out  # type: ignore[index]
 
 
 def test_the_readme_of_this_project_is_up_to_date_and_its_lessons_exist() -> None:
