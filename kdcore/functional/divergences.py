@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import _kernels
 from .checks import check_labels, check_logits_pair, check_non_negative, check_positive, describe
 from .correlation import pearson_correlation
 from .reductions import at_least_float32, reduce
@@ -58,8 +59,10 @@ def kl_with_temperature(student_logits: Tensor, teacher_logits: Tensor, *, tempe
         raise ValueError(f"student_logits and teacher_logits must have the same shape, got "
                          f"{describe(student_logits)} and {describe(teacher_logits)}.")
     s = at_least_float32(student_logits)
-    log_q = F.log_softmax(s / temperature, dim=-1)
-    log_p = F.log_softmax(teacher_logits.detach().to(s.dtype) / temperature, dim=-1)
+    t = teacher_logits.detach().to(s.dtype)
+    if _kernels.applies(s) and s.ndim == 2:
+        return _kernels.RowKL.apply(s, t, temperature)
+    log_q, log_p = F.log_softmax(s / temperature, dim=-1), F.log_softmax(t / temperature, dim=-1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
@@ -157,6 +160,20 @@ def kd_objective(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor 
     return reduce(ce_weight * ce + kd_weight * kd_loss(s, t, temperature=temperature, reduction="none"), reduction)
 
 
+def _decoupled_kl(s: Tensor, t: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """KL between (target, rest), and KL between the softmaxes over the rest: ``(N,)`` each."""
+    if _kernels.applies(s):
+        q_margin, p_margin, others = _kernels.TargetAndRest.apply(s, t, labels, temperature)
+        (log_q_target, log_q_rest), (log_p_target, log_p_rest) = (
+            (F.logsigmoid(m), F.logsigmoid(-m)) for m in (q_margin, p_margin))
+    else:
+        log_q_target, log_q_rest, log_q = split_target_nontarget(s / temperature, labels)
+        log_p_target, log_p_rest, log_p = split_target_nontarget(t / temperature, labels)
+        others = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+    binary = log_p_target.exp() * (log_p_target - log_q_target) + log_p_rest.exp() * (log_p_rest - log_q_rest)
+    return binary, others
+
+
 @overload
 def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *, alpha: float = ...,
              beta: float = ..., temperature: float = ..., return_parts: Literal[False] = ...,
@@ -200,11 +217,7 @@ def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | No
     check_positive("temperature", temperature)
     check_non_negative("alpha", alpha)
     check_non_negative("beta", beta)
-    log_q_target, log_q_rest, log_q = split_target_nontarget(s / temperature, labels)
-    log_p_target, log_p_rest, log_p = split_target_nontarget(t / temperature, labels)
-    binary = log_p_target.exp() * (log_p_target - log_q_target) + log_p_rest.exp() * (log_p_rest - log_q_rest)
-    others = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
-    tckd, nckd = (temperature ** 2 * reduce(part, reduction) for part in (binary, others))
+    tckd, nckd = (temperature ** 2 * reduce(part, reduction) for part in _decoupled_kl(s, t, labels, temperature))
     total = alpha * tckd + beta * nckd
     return (total, tckd, nckd) if return_parts else total
 
@@ -252,9 +265,13 @@ def dist_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | N
     check_positive("temperature", temperature)
     check_non_negative("beta", beta)
     check_non_negative("gamma", gamma)
-    q, p = (s / temperature).softmax(1), (t / temperature).softmax(1)
-    inter = 1 - pearson_correlation(q, p, dim=1, eps=eps).mean()
-    intra = 1 - pearson_correlation(q, p, dim=0, eps=eps).mean()
+    check_non_negative("eps", eps)
+    if _kernels.applies(s):
+        rows, columns = _kernels.SoftmaxCorrelations.apply(s, t, temperature, eps)
+    else:
+        q, p = (s / temperature).softmax(1), (t / temperature).softmax(1)
+        rows, columns = (pearson_correlation(q, p, dim=dim, eps=eps) for dim in (1, 0))
+    inter, intra = 1 - rows.mean(), 1 - columns.mean()
     total = temperature ** 2 * (beta * inter + gamma * intra)
     return (total, inter, intra) if return_parts else total
 
