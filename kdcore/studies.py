@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from .experiment import Arm, Claim, Comparison, Metric, compare
 from .functional.checks import check_positive
 from .functional.correlation import kendall_tau
-from .functional.prototypes import class_means
+from .functional.prototypes import class_means, norm_and_cosine
 from .functional.ranking import ranking_agreement
-from .methods.nd_kd import norm_and_cosine
 from .models import CifarResNet
 from .taps import collect_features, embedding_tap
 from .tasks import ModelSpec, Recipe, Task, load_task

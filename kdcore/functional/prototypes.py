@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_labels, check_positive, describe
+from .reductions import at_least_float32
 
 
 class ClassMeanAccumulator:
@@ -129,4 +130,99 @@ def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return means.compute()
 
 
-__all__ = ["ClassMeanAccumulator", "class_means"]
+def embeddings_and_directions(student_emb: Tensor, class_means: Tensor,
+                              labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Student embeddings of at least float32, and the unit direction of each sample's class.
+
+    Args:
+        student_emb: ``(N, D)``, at least one row.
+        class_means: ``(C, D)``; a constant.
+        labels: ``(N,)`` integers in [0, C), or floating ``(N, C)`` weights, whose mixture of class means gives
+            the direction.
+
+    Returns:
+        ``(embeddings, directions)``, both ``(N, D)``.
+
+    Raises:
+        ValueError: shapes, labels, or a class mean of the batch that has no direction (the class is named).
+    """
+    if not isinstance(student_emb, Tensor) or student_emb.ndim != 2 or not student_emb.is_floating_point():
+        raise ValueError(f"student_emb must be floating embeddings (N, D), got {describe(student_emb)}: pool maps and "
+                         "tokens first (kdcore.functional.pooling.pool_features).")
+    if not student_emb.shape[0]:
+        raise ValueError(f"student_emb needs at least 1 sample, got {describe(student_emb)}.")
+    if not isinstance(class_means, Tensor) or class_means.ndim != 2 or class_means.shape[1] != student_emb.shape[1]:
+        raise ValueError(f"class_means must be (C, {student_emb.shape[1]}) like student_emb "
+                         f"{tuple(student_emb.shape)}, got {describe(class_means)}.")
+    s = at_least_float32(student_emb)
+    return s, _directions(class_means.detach().to(s.dtype), labels, len(s))
+
+
+def _directions(means: Tensor, labels: Tensor | None, samples: int) -> Tensor:
+    soft = isinstance(labels, Tensor) and labels.is_floating_point()
+    if labels is not None and (not isinstance(labels, Tensor) or labels.dtype == torch.bool
+                               or (soft and labels.shape != (samples, len(means)))):
+        raise ValueError(f"labels must be int64 ({samples},) or floating weights ({samples}, {len(means)}), got "
+                         f"{describe(labels)}.")
+    if soft:
+        assert labels is not None
+        return _mixed_directions(means, labels.detach().to(means.dtype))
+    labels = check_labels(labels, samples, len(means))
+    centres = means[labels]
+    norms = torch.linalg.vector_norm(centres, dim=1, keepdim=True)
+    _refuse(labels, _unusable(norms.squeeze(1)))
+    return centres / norms
+
+
+def _mixed_directions(means: Tensor, weights: Tensor) -> Tensor:
+    """Directions of the weighted class means, ``labels @ class_means``; classes without weight are not read."""
+    used = (weights != 0).any(0)
+    norms = torch.linalg.vector_norm(means, dim=1)
+    _refuse(torch.arange(len(means), device=means.device), used & _unusable(norms))
+    with torch.autocast(means.device.type, enabled=False):
+        centres = weights @ means.where(used[:, None], 0.0)
+    lengths = torch.linalg.vector_norm(centres, dim=1, keepdim=True)
+    bad = _unusable(lengths.squeeze(1)) | (weights < 0).any(1)
+    if not torch.compiler.is_compiling() and bool(bad.any()):
+        raise ValueError(f"labels must be weights >= 0 whose mixture of class_means has a direction; row "
+                         f"{int(bad.nonzero()[0])} is not.")
+    return centres / lengths
+
+
+def _unusable(norms: Tensor) -> Tensor:
+    return ~((norms > 0) & norms.isfinite())
+
+
+def _refuse(classes: Tensor, bad: Tensor) -> None:
+    if not torch.compiler.is_compiling() and bool(bad.any()):
+        names = ", ".join(str(c) for c in classes[bad].unique().tolist())
+        raise ValueError(f"class_means has no direction for class {names}: its mean is zero or not finite (was the "
+                         "class absent when the means were computed?).")
+
+
+def share_along(s: Tensor, direction: Tensor, length: Tensor, eps: float = 1e-12) -> Tensor:
+    """``<s, e> / length`` per sample; 0, with gradient 0, where the length is 0."""
+    along = torch.where(length > 0, (s * direction).sum(1), 0.0)
+    return along / length.clamp_min(eps)
+
+
+def norm_and_cosine(embeddings: Tensor, class_means: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the method is about, per sample: the length of an embedding, and how well it points to its class.
+
+    Args:
+        embeddings: ``(N, D)``.
+        class_means: ``(C, D)``, usually the teacher's.
+        labels: ``(N,)`` integers in [0, C), or ``(N, C)`` weights.
+
+    Returns:
+        ``(norms, cosines)``, both ``(N,)``: ``||s||`` and ``cos(s, c_y)``, the latter 0 for a zero embedding.
+
+    Raises:
+        ValueError: shapes, labels, or a class mean without direction.
+    """
+    s, direction = embeddings_and_directions(embeddings, class_means, labels)
+    norms = torch.linalg.vector_norm(s, dim=1)
+    return norms, share_along(s, direction, norms)
+
+
+__all__ = ["ClassMeanAccumulator", "class_means", "embeddings_and_directions", "norm_and_cosine", "share_along"]

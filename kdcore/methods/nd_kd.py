@@ -45,14 +45,19 @@ from torch import Tensor, nn
 from ..functional.checks import (
     check_choice,
     check_fraction,
-    check_labels,
     check_logits_pair,
     check_non_negative,
     check_positive,
     describe,
 )
 from ..functional.divergences import dist_loss, dkd_loss, kd_loss, linear_warmup
-from ..functional.prototypes import ClassMeanAccumulator, class_means
+from ..functional.prototypes import (
+    ClassMeanAccumulator,
+    class_means,
+    embeddings_and_directions,
+    norm_and_cosine,
+    share_along,
+)
 from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Needs, Signals, ce_weight_knob
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
@@ -138,89 +143,6 @@ CARD = MethodCard(
 )
 
 
-# Embeddings and class directions --------------------------------------------------------------------------------------
-
-def _checked(student_emb: Tensor, means: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Student embeddings of at least float32 and the unit direction ``(N, D)`` of each sample's class, or an error."""
-    if not isinstance(student_emb, Tensor) or student_emb.ndim != 2 or not student_emb.is_floating_point():
-        raise ValueError(f"student_emb must be floating embeddings (N, D), got {describe(student_emb)}: pool maps and "
-                         "tokens first (kdcore.functional.pooling.pool_features).")
-    if not student_emb.shape[0]:
-        raise ValueError(f"student_emb needs at least 1 sample, got {describe(student_emb)}.")
-    if not isinstance(means, Tensor) or means.ndim != 2 or means.shape[1] != student_emb.shape[1]:
-        raise ValueError(f"class_means must be (C, {student_emb.shape[1]}) like student_emb "
-                         f"{tuple(student_emb.shape)}, got {describe(means)}.")
-    s = at_least_float32(student_emb)
-    return s, _directions(means.detach().to(s.dtype), labels, len(s))
-
-
-def _directions(means: Tensor, labels: Tensor | None, samples: int) -> Tensor:
-    soft = isinstance(labels, Tensor) and labels.is_floating_point()
-    if labels is not None and (not isinstance(labels, Tensor) or labels.dtype == torch.bool
-                               or (soft and labels.shape != (samples, len(means)))):
-        raise ValueError(f"labels must be int64 ({samples},) or floating weights ({samples}, {len(means)}), got "
-                         f"{describe(labels)}.")
-    if soft:
-        assert labels is not None
-        return _mixed_directions(means, labels.detach().to(means.dtype))
-    labels = check_labels(labels, samples, len(means))
-    centres = means[labels]
-    norms = torch.linalg.vector_norm(centres, dim=1, keepdim=True)
-    _refuse(labels, _unusable(norms.squeeze(1)))
-    return centres / norms
-
-
-def _mixed_directions(means: Tensor, weights: Tensor) -> Tensor:
-    """Directions of the weighted class means, ``labels @ class_means``; classes without weight are not read."""
-    used = (weights != 0).any(0)
-    norms = torch.linalg.vector_norm(means, dim=1)
-    _refuse(torch.arange(len(means), device=means.device), used & _unusable(norms))
-    with torch.autocast(means.device.type, enabled=False):
-        centres = weights @ means.where(used[:, None], 0.0)
-    lengths = torch.linalg.vector_norm(centres, dim=1, keepdim=True)
-    bad = _unusable(lengths.squeeze(1)) | (weights < 0).any(1)
-    if not torch.compiler.is_compiling() and bool(bad.any()):
-        raise ValueError(f"labels must be weights >= 0 whose mixture of class_means has a direction; row "
-                         f"{int(bad.nonzero()[0])} is not.")
-    return centres / lengths
-
-
-def _unusable(norms: Tensor) -> Tensor:
-    return ~((norms > 0) & norms.isfinite())
-
-
-def _refuse(classes: Tensor, bad: Tensor) -> None:
-    if not torch.compiler.is_compiling() and bool(bad.any()):
-        names = ", ".join(str(c) for c in classes[bad].unique().tolist())
-        raise ValueError(f"class_means has no direction for class {names}: its mean is zero or not finite (was the "
-                         "class absent when the means were computed?).")
-
-
-def _share(s: Tensor, direction: Tensor, length: Tensor, eps: float = _EPS) -> Tensor:
-    """``<s, e> / length`` per sample; 0, with gradient 0, where the length is 0."""
-    along = torch.where(length > 0, (s * direction).sum(1), 0.0)
-    return along / length.clamp_min(eps)
-
-
-def norm_and_cosine(embeddings: Tensor, class_means: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What the method is about, per sample: the length of an embedding, and how well it points to its class.
-
-    Args:
-        embeddings: ``(N, D)``.
-        class_means: ``(C, D)``, usually the teacher's.
-        labels: ``(N,)`` integers in [0, C), or ``(N, C)`` weights.
-
-    Returns:
-        ``(norms, cosines)``, both ``(N,)``: ``||s||`` and ``cos(s, c_y)``, the latter 0 for a zero embedding.
-
-    Raises:
-        ValueError: shapes, labels, or a class mean without direction.
-    """
-    s, direction = _checked(embeddings, class_means, labels)
-    norms = torch.linalg.vector_norm(s, dim=1)
-    return norms, _share(s, direction, norms)
-
-
 # Losses ---------------------------------------------------------------------------------------------------------------
 
 def nd_loss(student_emb: Tensor, teacher_emb: Tensor, labels: Tensor | None, *, class_means: Tensor, eps: float = _EPS,
@@ -255,11 +177,11 @@ def nd_loss(student_emb: Tensor, teacher_emb: Tensor, labels: Tensor | None, *, 
                          f"and {tuple(teacher_emb.shape)}: map the student's with EmbeddingProjector(student_dim, "
                          "teacher_dim) where the widths differ.")
     check_positive("eps", eps)
-    s, direction = _checked(student_emb, class_means, labels)
+    s, direction = embeddings_and_directions(student_emb, class_means, labels)
     own = torch.linalg.vector_norm(s, dim=1)
     teachers = torch.linalg.vector_norm(teacher_emb.detach().to(s.dtype), dim=1)
     longer = torch.where(own >= teachers, own, teachers)  # not torch.maximum: it would halve the gradient at a tie
-    return reduce(1 - _share(s, direction, longer, eps), reduction)
+    return reduce(1 - share_along(s, direction, longer, eps), reduction)
 
 
 def direction_loss(student_emb: Tensor, class_means: Tensor, labels: Tensor | None, *,

@@ -46,8 +46,8 @@ def norm_direction_view(models: Mapping[str, tuple[Any, Any]], *, reference: str
     mean length and mean angle.
 
     Args:
-        models: name -> ``(norms (N,), cosines (N,))``, see :func:`kdcore.methods.nd_kd.norm_and_cosine`; one to three
-            beside the reference.
+        models: name -> ``(norms (N,), cosines (N,))``, see
+            :func:`kdcore.functional.prototypes.norm_and_cosine`; one to three beside the reference.
         reference: a name among them, drawn behind every other model instead of by itself.
 
     Raises:
