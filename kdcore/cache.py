@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import ExitStack
 from functools import partial
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from .checkpoints import hash_tensor, preserved_rng, seed_everything, state_hash, write_atomic
+from .checkpoints import check_writable, hash_tensor, preserved_rng, seed_everything, state_hash, write_atomic
 from .functional.checks import describe
 from .inputs import Batch, check_finite, read_batch
 from .taps import Taps, evaluating, resolve_names
@@ -120,7 +122,9 @@ class TeacherCache:
 
         Raises:
             StaleCacheError: the folder holds a cache of something else, and what differs.
-            CacheError: random samples without declared views, or teacher outputs that are not finite.
+            CacheError: random samples without declared views, teacher outputs that are not finite, a disk that has no
+                room for them.
+            CheckpointError: a folder that cannot be written.
             ValueError: an iterable dataset, an empty one, or fewer declared views than asked for.
         """
         source = _Source(dataset, views, collate_fn)
@@ -129,8 +133,8 @@ class TeacherCache:
         if self.complete and not overwrite:
             self._refuse_stale(key)
             return self
+        check_writable(self.folder)
         self._drop()
-        self.folder.mkdir(parents=True, exist_ok=True)
         outputs = self._fill(teacher, source, names, batch_size, transform, num_workers, device, on_batch)
         self._publish(key, outputs)
         return self
@@ -224,8 +228,7 @@ class TeacherCache:
             shape = [samples, *value.shape[1:]]
             entry = outputs.setdefault(name, {"file": f"tap{number}" if number else "logits", "shape": shape})
             if name not in maps:
-                maps[name] = np.lib.format.open_memmap(self._file(entry, view), mode="w+", dtype=_DTYPES[self.dtype],
-                                                       shape=tuple(entry["shape"]))
+                maps[name] = _new_map(self._file(entry, view), tuple(entry["shape"]), _DTYPES[self.dtype])
             if entry["shape"] != shape:
                 raise CacheError(f"the teacher's {name} changes its shape from {entry['shape'][1:]} to {shape[1:]} "
                                  "between batches: it cannot be cached.")
@@ -359,6 +362,21 @@ class _Source:
                 "teacher would answer for images that the student never sees. Declare reproducible views (an attribute "
                 "'views' and dataset[index, view]), or train without a cache.")
         return digests[0]
+
+
+def _new_map(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    """A file of that shape with all its bytes reserved: writing to a map on a full disk would kill the process."""
+    try:
+        created = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        path.unlink(missing_ok=True)
+        raise CacheError(f"cannot reserve {size / 2**20:.3g} MiB for {path}: {error.strerror or error}. Free space, "
+                         "cache fewer taps, or use dtype=torch.float16.") from error
+    return created
 
 
 def _integers(value: Tensor | Sequence[int] | int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from kdcore.cache import CacheError, StaleCacheError, TeacherCache
+from kdcore.checkpoints import CheckpointError
 from kdcore.distiller import distill
 from kdcore.inputs import Normalize
 from kdcore.method import CrossEntropy, Method, Needs, Signals
@@ -152,6 +154,36 @@ def test_an_interrupted_build_does_not_exist(data: TensorDataset, tmp_path: Path
     with pytest.raises(CacheError, match="no complete teacher cache"):
         TeacherCache(tmp_path).read(torch.tensor([0]))
     assert torch.isfinite(TeacherCache(tmp_path).build(net, data, batch_size=16).read(range(37))[0]).all()
+
+
+def test_a_full_disk_is_known_before_the_first_write(data: TensorDataset, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(CacheError, match=r"cannot reserve .* MiB for .*logits.view0.npy: No space left on device"):
+            TeacherCache(tmp_path).build(teacher(), data)
+    assert list(tmp_path.iterdir()) == [] and not TeacherCache(tmp_path).complete
+    assert TeacherCache(tmp_path).build(teacher(), data).complete
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve space")
+def test_every_byte_of_a_file_is_reserved(data: TensorDataset, tmp_path: Path) -> None:
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 4000))
+    seen: list[int] = []
+    TeacherCache(tmp_path).build(wide, data, batch_size=16, on_batch=lambda done, total: seen.append(
+        (tmp_path / "logits.view0.npy").stat().st_blocks * 512))
+    assert seen[0] >= 37 * 4000 * 4  # after the first of three batches
+
+
+def test_a_folder_that_cannot_be_written_is_refused(data: TensorDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    net = teacher()
+    with pytest.raises(CheckpointError, match=r"cannot write in folder .*file"):
+        TeacherCache(tmp_path / "file").build(net, data)
+    assert net.seen == 0
 
 
 def test_damage_is_noticed(data: TensorDataset, tmp_path: Path) -> None:
