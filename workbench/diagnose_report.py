@@ -12,6 +12,7 @@ from kdcore.diagnose import ALARM, Diagnosis, diagnose
 
 from .report import Report, facts_html, table_html
 from .views.diagnose import diagnosis_views
+from .views.theme import percent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,11 +24,11 @@ _SAMPLES = 40
 def _finding(number: int, finding: Any) -> str:
     e = html.escape
     numbers = {k: v for k, v in finding.evidence.items() if v not in (None, "", [], {})}
-    kind, word = ("bad", "alarm") if finding.alarm else ("quiet", "note")
-    shown = facts_html({k: _short(v) for k, v in numbers.items()}, "Evidence")
-    return (f'<article><h3>{number}. <span class="{kind}">{word}</span> {e(finding.sentence)}</h3>'
-            f"<p><b>Try next.</b> {e(finding.try_next)}</p><details><summary>evidence: <code>{e(finding.code)}</code>, "
-            f"severity {finding.severity:.2f}</summary>{shown}</details></article>")
+    kind, word = ("bad", "Alarm") if finding.alarm else ("quiet", "Note")
+    shown = "; ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in numbers.items())
+    return (f'<article><h3>{number}. <span class="{kind}">{word}.</span> {e(finding.sentence)}</h3>'
+            f"<p><b>Evidence.</b> {e(shown)} <small>(<code>{e(finding.code)}</code>, severity {finding.severity:.2f})"
+            f"</small></p><p><b>Try next.</b> {e(finding.try_next)}</p></article>")
 
 
 def _short(value: Any) -> str:
@@ -35,6 +36,8 @@ def _short(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(_short(v) for v in value[:12]) + (f", ... ({len(value)})" if len(value) > 12 else "")
+    if isinstance(value, dict):
+        return _short([f"{k}: {_short(v)}" for k, v in value.items()])
     return str(value)
 
 
@@ -51,9 +54,19 @@ def _models(diagnosis: Diagnosis) -> str:
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return "–"
+    if name in ("accuracy", "confidence"):
+        return percent(value)
     if name in ("parameters", "flops"):
         return f"{value:,.0f}".replace(",", " ")
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _agreement(diagnosis: Diagnosis) -> str:
+    words = {"top1": "same first class", "top5": "overlap of the five first classes",
+             "kendall": "Kendall's tau, all classes", "kendall_nontarget": "Kendall's tau, classes beside the label",
+             "kl": "KL divergence from the teacher (nats)", "kl_t4": "the same at temperature 4"}
+    return table_html(pd.DataFrame([{"": words.get(k, k), "value": percent(v) if k.startswith("top") else f"{v:.3g}"}
+                                    for k, v in diagnosis.agreement.items()]), "How far they agree")
 
 
 def diagnosis_report(diagnosis: Diagnosis, *, title: str = "Diagnosis of a pair", about: dict[str, Any] | None = None
@@ -64,21 +77,23 @@ def diagnosis_report(diagnosis: Diagnosis, *, title: str = "Diagnosis of a pair"
         diagnosis: what :func:`kdcore.diagnose.diagnose` returned.
         title: heading. about: what was compared (names, checkpoints, data), shown at the end.
     """
-    report = Report(title, lead=html.escape(diagnosis.summary()))
+    report = Report(title, lead=f"<b>{html.escape(diagnosis.summary())}</b> "
+                    + html.escape(" ".join(diagnosis.in_short())))
     listed = "".join(_finding(k, f) for k, f in enumerate(diagnosis.findings, 1))
     views = diagnosis_views(diagnosis) if diagnosis.said else {}
-    report.add("Findings", *([views["findings"]] if views and diagnosis.findings else []),
-               listed or f"<p>Nothing to report: no rule of the list was met. Alarms start at severity {ALARM}.</p>")
+    report.add("Findings", listed or f"<p>Nothing to report: no rule of the list was met. Alarms start at severity "
+               f"{ALARM}.</p>", *([views["findings"]] if views and len(diagnosis.findings) > 1 else []))
     if diagnosis.said:
-        agreement = diagnosis.to_dataframe("agreement")
-        report.add("The two models", _models(diagnosis), table_html(agreement, "Agreement (KL in nats)"),
+        report.add("The two models", _models(diagnosis), _agreement(diagnosis),
                    *([views["reliability"]] if "reliability" in views else []))
         classes, samples = diagnosis.to_dataframe("classes"), diagnosis.to_dataframe("samples")
         if len(classes):
             shown = table_html(classes, "Recall per class, widest gap first", formats={
                 "teacher": ".3f", "student": ".3f", "gap": "+.3f"})
-            missed = [table_html(samples.head(_SAMPLES).drop(columns="row"), "Samples by position in the data; the "
-                                 "student's surest errors first")] if len(samples) else []
+            missed = [table_html(samples.head(_SAMPLES).drop(columns="row").rename(columns=lambda c: c.replace(
+                "_", " ")), "The teacher right, the student wrong: samples by position in the data, the student's "
+                "surest errors first", formats={"confidence": ".3f", "teacher confidence": ".3f"})] if len(
+                    samples) else []
             report.add("What the student has not learnt", shown, *([views["missed"]] if "missed" in views else []),
                        *missed)
         layers = [v for name, v in views.items() if name == "cka" or name.startswith("alignment")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,29 @@ class Diagnosis:
             verdict += f" On {len(self.sample)} samples they agree in {100 * self.agreement['top1']:.1f} %."
         return verdict
 
+    def in_short(self) -> list[str]:
+        """What a reader wants to know next, a sentence each: size, where the student errs, which layers differ."""
+        if not self.said:
+            return []
+        said = []
+        if self.cost:
+            size, work = (self.cost["student"][k] / max(self.cost["teacher"][k], 1) for k in ("parameters", "flops"))
+            said.append(f"The student has {_times(size)} the teacher's parameters and needs {_times(work)} its "
+                        "operations.")
+        if missed := self.missed():
+            (label, n), *_ = Counter(m["label"] for m in missed).most_common(1)
+            (pair, k), *_ = Counter((m["label"], m["student_says"]) for m in missed).most_common(1)
+            said.append(f"Of the {len(missed)} samples only the teacher gets right, {n} are of class {label}"
+                        + (f"; the commonest mistake is {pair[1]} for {pair[0]} ({k} times)." if k > 1 else "."))
+        if self.cka is not None:
+            known = [(float(self.cka.matrix[self.cka.layers_x.index(s), self.cka.layers_y.index(t)]), s, t)
+                     for s, t in self.pairs if s in self.cka.layers_x and t in self.cka.layers_y]
+            if known := [k for k in known if math.isfinite(k[0])]:
+                (low, s, t), high = min(known), max(known)
+                said.append(f"Of the paired layers {s} (student) and {t} (teacher) are least alike, CKA {low:.2f}"
+                            + (f"; {high[1]} and {high[2]} most, {high[0]:.2f}." if len(known) > 1 else "."))
+        return said
+
     def to_html(self, title: str = "Diagnosis of a pair") -> str:
         """A self-contained page of words and tables (``workbench.diagnose_report`` adds the pictures)."""
         return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -181,7 +205,7 @@ class Diagnosis:
             f"<li><b>{html.escape(f.code)}</b> ({'alarm' if f.alarm else 'note'}, severity {f.severity:.2f}): "
             f"{html.escape(f.sentence)} <i>{html.escape(f.try_next)}</i></li>" for f in self.findings)
         notes = "".join(f"<li>{html.escape(n)}</li>" for n in self.notes)
-        return (f"<p>{html.escape(self.summary())}</p><ol>{items}</ol>"
+        return (f"<p>{html.escape(' '.join([self.summary(), *self.in_short()]))}</p><ol>{items}</ol>"
                 + (f"<p>Not measured:</p><ul>{notes}</ul>" if notes else ""))
 
     def __str__(self) -> str:
@@ -190,6 +214,11 @@ class Diagnosis:
     def __repr__(self) -> str:
         codes = ", ".join(f"{f.code} {f.severity:.2f}" for f in self.findings[:4])
         return f"Diagnosis({len(self.alarms)} alarms, {len(self.sample)} samples: {codes or 'no findings'})"
+
+
+def _times(ratio: float) -> str:
+    """A ratio before "the ...": a share below one, a multiple above."""
+    return f"{100 * ratio:.0f} % of" if ratio < 1.5 else f"{ratio:.1f} times"
 
 
 def _html_table(rows: Sequence[Mapping[str, Any]]) -> str:

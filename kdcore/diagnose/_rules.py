@@ -451,15 +451,16 @@ def _worse(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
             try_next="Check the teacher's checkpoint, its input and its mode before distilling from it; train it "
                      "longer, or take another.")
     elif more.gain <= -0.01:
-        gap = -more.gain
+        gap, chance = -more.gain, paired_gain(student.right, teacher.right).p
+        doubt = f" So small a lead may be chance (p = {chance:.2f}): ask more samples." if chance > 0.05 else ""
         severity = 0.55 if gap >= 0.3 and not f.explained("student", found) else min(0.45, 1.5 * gap)
         yield Finding(
             code="accuracy_gap", severity=severity,
             sentence=f"The student is right in {_pc(student.accuracy or 0.0)}, the teacher in "
                      f"{_pc(teacher.accuracy or 0.0)}: {more.broken} samples are known to the teacher alone, "
-                     f"{more.fixed} to the student alone.",
+                     f"{more.fixed} to the student alone.{doubt}",
             evidence={"model": "student", "accuracy_teacher": teacher.accuracy, "accuracy_student": student.accuracy,
-                      "only_teacher_right": more.broken, "only_student_right": more.fixed},
+                      "only_teacher_right": more.broken, "only_student_right": more.fixed, "p": chance},
             try_next="Look at the samples the teacher gets right and the student wrong; train longer, distil a layer "
                      "that does not match, or give the student more capacity.")
 

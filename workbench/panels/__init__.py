@@ -10,7 +10,8 @@ _HOME = {
     "Explorer": "explorer", "Control": "explorer", "control_for": "explorer",
     "slider": "explorer", "dropdown": "explorer", "checkbox": "explorer",
     "LiveChart": "widgets", "Slider": "widgets", "progress_line": "progress", "LiveCurves": "live",
-    "TrainPanel": "train", "PairPanel": "pair", "BeforeAfter": "pair", "parse_settings": "own_data",
+    "TrainPanel": "train", "PairPanel": "pair", "BeforeAfter": "pair",
+    "DiagnosisPanel": "diagnosis", "parse_settings": "own_data",
 }
 __all__ = [*_HOME]
 

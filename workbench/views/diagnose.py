@@ -23,13 +23,19 @@ if TYPE_CHECKING:
 _ALARM, _NOTE = "#D55E00", "#999999"
 
 
-def findings_view(diagnosis: Diagnosis, *, title: str = "Findings") -> View:
-    """Severity of every finding as a bar, alarms apart from notes; the sentences are in the table."""
+def findings_view(diagnosis: Diagnosis, *, sentences: bool = False, title: str = "Findings") -> View:
+    """Severity of every finding as a bar, alarms apart from notes; the sentences are in the table.
+
+    ``sentences`` tells the verdict and every finding in the words under the picture, with what to try next.
+    """
     table = diagnosis.to_dataframe("findings")
     alarms = len(diagnosis.alarms)
     alt = (f"{alarms} alarm{'' if alarms == 1 else 's'} and {len(table) - alarms} note"
            f"{'' if len(table) - alarms == 1 else 's'}. " + (diagnosis.findings[0].sentence if len(table) else
                                                             "There is nothing to report."))
+    if sentences:
+        alt = " ".join([diagnosis.summary() if diagnosis.healthy else alt, *diagnosis.in_short(), *(
+            f"{n}. {f.sentence} Try next: {f.try_next}" for n, f in enumerate(diagnosis.findings, 1))])
 
     def draw(theme: Theme) -> Figure:
         figure, ax = subplots(WIDTH, 1.1 + 0.36 * max(1, len(table)))
@@ -89,10 +95,10 @@ def occlusion_view(diagnosis: Diagnosis, *, title: str = "Which regions the mode
                 ax.set(xticks=[], yticks=[])
                 ax.grid(False)
                 ax.imshow(pictures[k], cmap="gray", vmin=0, vmax=1, interpolation="nearest",
-                          alpha=1.0 if values is None else 0.35)
+                          alpha=1.0 if values is None else 0.8)
                 if values is not None:
                     reach = float(np.abs(values[k]).max()) or 1.0
-                    ax.imshow(-values[k], cmap=DIVERGING, vmin=-reach, vmax=reach, alpha=0.75, interpolation="nearest")
+                    ax.imshow(-values[k], cmap=DIVERGING, vmin=-reach, vmax=reach, alpha=0.6, interpolation="nearest")
                     ax.set_xlabel(f"up to {values[k].max():+.2g}", fontsize=9)
                 elif row == 0:
                     ax.set_title(names[k], fontsize=10)
@@ -211,7 +217,7 @@ def robustness_view(diagnosis: Diagnosis, *, title: str = "Accuracy when blocks 
         for ax, (kind, rows) in zip(axes, table.groupby("kind", sort=False), strict=True):
             for role, colour, marker in (("teacher", TEACHER, "o"), ("student", STUDENT, "^")):
                 ax.plot(rows["masked"], rows[role], color=colour, marker=marker, label=role)
-            ax.set(title=f"{kind} masks", xlabel="share hidden", ylim=(0, 1.03))
+            ax.set(title=f"{'Cox' if kind == 'cox' else kind} masks", xlabel="share hidden", ylim=(0, 1.03))
         axes[0].set_ylabel("accuracy" if diagnosis.labels is not None else "agreement with unmasked")
         axes[1].legend(frameon=False)
         return figure
@@ -219,7 +225,7 @@ def robustness_view(diagnosis: Diagnosis, *, title: str = "Accuracy when blocks 
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def reliability_view(diagnosis: Diagnosis, *, title: str = "Is each model as often right as it says?") -> View:
+def reliability_view(diagnosis: Diagnosis, *, title: str = "Confidence against accuracy") -> View:
     """Accuracy against confidence of both models in bins, with the diagonal of a calibrated model.
 
     Raises:
@@ -265,7 +271,7 @@ def missed_view(diagnosis: Diagnosis, *, most: int = 16,
     if not missed or not diagnosis.sample.is_image or diagnosis.sample.x.shape[1] not in (1, 3):
         return None
     images = diagnosis.sample.x[[m["row"] for m in missed]]
-    captions = [f"{m['label']}, not\n{m['student_says']} ({percent(m['confidence'])})" for m in missed]
+    captions = [f"{m['label']}\nnot {m['student_says']}\n({percent(m['confidence'])})" for m in missed]
     view = image_grid_view(images, captions, title=title)
     return View(title=title, alt=view.alt, table=pd.DataFrame(missed), draw=view.draw)
 
