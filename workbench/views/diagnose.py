@@ -214,7 +214,8 @@ def robustness_view(diagnosis: Diagnosis, *, title: str = "Accuracy when blocks 
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 3.2, 1, 2, sharey=True)
-        for ax, (kind, rows) in zip(axes, table.groupby("kind", sort=False), strict=True):
+        for ax, kind in zip(axes, dict.fromkeys(map(str, table["kind"])), strict=True):
+            rows = table[table["kind"] == kind]
             for role, colour, marker in (("teacher", TEACHER, "o"), ("student", STUDENT, "^")):
                 ax.plot(rows["masked"], rows[role], color=colour, marker=marker, label=role)
             ax.set(title=f"{'Cox' if kind == 'cox' else kind} masks", xlabel="share hidden", ylim=(0, 1.03))
