@@ -53,7 +53,7 @@ def test_each_training_is_examined_with_its_history() -> None:
     assert training.join(60) and panel.settle(60) and panel.state.error is None
     first = panel.diagnosis()
     assert first is panel.diagnosis() and len(first.sample) == 48 and first.settings["limit"] == 48
-    assert first.summary().split(" On ")[0] in html.unescape(panel._box.html)
+    assert first.findings[0].sentence in html.unescape(panel._box.html)
     for part in PARTS:
         panel.set(part=part)
         assert panel.settle(60) and panel.state.error is None and panel.state.views

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from workbench.views.base import View
 from workbench.views.diagnose import diagnosis_views, findings_view
 
 from .explorer import Explorer, dropdown
+from .pair import RANDOM_STATE
 from .train import Outcome, TrainPanel
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class DiagnosisPanel(Explorer):
     def __init__(self, training: TrainPanel, *, limit: int = 256, name: str = "diagnosis") -> None:
         self.training, self.limit = training, limit
         self._found: tuple[Outcome, Diagnosis] | None = None
-        self._examining = threading.Lock()
         super().__init__("Diagnosis", {"part": dropdown([*PARTS], label="show")}, self._views, name=name)
         training.state.observe(self._arrived, "outcome")
 
@@ -57,7 +56,7 @@ class DiagnosisPanel(Explorer):
             RuntimeError: nothing has been trained.
         """
         from kdcore.diagnose import diagnose
-        with self._examining:  # a cell may ask while the panel draws
+        with RANDOM_STATE:  # a cell may ask while the panel draws
             outcome = self.outcome
             if outcome is None or outcome.student is None or outcome.teacher is None:
                 raise RuntimeError("nothing has been trained: press Start in the panel above.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,9 @@ from .train import Outcome, TrainPanel
 
 PICTURES = {"CKA map": "cka", "agreement of the rankings": "agreement", "confusion": "confusion",
             "one sample": "sample"}
+#: Networks made from a seed, and examinations, use torch's one random state: panels that draw at the same time take
+#: turns.
+RANDOM_STATE = threading.RLock()
 #: What a student is compared with when nothing else is chosen.
 UNTRAINED = "the untrained student"
 
@@ -190,14 +194,15 @@ class BeforeAfter(Explorer):
         if outcome is None or outcome.student is None or outcome.teacher is None:
             raise RuntimeError("nothing has been trained: press Start in the panel above.")
         key = (id(outcome), against)
-        if key not in self._pairs:
-            rival = self._rivals().get(against)
-            before = outcome.untrained() if rival is None else rival.student
-            self._pairs = {k: v for k, v in self._pairs.items() if k[0] == id(outcome)} | {key: Pair(
-                outcome.request.task, outcome.teacher, outcome.student, before, split=self.split, limit=self.limit,
-                layers_teacher=None, layers_student=None,
-                labels=("untrained" if rival is None else against, f"after {outcome.request.label}"))}
-        return self._pairs[key]
+        with RANDOM_STATE:
+            if key not in self._pairs:
+                rival = self._rivals().get(against)
+                before = outcome.untrained() if rival is None else rival.student
+                self._pairs = {k: v for k, v in self._pairs.items() if k[0] == id(outcome)} | {key: Pair(
+                    outcome.request.task, outcome.teacher, outcome.student, before, split=self.split,
+                    limit=self.limit, layers_teacher=None, layers_student=None,
+                    labels=("untrained" if rival is None else against, f"after {outcome.request.label}"))}
+            return self._pairs[key]
 
     def numbers(self) -> dict[str, float | int]:
         """The last training in numbers, for a record.
