@@ -2,8 +2,9 @@
 
 The hand-written loop does what a careful user would write for the same objective: the teacher without gradients,
 forward hooks that keep six features (three of either model), KD, cross-entropy and a penalty on the features, backward,
-SGD step. Both loops see the same batches and start from the same weights; their losses are held against each other at
-every step. With a cached teacher the epoch is held against training the student alone.
+SGD step. Both loops see the same batches and start from the same weights; their losses are held against each other, at
+every step in float64 (in float32 training amplifies round-off, so there at the first step only). With a cached
+teacher the epoch is held against training the student alone.
 """
 
 from __future__ import annotations
@@ -114,6 +115,17 @@ def distiller(teacher: nn.Module, student: nn.Module, method: Method, data: Data
                      student_transform=nn.Identity(), teacher_transform=nn.Identity(), cache=cache, accelerator="cpu")
 
 
+def check_losses(steps: int = 4, size: int = 8) -> None:
+    """Assert that both loops give the same losses, step by step, in float64."""
+    teacher, student = (model.double() for model in networks())
+    small = loader(steps, size)
+    images, labels = small.dataset.tensors
+    data = DataLoader(TensorDataset(images.double(), labels), batch_size=_BATCH)
+    mine = next_epoch(distiller(copy.deepcopy(teacher), copy.deepcopy(student), SixTaps(), data, 1).run())
+    theirs = torch.stack(list(by_hand(teacher, student, data, 1)))
+    must_agree("losses of the two loops in float64", torch.tensor(mine, dtype=torch.float64), theirs)
+
+
 def step_seconds(steps: int, dropped: int) -> dict[str, float]:
     """Minimum over interleaved steps, the first ones dropped; the losses of both loops must agree."""
     teacher, student = networks()
@@ -128,7 +140,8 @@ def step_seconds(steps: int, dropped: int) -> dict[str, float]:
     for number in range(steps):
         for name, turn in turns if number % 2 else turns[::-1]:
             times[name].append(cpu_seconds(turn))
-        must_agree(f"loss of step {number}", said["ours"], said["by_hand"], 1e-6 if number == 0 else 1e-4)
+        if number == 0:
+            must_agree("loss of the first step", said["ours"], said["by_hand"])
     mine.close()
     return {name: min(values[dropped:]) for name, values in times.items()}
 
@@ -169,6 +182,7 @@ def epoch_seconds(steps: int, epochs: int) -> dict[str, float]:
 def measure(*, quick: bool = False) -> list[Row]:
     """The step with six taps, and the epoch with a cached teacher."""
     torch.set_num_threads(1)
+    check_losses()
     step = step_seconds(*((3, 1) if quick else (25, 4)))
     epoch = epoch_seconds(*((2, 2) if quick else (8, 7)))
     what = f"resnet56 to resnet20, batch {_BATCH}, 32 px"
