@@ -32,7 +32,7 @@ from IPython.display import Markdown
 from kdcore import get_card
 from kdcore.tasks import load_task
 from workbench import views
-from workbench.panels import BeforeAfter, TrainPanel, parse_settings
+from workbench.panels import BeforeAfter, DiagnosisPanel, TrainPanel, parse_settings
 from workbench.runs import record
 
 # %% [markdown]
@@ -94,6 +94,21 @@ comparison
 # - **Confusion.** The pairs of classes that the student mixes up and the teacher does not.
 # - **One sample.** Both answers, class by class, and the pull that is left.
 #
+# ## Diagnosis
+#
+# Is anything wrong with this pair, and what has the student not learnt? The pair is asked again with one thing changed
+# at a time (another scaling of the input, another order of classes, statistics of the batch, ...): what brings accuracy
+# back was wrong. A severity from 0.5 on is an alarm, below it a note about a difference.
+
+# %%
+diagnosis = DiagnosisPanel(training)
+diagnosis
+
+# %% [markdown]
+# Read the verdict and the first finding; each says what to try. *What the student has not learnt* shows the images that
+# only the teacher gets right, *layers* how far the student's features, rotated, lie from the teacher's, *regions* where
+# each model looks and what it loses when blocks are hidden. `diagnosis.diagnosis()` holds the numbers.
+#
 # ## Record
 #
 # What came out, for a later comparison. Run the cell again after every training; the runner (`kdw run workbench`)
@@ -103,8 +118,8 @@ comparison
 if comparison.outcome is None:
     said = Markdown("Nothing has been trained yet: press Start above, then run this cell again.")
 else:
-    numbers = comparison.numbers()
-    figures = {"training": training.static(), "before_after": comparison.static()}
+    numbers = {**comparison.numbers(), "alarms": len(diagnosis.diagnosis().alarms)}
+    figures = {"training": training.static(), "before_after": comparison.static(), "diagnosis": diagnosis.static()}
     tolerances = {name: 0.05 if name.startswith(("tau", "cka")) else 0.02
                   for name, value in numbers.items() if isinstance(value, float)}
     said = record(**numbers, tol=tolerances, figures=figures)
