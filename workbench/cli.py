@@ -419,9 +419,11 @@ def lab(
 @_friendly
 def diagnose_command(
     teacher: Annotated[
-        str, typer.Option("--teacher", metavar="NAME[:CHECKPOINT]", help="A timm or reference network.")
+        str, typer.Option("--teacher", metavar="NAME[:CHECKPOINT]", help="A timm or reference network; trained on the "
+                          "data first if it has no checkpoint.")
     ],
-    student: Annotated[str, typer.Option("--student", metavar="NAME[:CHECKPOINT]", help="Likewise.")],
+    student: Annotated[str, typer.Option("--student", metavar="NAME[:CHECKPOINT]", help="Likewise; without a "
+                                         "checkpoint examined as initialised.")],
     data: Annotated[str, typer.Option("--data", help="Folder of class folders (or a task such as digits).")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("diagnosis.html"),
     size: Annotated[int, typer.Option(min=8, help="Side in pixels of the images of a folder.")] = 64,

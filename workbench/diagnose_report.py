@@ -109,13 +109,16 @@ def diagnosis_report(diagnosis: Diagnosis, *, title: str = "Diagnosis of a pair"
     return report
 
 
-def load_pair(teacher: str, student: str, data: str, *, size: int, seed: int = 0) -> tuple[nn.Module, nn.Module, Any]:
+def load_pair(teacher: str, student: str, data: str, *, size: int, seed: int = 0,
+              progress: Any = None) -> tuple[nn.Module, nn.Module, Any]:
     """The two networks and the task that ``kdw diagnose`` names.
 
     Args:
         teacher, student: ``NAME`` or ``NAME:checkpoint``: a network of the task or any timm name.
         data: a folder of class folders (or with ``test/`` inside), or the name of a task (``digits``).
         size: side in pixels of the images of a folder.
+        progress: called with (epochs done, epochs, text) while a teacher without a checkpoint is trained on the data's
+            training part (kept for the next time).
 
     Raises:
         ValueError: unknown names, or a checkpoint that does not fit. FileNotFoundError: no such folder.
@@ -130,11 +133,12 @@ def load_pair(teacher: str, student: str, data: str, *, size: int, seed: int = 0
             if file is not None:
                 models.append(task.load(spec.make(seed), file))
             else:
-                models.append(task.teacher(name) if role == "teacher" else task.student(name, seed=seed).eval())
+                models.append(task.teacher(name, progress=progress) if role == "teacher" else
+                              task.student(name, seed=seed).eval())
         return models[0], models[1], task
     task = load_task("images", root=data, teacher=teacher_name, student=student_name, teacher_weights=teacher_file,
                      student_weights=student_file, size=size, seed=seed)
-    return task.teacher(teacher_name), task.student(student_name, seed=seed).eval(), task
+    return task.teacher(teacher_name, progress=progress), task.student(student_name, seed=seed).eval(), task
 
 
 def _split(name: str) -> tuple[str, str | None]:
@@ -145,7 +149,7 @@ def _split(name: str) -> tuple[str, str | None]:
 def run_diagnosis(teacher: str, student: str, data: str, out: str | Path, *, size: int = 64, limit: int = 256,
                   seed: int = 0, progress: Any = None) -> tuple[Diagnosis, Path]:
     """Load, diagnose, write the page; returns the diagnosis and the page's path."""
-    first, second, task = load_pair(teacher, student, data, size=size, seed=seed)
+    first, second, task = load_pair(teacher, student, data, size=size, seed=seed, progress=progress)
     found = diagnose(first, second, task, limit=limit, seed=seed, progress=progress)
     # checkpoints and folders are shown by name alone: a page is passed on
     about = {"teacher": _public(teacher), "student": _public(student), "data": Path(data).name}
