@@ -89,17 +89,18 @@ def value_and_gradient(loss: Loss, s: Tensor, t: Tensor, labels: Tensor) -> tupl
 
 
 def check(name: str, reference: Loss, ours: Loss, samples: int, classes: int) -> dict[str, float]:
-    """Assert equality to 1e-6, value and gradient, in float64 and float32; the float32 errors of both are returned.
+    """Assert equality to 1e-6 with the reference, value and gradient, in float64 and in float32.
 
-    The truth for float32 is the reference in float64 on the same numbers.
+    Returned are the float32 errors of both against float64: with 50 000 classes the softmax itself costs PLD more than
+    1e-6 in either, so the truth cannot be what float32 is held against.
     """
     s, t, labels = problem(samples, classes)
     truth = value_and_gradient(reference, s.double(), t.double(), labels)
-    for dtype in (torch.float64, torch.float32):
-        mine = value_and_gradient(ours, s.to(dtype), t.to(dtype), labels)
-        for part, value, wanted in zip(("value", "gradient"), mine, truth, strict=True):
-            must_agree(f"{part} of {name} in {dtype} at ({samples}, {classes})", value, wanted)
     theirs = value_and_gradient(reference, s, t, labels)
+    for dtype, expected in ((torch.float64, truth), (torch.float32, theirs)):
+        mine = value_and_gradient(ours, s.to(dtype), t.to(dtype), labels)
+        for part, value, wanted in zip(("value", "gradient"), mine, expected, strict=True):
+            must_agree(f"{part} of {name} in {dtype} at ({samples}, {classes})", value, wanted)
     return {"error_value": relative_error(mine[0], truth[0]), "error_gradient": relative_error(mine[1], truth[1]),
             "reference_error_value": relative_error(theirs[0], truth[0]),
             "reference_error_gradient": relative_error(theirs[1], truth[1])}

@@ -19,7 +19,7 @@ from .models.tracker import PairTracker, pack_pair
 from .tasks.tracking_pairs import TrackingObjective, TrackingTask, tracking_pairs
 
 #: Data, networks and epochs that take seconds, and those that take hours on two cores.
-QUICK: dict[str, Any] = {"task": {}, "epochs": 6}
+QUICK: dict[str, Any] = {"task": {}, "epochs": 4}
 FULL: dict[str, Any] = {"task": {"count": 20_000, "test_count": 1_000, "template_size": 64, "search_size": 128,
                                  "width": 128, "teacher_depth": 6, "student_depth": 3}, "epochs": 15}
 NO_ORR, UNIFORM, COX = "no ORR", "ORR, uniform", "ORR, Cox"
