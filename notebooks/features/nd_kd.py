@@ -129,7 +129,7 @@ idea
 # outwards with a constant force. This is the code that trains the students below, without the docstrings:
 
 # %%
-shown = (nd_kd.nd_loss, nd_kd._share, nd_kd.direction_loss, nd_kd.norm_loss)
+shown = (nd_kd.nd_loss, nd_kd.share_along, nd_kd.direction_loss, nd_kd.norm_loss)
 code = "\n".join("".join(inspect.getsource(f).split('"""')[::2]) for f in shown)
 Markdown(f"```python\n{code}\n```")
 
