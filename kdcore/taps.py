@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -394,7 +395,13 @@ class Taps:
         """Register the hooks; attaching twice does nothing."""
         if self._handles:
             return self
-        wrap: Callable[[Any], Any] = torch.compiler.disable if self._compiled else lambda hook: hook
+        here = threading.get_ident()  # the same model may run in another thread (a panel's): its forwards are not ours
+
+        def own(hook: Callable[..., None]) -> Callable[..., None]:
+            return lambda *args, **kwargs: (hook(*args, **kwargs) if torch.compiler.is_compiling()
+                                            or threading.get_ident() == here else None)
+
+        wrap: Callable[[Any], Any] = torch.compiler.disable if self._compiled else own
         self._handles.append(self._outer.register_forward_pre_hook(wrap(self._begin), with_kwargs=True))
         for module, specs in self._by_module.items():
             if any(s.at_input for s in specs):
