@@ -28,7 +28,10 @@ without calling them record nothing. Recomputation by activation checkpointing i
 ``use_reentrant=True`` the features inside have no gradient, as everything else there). DDP and Fabric wrappers are seen
 through. Compiled models: attach before the first call; each tapped module breaks the graph and every tap is copied.
 Scripted modules, ``DataParallel`` and writes that PyTorch itself cannot see (``tensor.numpy()[...] =``, kernels that do
-not declare what they mutate) are beyond hooks; the first two are refused. One thread at a time.
+not declare what they mutate) are beyond hooks; the first two are refused.
+
+**Threads.** Taps record the forwards of the thread that attached them and no others, so that a panel may draw with a
+model while a cell examines it. Attach where the model runs.
 """
 
 from __future__ import annotations
@@ -395,13 +398,7 @@ class Taps:
         """Register the hooks; attaching twice does nothing."""
         if self._handles:
             return self
-        here = threading.get_ident()  # the same model may run in another thread (a panel's): its forwards are not ours
-
-        def own(hook: Callable[..., None]) -> Callable[..., None]:
-            return lambda *args, **kwargs: (hook(*args, **kwargs) if torch.compiler.is_compiling()
-                                            or threading.get_ident() == here else None)
-
-        wrap: Callable[[Any], Any] = torch.compiler.disable if self._compiled else own
+        wrap: Callable[[Any], Any] = torch.compiler.disable if self._compiled else this_thread
         self._handles.append(self._outer.register_forward_pre_hook(wrap(self._begin), with_kwargs=True))
         for module, specs in self._by_module.items():
             if any(s.at_input for s in specs):
@@ -531,7 +528,7 @@ class Taps:
         if not self._ran:
             state = "attached or cleared" if self._handles else "closed or cleared"
             return (f"tap {name!r} has no value: the model was not called since the taps were {state} "
-                    "(hooks run on model(x), not on model.forward(x)).")
+                    "(hooks run on model(x), not on model.forward(x), and in the thread that attached them).")
         for spec in self._specs:
             if name == spec.key:
                 calls = self._calls[spec.key, spec.at_input]
@@ -543,6 +540,16 @@ class Taps:
                         " It may belong to a branch that is not taken, or its weights are used without calling it.")
                 return f"module {spec.path!r} did not run in the last forward, so tap {name!r} has no value.{hint}"
         return f"no tap is called {name!r}.{closest(name, dict.fromkeys([*present, *self.names]))} Recorded: {present}."
+
+
+def this_thread(hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, deaf to forwards of other threads: two of them may run one model."""
+    here = threading.get_ident()
+
+    def heard(*args: Any, **kwargs: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() == here:
+            hook(*args, **kwargs)
+    return heard
 
 
 def _open_calls(module: nn.Module) -> int:
@@ -572,16 +579,30 @@ def tap(model: nn.Module, names: str | Iterable[str], *, reduce: Reduce | None =
         yield taps.features
 
 
+_FLAGS_LOCK = threading.Lock()
+_FLAGS: dict[int, list[int]] = {}  # id of a module under evaluation -> blocks that hold it, its flag before the first
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Put ``model`` in eval mode for a block and give every submodule its own training flag back afterwards."""
-    flags = [(m, m.training) for m in model.modules()]
-    model.eval()
+    """Put ``model`` in eval mode for a block and give every submodule its own training flag back afterwards.
+
+    Blocks may be nested and may overlap in several threads: the flags come back when the last one ends.
+    """
+    modules = list(model.modules())
+    with _FLAGS_LOCK:
+        for module in modules:
+            _FLAGS.setdefault(id(module), [0, module.training])[0] += 1
+        model.eval()
     try:
         yield model
     finally:
-        for module, training in flags:
-            module.training = training
+        with _FLAGS_LOCK:
+            for module in modules:
+                held = _FLAGS[id(module)]
+                held[0] -= 1
+                if not held[0]:
+                    module.training = bool(_FLAGS.pop(id(module))[1])
 
 
 # ------------------------------------------------------------------------------------------------ layers of a model
@@ -682,7 +703,7 @@ class _Trace:
 
         try:
             for name, module in self.modules.items():
-                handles.append(module.register_forward_hook(hook(name)))
+                handles.append(module.register_forward_hook(this_thread(hook(name))))
             with evaluating(model), torch.inference_mode():
                 self.input = _first_tensor(_forward(model, sample))
         finally:
@@ -1101,4 +1122,4 @@ def collect_features(model: nn.Module, loader: Iterable[Any], taps: str | Iterab
 
 __all__ = ["Features", "LayerInfo", "LayerPair", "StaleTapError", "TapError", "Taps", "batch_inputs", "classifier_name",
            "collect_features", "embedding_tap", "evaluating", "feature_kind", "format_shape", "layers", "pair_layers",
-           "resolve_names", "tap", "token_grid"]
+           "resolve_names", "tap", "this_thread", "token_grid"]

@@ -23,7 +23,7 @@ from ..functional.correlation import kendall_tau
 from ..functional.divergences import kl_with_temperature
 from ..functional.occlusion import occlusion_map, occlusion_sensitivity, occlusion_windows
 from ..functional.pooling import pool_features
-from ..taps import LayerPair, Taps, embedding_tap, feature_kind, pair_layers
+from ..taps import LayerPair, Taps, embedding_tap, feature_kind, pair_layers, this_thread
 from ._pair import Net, Sample
 
 #: A unit counts as dead when no sample moves it by more than this share of its layer's largest value.
@@ -133,7 +133,7 @@ def watching(model: nn.Module, size: int) -> Iterator[list[Activity]]:
     try:
         for name, module in model.named_modules():
             if not list(module.children()) and not isinstance(module, _PASSIVE):
-                handles.append(module.register_forward_hook(hook(name)))
+                handles.append(module.register_forward_hook(this_thread(hook(name))))
         yield found
     finally:
         for handle in handles:
