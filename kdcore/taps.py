@@ -23,6 +23,11 @@ recognised by its version counter and refused with :class:`StaleTapError` (infer
 model's inputs or outputs are copied at the end instead). With ``reduce`` no activation is kept and nothing needs
 watching.
 
+Watching costs a few microseconds per operator. A forward in which nothing had to be copied is therefore not watched
+again under the same circumstances (training flags, autograd and autocast, shapes of the inputs): it is checked at its
+end by the version counters, and a model that overwrites a tapped tensor after all is refused once
+(:class:`StaleTapError`) and watched from then on.
+
 **Limits.** Hooks run on calls: ``model.forward(x)``, ``model.forward_features(x)`` and modules whose weights are used
 without calling them record nothing. Recomputation by activation checkpointing is not recorded a second time (with
 ``use_reentrant=True`` the features inside have no gradient, as everything else there). DDP and Fabric wrappers are seen
@@ -64,7 +69,7 @@ class TapError(KeyError):
 
 
 class StaleTapError(RuntimeError):
-    """A tapped tensor was modified in place after the forward had ended."""
+    """A tapped tensor was modified in place, unexpectedly or after the forward had ended."""
 
 
 # ----------------------------------------------------------------------------------------------------------- names
@@ -244,13 +249,18 @@ def _storage(x: Tensor) -> int | None:
 class _Record:
     """One tapped tensor of one call."""
 
-    __slots__ = ("handle", "saved", "tensor", "version")
+    __slots__ = ("handle", "lost", "saved", "tensor", "version")
 
     def __init__(self, tensor: Tensor, *, watched: bool) -> None:
-        self.tensor = tensor
+        self.tensor, self.lost = tensor, False
         self.handle = _Handle.apply(tensor) if watched and tensor.requires_grad else None
         self.saved: Tensor | None = None
         self.version = None if tensor.is_inference() else tensor._version
+
+    @property
+    def modified(self) -> bool:
+        """Whether the tensor was written to since it was recorded."""
+        return self.version is not None and self.tensor._version != self.version
 
     def preserve(self) -> None:
         """Keep the values; called just before they are overwritten."""
@@ -258,6 +268,10 @@ class _Record:
             self.saved = self.tensor.detach().clone()
 
     def value(self, name: str) -> Tensor:
+        if self.lost:
+            raise StaleTapError(f"the model overwrote the tensor tapped at {name!r}, which it had not done in earlier "
+                                "forwards of this kind, so that no copy was taken: call the model again (every forward "
+                                "is watched from now on).")
         if self.saved is not None:
             tensor = self.saved
             if self.handle is not None:
@@ -265,7 +279,7 @@ class _Record:
                     tensor = _Graft.apply(self.handle, self.saved)
             self.tensor, self.saved, self.handle = tensor, None, None
             self.version = None if tensor.is_inference() else tensor._version
-        elif self.version is not None and self.tensor._version != self.version:
+        elif self.modified:
             raise StaleTapError(f"the tensor tapped at {name!r} was modified in place after the forward pass: read "
                                 "(or clone) it before, or modify a copy.")
         return self.tensor
@@ -283,6 +297,7 @@ class _Writes(dict[Any, tuple[tuple[int, str], ...]]):
 
 
 _WRITES = _Writes()
+_KINDS = 256  # kinds of forwards remembered as quiet
 
 
 class _Watch(TorchDispatchMode):
@@ -297,6 +312,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.records: dict[int, list[_Record]] = {}
+        self.copied = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -305,6 +321,7 @@ class _Watch(TorchDispatchMode):
                 for x in _tensors(args[index] if index < len(args) else kwargs.get(name)):
                     for record in self.records.pop(_storage(x) or 0, ()):
                         record.preserve()
+                        self.copied = True
         return func(*args, **kwargs)
 
 
@@ -391,6 +408,9 @@ class Taps:
         for spec in self._specs:
             self._by_module.setdefault(self._root.get_submodule(spec.path), []).append(spec)
         self._watch: _Watch | None = None
+        self._kind: tuple[Any, ...] | None = None  # of the forward that runs; None where it cannot be trusted
+        self._quiet: set[tuple[Any, ...]] = set()  # kinds of forwards in which nothing was overwritten
+        self._surprised = False
         self._depth = 0
         self._ran = False
 
@@ -399,6 +419,7 @@ class Taps:
         if self._handles:
             return self
         wrap: Callable[[Any], Any] = torch.compiler.disable if self._compiled else this_thread
+        self._modules = list(self._root.modules())
         self._handles.append(self._outer.register_forward_pre_hook(wrap(self._begin), with_kwargs=True))
         for module, specs in self._by_module.items():
             if any(s.at_input for s in specs):
@@ -460,8 +481,17 @@ class Taps:
         self.clear()
         self._ran = True
         if self._reduce is None and not self._compiled and not torch.compiler.is_compiling():
-            self._watch = _Watch()
-            self._watch.__enter__()
+            self._kind = self._kind_of(args, kwargs)
+            if self._kind is None or self._kind not in self._quiet:
+                self._watch = _Watch()
+                self._watch.__enter__()
+
+    def _kind_of(self, args: Any, kwargs: Any) -> tuple[Any, ...] | None:
+        """What decides which operators a forward runs, as far as it can be seen; ``None``: watch it in any case."""
+        if self._surprised or torch.is_inference_mode_enabled():  # inference tensors have no version counter
+            return None
+        return (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"),
+                *(m.training for m in self._modules), *((x.shape, x.dtype) for x in _tensors((args, kwargs))))
 
     def _on_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._record(module, (*args, *kwargs.values()), at_input=True)
@@ -478,7 +508,7 @@ class Taps:
         finally:
             self._depth -= 1
             if self._depth == 0:
-                self._settle((args, kwargs, output))
+                self._settle((args, kwargs, output), whole=output is not None)
                 self._leave()
 
     def _record(self, module: nn.Module, value: Any, *, at_input: bool) -> None:
@@ -502,22 +532,34 @@ class Taps:
                 raise TypeError(f"reduce must return a tensor, got {type(reduced).__name__} at tap {spec.key!r}.")
             shared = memory is None or _storage(reduced) in (memory, None)
             return _Record(reduced.clone() if shared else reduced, watched=False)
-        if self._watch is None or memory is None:
+        trusted = self._watch is None and self._kind is not None and not tensor.is_inference()
+        if memory is None or (self._watch is None and not trusted):
             return _Record(tensor.clone(), watched=False)
+        if self._watch is None:
+            return _Record(tensor, watched=False)
         record = _Record(tensor, watched=True)
         self._watch.records.setdefault(memory, []).append(record)
         return record
 
-    def _settle(self, outside: Any) -> None:
-        """Copy what the caller could overwrite without a trace: inference tensors shared with inputs or outputs."""
+    def _settle(self, outside: Any, *, whole: bool) -> None:
+        """At the end of a forward: what is kept stays true, and what was learnt about forwards of this kind.
+
+        Inference tensors that the caller could overwrite without a trace (shared with inputs or outputs) are copied.
+        """
         if self._watch is not None and torch.is_inference_mode_enabled():
             for tensor in _tensors(outside):
                 for record in self._watch.records.pop(_storage(tensor) or 0, ()):
                     if record.version is None:
                         record.preserve()
+        elif self._watch is not None:
+            if whole and self._kind is not None and not self._watch.copied and len(self._quiet) < _KINDS:
+                self._quiet.add(self._kind)
+        elif self._kind is not None:
+            for record in (r for records in self._records.values() for r in records if r.modified):
+                record.lost = self._surprised = True
 
     def _leave(self) -> None:
-        watch, self._watch, self._depth = self._watch, None, 0
+        watch, self._watch, self._kind, self._depth = self._watch, None, None, 0
         if watch is not None:
             watch.records.clear()
             if _get_current_dispatch_mode() is watch:

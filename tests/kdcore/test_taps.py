@@ -594,3 +594,78 @@ def test_recorded_accounts_for_every_tap():
     with pytest.raises(TapError, match="'unused' did not run"), Taps(taps._root, ["head", "unused"]) as partial:
         taps._root(torch.ones(1, 2))
         partial.recorded()
+
+
+# ------------------------------------------------------------------------------------------- forwards not watched again
+
+class _Moody(nn.Module):
+    """Overwrites the tapped tensor when ``angry``, with training dropout, or on large inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.dropout, self.angry = nn.Linear(4, 4), nn.Dropout(0.5, inplace=True), False
+        self.modes = []
+
+    def forward(self, x):
+        x = self.first(x)
+        self.modes.append(_get_current_dispatch_mode() is not None)
+        x = self.dropout(x)
+        return (x.mul_(0) if self.angry or len(x) > 3 else x).sum(1)
+
+
+def test_a_quiet_forward_is_watched_once_per_circumstances():
+    model, x = _Moody().eval(), torch.randn(2, 4)
+    with Taps(model, "first") as taps:
+        for watched in (True, False, False):
+            with torch.no_grad():
+                model(x)
+            assert torch.equal(taps.features["first"], model.first(x)) and model.modes[-1] is watched
+        model(x)
+        assert model.modes[-1], "with autograd: other operators may run"
+        model(x)
+        assert not model.modes[-1] and taps.features["first"].requires_grad
+        for _ in range(2):
+            model(torch.cat([x, x]))
+            assert model.modes[-1], "another shape, and one in which a copy is needed every time"
+            assert torch.equal(taps.features["first"], model.first(torch.cat([x, x])))
+        for _ in range(2):
+            model.train()(x)
+            assert model.modes[-1], "in training mode dropout overwrites"
+            assert torch.equal(taps.features["first"], model.first(x))
+        for _ in range(2):
+            with torch.inference_mode():
+                model.eval()(x)
+            assert model.modes[-1], "inference tensors have no version counter"
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(x)
+        assert model.modes[-1]
+
+
+def test_an_overwrite_in_a_trusted_forward_is_refused_once_then_watched():
+    model, x = _Moody().eval(), torch.randn(2, 4)
+    with Taps(model, "first") as taps:
+        model(x)
+        model(x)
+        model.angry = True
+        model(x)
+        assert not model.modes[-1]
+        with pytest.raises(StaleTapError, match="call the model again"):
+            taps.features["first"]
+        for _ in range(2):
+            model(x)
+            assert model.modes[-1]
+            assert torch.equal(taps.features["first"], model.first(x))
+        taps.features["first"].sum().backward()
+        assert model.first.weight.grad.abs().sum() > 0
+    assert _get_current_dispatch_mode() is None
+
+
+def test_a_forward_that_failed_is_not_trusted():
+    model, x = _Moody().eval(), torch.randn(2, 4)
+    with Taps(model, "first"):
+        handle = model.dropout.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("stop")))
+        with pytest.raises(RuntimeError, match="stop"):
+            model(x)
+        handle.remove()
+        model(x)
+        assert model.modes[-1]
