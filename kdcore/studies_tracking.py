@@ -6,6 +6,7 @@ See :mod:`kdcore.studies` for what a study is. The task is :func:`kdcore.tasks.t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from .methods.ortrack import AFKD
 from .models.tracker import PairTracker, pack_pair
 from .tasks.tracking_pairs import TrackingObjective, TrackingTask, tracking_pairs
 
-#: Data, networks and epochs that take seconds, and those that take hours on two cores.
-QUICK: dict[str, Any] = {"task": {}, "epochs": 4}
+#: Data, networks and training that take half a minute, and those that take hours on two cores. The quick networks are
+#: narrower and shallower than those of the task, and look for the target in a smaller image: 200 steps of 8 pairs.
+QUICK: dict[str, Any] = {"task": {"search_size": 48, "width": 32, "teacher_depth": 2},
+                         "train": {"epochs": 2, "batch_size": 8}}
 FULL: dict[str, Any] = {"task": {"count": 20_000, "test_count": 1_000, "template_size": 64, "search_size": 128,
-                                 "width": 128, "teacher_depth": 6, "student_depth": 3}, "epochs": 15}
+                                 "width": 128, "teacher_depth": 6, "student_depth": 3}, "train": {"epochs": 15}}
 NO_ORR, UNIFORM, COX = "no ORR", "ORR, uniform", "ORR, Cox"
 NO_KD, FIXED, ADAPTIVE = "no KD", "fixed weight", "AFKD"
 
@@ -63,8 +66,9 @@ def _metrics() -> dict[str, Any]:
             "search_iou": on("test/search", "mean IoU"), "auc": on("test", "auc")}
 
 
-def _task(scale: dict[str, Any], seed: int) -> TrackingTask:
-    return tracking_pairs(seed=seed, **scale["task"])
+def tracking_task(seed: int = 0, *, quick: bool = True) -> TrackingTask:
+    """The pairs and networks of these studies: :func:`tracking_pairs` at the scale of :data:`QUICK` or :data:`FULL`."""
+    return tracking_pairs(seed=seed, **(QUICK if quick else FULL)["task"])
 
 
 def occlusion_robustness(*, quick: bool = True, arms: Sequence[Arm] | None = None, seeds: int | Sequence[int] = 3,
@@ -79,9 +83,9 @@ def occlusion_robustness(*, quick: bool = True, arms: Sequence[Arm] | None = Non
         seeds, **options: see :func:`kdcore.experiment.compare`; each seed has its own pairs and initial weights.
     """
     scale = QUICK if quick else FULL
-    depth = scale["task"].get("teacher_depth", 3)
-    return compare(lambda seed: _task(scale, seed), orr_arms() if arms is None else arms, student=f"tracker-{depth}",
-                   seeds=seeds, **{"epochs": scale["epochs"], "metrics": _metrics()} | options)
+    return compare(partial(tracking_task, quick=quick), orr_arms() if arms is None else arms,
+                   student=f"tracker-{scale['task']['teacher_depth']}", seeds=seeds,
+                   **scale["train"] | {"metrics": _metrics()} | options)
 
 
 def afkd_students(teacher: nn.Module, *, quick: bool = True, arms: Sequence[Arm] | None = None,
@@ -93,9 +97,9 @@ def afkd_students(teacher: nn.Module, *, quick: bool = True, arms: Sequence[Arm]
         quick, arms, seeds, **options: as there; arms: :func:`afkd_arms` by default.
     """
     scale = QUICK if quick else FULL
-    return compare(lambda seed: _task(scale, seed), afkd_arms() if arms is None else arms, teacher=teacher,
+    return compare(partial(tracking_task, quick=quick), afkd_arms() if arms is None else arms, teacher=teacher,
                    student=f"tracker-{scale['task'].get('student_depth', 1)}", seeds=seeds,
-                   **{"epochs": scale["epochs"], "metrics": _metrics()} | options)
+                   **scale["train"] | {"metrics": _metrics()} | options)
 
 
 def robustness_claims(comparison: Comparison, *, quick: bool = True) -> list[Claim]:

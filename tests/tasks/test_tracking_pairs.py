@@ -261,7 +261,7 @@ def test_reference_teachers_learn_boxes_and_are_kept(tmp_path: Path, monkeypatch
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "QUICK", {"task": SMALL, "epochs": 1})
+    monkeypatch.setattr(studies, "QUICK", {"task": SMALL, "train": {"epochs": 1}})
 
 
 def test_studies_give_every_number_and_judge_them(tiny: None) -> None:
