@@ -52,16 +52,20 @@ from ._probes import (
     WEAK,
     Gain,
     candidates,
+    canvases,
+    compete,
     depends_on_batch,
-    fresh,
     scalings,
-    stages,
     try_batch_statistics,
+    try_bias,
     try_changes,
+    try_head,
     try_matching,
+    unseen,
 )
 from ._result import TABLES, Diagnosis, input_words
 from ._rules import Facts, Finding, bounded, judge, same_network
+from ._weights import fresh, odd_weights, stages
 
 Progress = Callable[[int, int, str], None]
 
@@ -182,8 +186,9 @@ def _examine(nets: dict[Role, Net], sample: Sample, names: tuple[str, ...], init
         labels = check_pair(logits["student"], logits["teacher"], sample.labels)
         names = _names(names, logits["student"].shape[1])
         said: dict[Role, Answers] = {role: answers(logits[role], labels) for role in ROLES}
-    facts = Facts(nets=nets, said=said, sample=sample, labels=labels, names=names, activity=activity,
-                  agreement=agreement(logits["student"], logits["teacher"], labels),
+    embeddings = {net.role: features[net.role][end] for net, end in zip((student, teacher), ends, strict=True) if end}
+    facts = Facts(nets=nets, embeddings=embeddings, said=said, sample=sample, labels=labels, names=names,
+                  activity=activity, agreement=agreement(logits["student"], logits["teacher"], labels),
                   same=same_network(student.model, teacher.model), pairs=[(p.student.name, p.teacher.name)
                                                                           for p in pairs])
     with clock("layers"):
@@ -193,6 +198,7 @@ def _examine(nets: dict[Role, Net], sample: Sample, names: tuple[str, ...], init
             facts.cka = layer_map(student, teacher, sample, bootstrap=bootstrap, seed=seed)
     with clock("weights"):
         facts.stages = {"student": stages(student.model, initial), "teacher": stages(teacher.model)}
+        facts.odd_weights = {role: odd_weights(net.model) for role, net in nets.items()}
         with torch.inference_mode(False):
             facts.soft_term = soft_term(loss, history, settings, logits["student"].clone(), logits["teacher"].clone())
     with clock("probes"):
@@ -267,27 +273,46 @@ def _worth_seeing(said: Mapping[Role, Answers], labels: Tensor | None, count: in
 def _probe(facts: Facts) -> None:
     """Ask both models again with one thing changed."""
     sample = facts.sample
+    facts.unseen = unseen(facts.nets, sample, {role: facts.said[role].logits for role in ROLES})
     for role, net in facts.nets.items():
-        said, other = facts.said[role], facts.said[facts.other(role)]
+        said = facts.said[role]
         facts.dependence[role] = depends_on_batch(net, sample, said.logits)
         gains, facts.batch_changes[role] = try_batch_statistics(net, sample, said.right, said.logits)
-        facts.gains += gains
         if said.right is None or said.accuracy is None or facts.labels is None:
-            continue
-        if fresh(facts.stages[role]):
-            continue  # never trained: no change of the input will help
-        facts.gains += try_matching(role, said.logits, facts.labels, said.right, facts.names)
-        found = try_changes(net, candidates(net, facts.nets[facts.other(role)], sample), sample, said.right)
-        found += _against_configuration(net, sample, said.right, found)
-        weak = said.accuracy < WEAK or (other.accuracy or 0.0) - said.accuracy > BEHIND
-        explained = [*found, *(g for g in facts.gains if g.role == role and g.code == "label_permutation")]
-        if weak and all(g.after < WEAK for g in explained) and sample.x.is_floating_point():
-            found += [g for g in try_changes(net, scalings(net, sample), sample, said.right)
-                      if all(g.after > f.after for f in found if f.code == g.code)]
-        best: dict[str, Gain] = {}
-        for gain in found:
-            best[gain.code] = max(best.get(gain.code, gain), gain, key=lambda g: g.after)
-        facts.gains += best.values()
+            facts.gains += gains
+        elif not fresh(facts.stages[role]):  # never trained: no change will help
+            gains += _relabelled(facts, role) + _reinput(facts, role, facts.labels)
+            facts.gains += compete(gains, facts.labels)
+
+
+def _relabelled(facts: Facts, role: Role) -> list[Gain]:
+    """Changes of what the model's answers mean."""
+    said, labels = facts.said[role], facts.labels
+    assert labels is not None and said.right is not None
+    gains = try_matching(role, said.logits, labels, said.right, facts.names)
+    gains += try_bias(role, said.logits, labels, said.right, facts.names)
+    if (features := facts.embeddings.get(role)) is not None:
+        gains += try_head(role, features, labels, said.right, len(facts.names))
+    return gains
+
+
+def _reinput(facts: Facts, role: Role, labels: Tensor) -> list[Gain]:
+    """Changes of the model's input; scalings and other sizes only where it is weak and nothing else helps."""
+    net, sample, said, other = facts.nets[role], facts.sample, facts.said[role], facts.said[facts.other(role)]
+    assert said.right is not None and said.accuracy is not None
+    found = try_changes(net, candidates(net, facts.nets[facts.other(role)], sample), sample, said.right)
+    found += _against_configuration(net, sample, said.right, found)
+    weak = said.accuracy < WEAK or (other.accuracy or 0.0) - said.accuracy > BEHIND
+    explained = [*found, *try_matching(role, said.logits, labels, said.right, facts.names)]
+    if weak and all(g.after < WEAK for g in explained) and sample.x.is_floating_point():
+        found += [g for g in try_changes(net, scalings(net, sample), sample, said.right)
+                  if all(g.after > f.after for f in found if f.code == g.code)]
+    if weak or any(g.code == "input_resolution_mismatch" for g in found):
+        found += try_changes(net, canvases(net, sample), sample, said.right)
+    best: dict[str, Gain] = {}
+    for gain in found:
+        best[gain.code] = max(best.get(gain.code, gain), gain, key=lambda g: g.after)
+    return list(best.values())
 
 
 def _against_configuration(net: Net, sample: Sample, right: Tensor, found: Sequence[Gain]) -> list[Gain]:
@@ -297,13 +322,14 @@ def _against_configuration(net: Net, sample: Sample, right: Tensor, found: Seque
         return []
     stated = net.stated.to(net.device)
     assert sample.labels is not None
-    after = net.over(sample.batches, stated).argmax(1) == sample.labels
+    scores = net.over(sample.batches, stated)
+    after = scores.argmax(1) == sample.labels.cpu()
     better = paired_gain(right, after)
     if better.gain <= 0 or better.p > 0.05:
         return []
     return [Gain(role=net.role, code="input_normalization_mismatch", p=better.p, samples=len(sample),
                  words="the normalisation its configuration states", before=float(right.double().mean()),
-                 after=float(after.double().mean()))]
+                 after=float(after.double().mean()), logits=scores)]
 
 
 __all__ = ["ALARM", "CODES", "ROLES", "TABLES", "Answers", "Code", "Diagnosis", "Finding", "LayerView", "Occlusion",

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import permutations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional.agreement import best_matching, confusion_counts, paired_gain
 from ..inputs import Normalize
 from ._pair import Net, Role, Sample, Transform, is_unit
+from ._weights import BATCH_NORMS
 
 #: Samples on which the candidates are compared; the best few are judged on the others.
 SCREEN = 32
@@ -36,7 +38,6 @@ STATISTICS: dict[int, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = 
         "the range -1 to 1": ((0.5,), (0.5,))},
     1: {"the MNIST mean and standard deviation": ((0.1307,), (0.3081,)), "the range -1 to 1": ((0.5,), (0.5,))},
 }
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 DROPOUTS = (nn.modules.dropout._DropoutNd,)
 
 
@@ -47,7 +48,8 @@ class Gain:
     Attributes:
         role: which model. code: what the change says is wrong. words: the change, to be read after "with".
         before, after: accuracy on the same samples. samples: how many. p: by chance (one-sided McNemar).
-        detail: what else is worth knowing (classes, names).
+        detail: what else is worth knowing (classes, names). logits: ``(samples, C)`` scores with the change, of the
+        last samples. behind: how many other repairs of this model do better, or as well and are simpler.
     """
 
     role: Role
@@ -58,6 +60,8 @@ class Gain:
     samples: int
     p: float
     detail: dict[str, Any] = field(default_factory=dict)
+    logits: Tensor | None = field(default=None, repr=False)
+    behind: int = 0
 
     @property
     def gain(self) -> float:
@@ -143,6 +147,54 @@ def _orders(x: Tensor) -> Iterator[tuple[str, Transform]]:
         yield f"the channels in the order {name}", partial(torch.index_select, dim=1, index=torch.tensor(order))
 
 
+def _greys(x: Tensor) -> Tensor:
+    weights = x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601, as PIL
+    return (x * weights).sum(1, keepdim=True).expand_as(x).contiguous()
+
+
+def _coarse(x: Tensor) -> Tensor:
+    """Halved and doubled again: what a smaller copy of the image holds."""
+    return _resize(_resize(x, (max(1, x.shape[2] // 2), max(1, x.shape[3] // 2))), (x.shape[2], x.shape[3]))
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _closer(x: Tensor, share: float) -> Tensor:
+    """The middle, scaled up to the whole."""
+    size, cut = x.shape[2:], [round(side * (1 - share) / 2) for side in x.shape[2:]]
+    return _resize(x[:, :, cut[0]:size[0] - cut[0], cut[1]:size[1] - cut[1]], (size[0], size[1]))
+
+
+def _farther(x: Tensor, share: float) -> Tensor:
+    """The whole, scaled down, amid its mean colour."""
+    height, width = round(x.shape[2] * share), round(x.shape[3] * share)
+    top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+    canvas = x.mean((2, 3), keepdim=True).expand_as(x).clone()
+    canvas[:, :, top:top + height, left:left + width] = _resize(x, (height, width))
+    return canvas
+
+
+def _sizes(x: Tensor) -> Iterator[tuple[str, Transform]]:
+    if min(x.shape[2:]) < 8:
+        return
+    yield "the image blurred (halved and doubled again)", _coarse
+    yield "the middle of the image scaled up (7/8 of the side)", partial(_closer, share=7 / 8)
+    yield "the middle of the image scaled up (half of the side)", partial(_closer, share=0.5)
+    yield "the image scaled down to half amid its mean colour", partial(_farther, share=0.5)
+    yield "the image scaled down to 7/8 amid its mean colour", partial(_farther, share=7 / 8)
+
+
+def _canvases(x: Tensor) -> Iterator[tuple[str, Transform]]:
+    """Other sizes of the tensor itself; a model may refuse them."""
+    height, width = x.shape[2:]
+    for words, factor in (("half", 0.5), ("double", 2.0)):
+        size = round(height * factor), round(width * factor)
+        if min(size) >= 8 and max(size) <= 256:
+            yield f"the image at {words} its size ({size[0]} x {size[1]} pixels)", partial(_resize, size=size)
+
+
 def candidates(net: Net, other: Net, sample: Sample) -> list[Change]:
     """Every change of the input that is tried on a model, without those that change nothing or repeat another."""
     x = sample.x
@@ -152,9 +204,28 @@ def candidates(net: Net, other: Net, sample: Sample) -> list[Change]:
     if sample.is_image:
         found += [Change("input_geometry_mismatch", words, _chain(change, net.transform))
                   for words, change in _geometries(x)]
+        found += [Change("input_resolution_mismatch", words, _chain(change, net.transform))
+                  for words, change in _sizes(x)]
         if x.shape[1] > 1:
             found += [Change("swapped_channels", words, _chain(change, net.transform)) for words, change in _orders(x)]
+        if x.shape[1] == 3:
+            found.append(Change("colour_mismatch", "the colours taken away", _chain(_greys, net.transform)))
     return _distinct(found, net, x[:2])
+
+
+def canvases(net: Net, sample: Sample) -> list[Change]:
+    """The image at half and double its size, as far as the model takes it."""
+    if not sample.is_image:
+        return []
+    found = []
+    for words, change in _canvases(sample.x):
+        whole = _chain(change, net.transform)
+        try:
+            net.logits(sample.x[:2], whole)
+        except (RuntimeError, ValueError, AssertionError, IndexError):
+            continue  # a network for one size only: nothing to ask
+        found.append(Change("input_resolution_mismatch", words, whole))
+    return found
 
 
 def scalings(net: Net, sample: Sample) -> list[Change]:
@@ -185,7 +256,7 @@ def _distinct(found: list[Change], net: Net, x: Tensor) -> list[Change]:
 
 def _right(net: Net, sample: Sample, transform: Transform | None = None) -> Tensor:
     assert sample.labels is not None
-    return net.over(sample.batches, transform).argmax(1) == sample.labels
+    return net.over(sample.batches, transform).argmax(1) == sample.labels.cpu()
 
 
 def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, *, finalists: int = 2) -> list[Gain]:
@@ -209,40 +280,198 @@ def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, 
         if points < 1 or taken.get(change.code, 0) >= finalists:
             continue
         taken[change.code] = taken.get(change.code, 0) + 1
-        start = _right(net, quick, change.apply)
-        if paired_gain(right[SCREEN:SCREEN + QUICK], start).gain < LEAST_GAIN:
+        scores = net.over(quick.batches, change.apply)
+        assert rest.labels is not None
+        if paired_gain(right[SCREEN:SCREEN + QUICK], scores.argmax(1) == rest.labels[:QUICK].cpu()).gain < LEAST_GAIN:
             continue
-        after = torch.cat([start, _right(net, sample.part(slice(SCREEN + QUICK, None)), change.apply)]) if (
-            len(rest) > QUICK) else start
+        if len(rest) > QUICK:
+            scores = torch.cat([scores, net.over(rest.part(slice(QUICK, None)).batches, change.apply)])
+        after = scores.argmax(1) == rest.labels.cpu()
         found = paired_gain(right[SCREEN:], after)
         if found.gain >= LEAST_GAIN and found.p <= CHANCE:
             judged.setdefault(change.code, []).append(Gain(
-                role=net.role, code=change.code, words=change.words, p=found.p, samples=len(rest),
+                role=net.role, code=change.code, words=change.words, p=found.p, samples=len(rest), logits=scores,
                 before=float(right[SCREEN:].double().mean()), after=float(after.double().mean())))
     return [max(gains, key=lambda g: g.after) for gains in judged.values()]
 
 
 def try_matching(role: Role, logits: Tensor, labels: Tensor, right: Tensor, names: tuple[str, ...]) -> list[Gain]:
     """Would the model be right under other class names? The renaming is found on one half, judged on the other."""
-    classes, half = logits.shape[1], len(labels) // 2
+    classes = logits.shape[1]
     predicted = logits.argmax(1)
-    after, moved = torch.zeros_like(right), torch.zeros(classes, dtype=torch.bool)
-    for fit, judge in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
-        matching = best_matching(confusion_counts(predicted[fit], labels[fit], classes))
-        after[judge] = predicted[judge] == matching[labels[judge]]
-        moved |= matching != torch.arange(classes)
+    renamed = torch.empty_like(logits)
+    for fit, judge in _halves(len(labels)):
+        matching = _renaming(confusion_counts(predicted[fit], labels[fit], classes), names)
+        renamed[judge] = torch.empty_like(logits[judge]).index_copy_(1, matching, logits[judge])
+        # a class is said where the one it was taken for has the highest score
+    after = renamed.argmax(1) == labels
     found = paired_gain(right, after)
     if found.gain < LEAST_GAIN or found.p > CHANCE:
         return []
-    whole = best_matching(confusion_counts(predicted, labels, classes))
     counts = confusion_counts(predicted, labels, classes)
-    sure = [c for c in range(classes) if whole[c] != c and counts[c, whole[c]] > counts[c].sum() / 2]
+    whole = _renaming(counts, names)
+    inverse = whole.argsort()
+    sure = [c for c in range(classes) if inverse[c] != c and counts[c, inverse[c]] > counts[c].sum() / 2]
     if not sure:
         return []
-    renamed = {names[c]: names[int(whole[c])] for c in sure}
+    said_for = {names[c]: names[int(inverse[c])] for c in sure}
     return [Gain(role=role, code="label_permutation", words="its classes renamed", p=found.p, samples=len(labels),
-                 before=float(right.double().mean()), after=float(after.double().mean()),
-                 detail={"said_for": renamed})]
+                 before=float(right.double().mean()), after=float(after.double().mean()), logits=renamed,
+                 detail={"said_for": said_for})]
+
+
+def _halves(n: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    first, second = slice(0, n // 2), slice(n // 2, n)
+    return (first, second), (second, first)
+
+
+def _renaming(counts: Tensor, names: tuple[str, ...]) -> Tensor:
+    """The label behind each name a model says, ``(C,)``: the best of the common orders (all shifted by some places,
+    reversed, sorted as text) unless a free matching fits better (its freedom costs a sample per moved class)."""
+    classes = len(counts)
+    here = torch.arange(classes)
+    text = torch.tensor(sorted(range(classes), key=str))
+    orders = [(here + k) % classes for k in range(classes)] + [here.flip(0), text, text.argsort()]
+    named = torch.tensor(sorted(range(classes), key=lambda c: names[c]))
+    orders += [named, named.argsort()]
+    fits = torch.stack([counts[order, here].sum() for order in orders])  # counts: rows are labels
+    common = orders[int(fits.argmax())]
+    free = best_matching(counts.T)  # said -> label
+    better = int(counts[free, here].sum() - fits.max())
+    return free if better > int((free != common).sum()) else common
+
+
+def try_bias(role: Role, logits: Tensor, labels: Tensor, right: Tensor, names: tuple[str, ...]) -> list[Gain]:
+    """Would the model be right with one more bias per class? Found on one half of the samples, judged on the other."""
+    classes, corrected = logits.shape[1], logits.double().clone()
+    shifts = []
+    for fit, judge in _halves(len(labels)):
+        shifts.append(_class_bias(logits[fit].double(), labels[fit], classes))
+        corrected[judge] += shifts[-1]
+    after = corrected.argmax(1) == labels
+    found = paired_gain(right, after)
+    if found.gain < LEAST_GAIN or found.p > CHANCE:
+        return []
+    shift = (shifts[0] + shifts[1]) / 2
+    over, under = int(shift.argmin()), int(shift.argmax())
+    said = logits.argmax(1).bincount(minlength=classes)
+    return [Gain(role=role, code="class_bias", words="one more bias per class", p=found.p, samples=len(labels),
+                 before=float(right.double().mean()), after=float(after.double().mean()), logits=corrected,
+                 detail={"favours": names[over], "neglects": names[under], "times_said": int(said[over]),
+                         "times_due": int((labels == over).sum())})]
+
+
+def _class_bias(scores: Tensor, labels: Tensor, classes: int, steps: int = 100) -> Tensor:
+    """The bias per class at which each class is given as much probability as it has samples (iterative scaling, which
+    maximises the likelihood; one sample is added to every class)."""
+    due = labels.bincount(minlength=classes).double() + 1
+    bias = scores.new_zeros(classes)
+    for _ in range(steps):
+        bias += (due / ((scores + bias).softmax(1).sum(0) + 1)).log()
+    return bias - bias.mean()
+
+
+def try_head(role: Role, features: Tensor, labels: Tensor, right: Tensor, classes: int) -> list[Gain]:
+    """Would the model be right with another last layer? A ridge regression on the embeddings ``(N, D)`` of one half of
+    the samples, judged on the other."""
+    x = features.double()
+    x = torch.cat([(x - x.mean(0)) / x.std(0).clamp_min(1e-9 * float(x.abs().max()) + 1e-12), x.new_ones(len(x), 1)], 1)
+    target = F.one_hot(labels, classes).double()
+    scores = x.new_zeros(len(x), classes)
+    for fit, judge in _halves(len(x)):
+        gram = x[fit] @ x[fit].T
+        ridge = 0.1 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        scores[judge] = x[judge] @ x[fit].T @ torch.linalg.solve(gram + ridge, target[fit])
+    after = scores.argmax(1) == labels
+    found = paired_gain(right, after)
+    if found.gain < 5 * LEAST_GAIN or found.p > CHANCE:
+        return []
+    return [Gain(role=role, code="head_mismatch", words="another last layer", p=found.p, samples=len(labels),
+                 before=float(right.double().mean()), after=float(after.double().mean()), logits=scores)]
+
+
+#: How much freedom a repair has: of two that do equally well the one with less is believed.
+_FREEDOM = {"label_permutation": 3, "class_bias": 2, "batch_norm_statistics": 1, "head_mismatch": 4}
+
+
+def compete(gains: list[Gain], labels: Tensor) -> list[Gain]:
+    """Repairs of one model compete: a repair is behind another that is right more often (McNemar p <= 0.05), or as
+    often but surer of the labels (paired differences of the log-probability more than 3 standard errors from 0), or,
+    where neither tells, that has less freedom."""
+    found = []
+    for gain in gains:
+        rivals = [other for other in gains if other is not gain and other.code != gain.code]
+        found.append(replace(gain, behind=sum(_loses(gain, other, labels) for other in rivals)))
+    return found
+
+
+def _loses(gain: Gain, other: Gain, labels: Tensor) -> bool:
+    if gain.logits is None or other.logits is None:
+        return _FREEDOM.get(gain.code, 0) > _FREEDOM.get(other.code, 0)
+    n = min(len(gain.logits), len(other.logits))
+    truth = labels[-n:]
+    mine, theirs = gain.logits[-n:].double(), other.logits[-n:].double()
+    right = [z.argmax(1) == truth for z in (mine, theirs)]
+    for first, second, lost in ((right[0], right[1], True), (right[1], right[0], False)):
+        if paired_gain(first, second).p <= 0.05:
+            return lost
+    if "head_mismatch" not in (gain.code, other.code):
+        ahead = theirs.log_softmax(1).gather(1, truth[:, None]) - mine.log_softmax(1).gather(1, truth[:, None])
+        error = float(ahead.std()) / n ** 0.5
+        if error > 0 and abs(float(ahead.mean())) > 3 * error:
+            return float(ahead.mean()) > 0
+    return _FREEDOM.get(gain.code, 0) > _FREEDOM.get(other.code, 0)
+
+
+# --------------------------------------------------------------------------------------------------------- invariances
+
+def _views(x: Tensor) -> Iterator[tuple[str, Transform]]:
+    """Changes that take something away from an image, with what they take."""
+    middle = x.mean((0, 2, 3), keepdim=True)
+    if x.shape[1] == 3:
+        yield "colour", _greys
+    for c in range(x.shape[1] if x.shape[1] > 1 else 0):
+        yield f"channel {c}", partial(_without_channel, channel=c, value=float(middle[0, c]))
+    height, width = x.shape[2:]
+    rim = height // 8, width // 8
+    if min(rim) >= 1 and min(height, width) >= 16:
+        yield "the rim of the image", partial(_without_rim, rim=rim, colour=middle)
+
+
+def _without_channel(x: Tensor, channel: int, value: float) -> Tensor:
+    return x.index_fill(1, torch.tensor([channel], device=x.device), value)
+
+
+def _without_rim(x: Tensor, rim: tuple[int, int], colour: Tensor) -> Tensor:
+    hidden = colour.expand_as(x).clone()
+    inner = (slice(None), slice(None), slice(rim[0], x.shape[2] - rim[0]), slice(rim[1], x.shape[3] - rim[1]))
+    hidden[inner] = x[inner]
+    return hidden
+
+
+def unseen(nets: Mapping[Role, Net], sample: Sample, logits: Mapping[Role, Tensor]) -> list[tuple[Role, str, float]]:
+    """What one model does not look at and the other does: (role, what, movement of the other's logits).
+
+    Moved means by more than a hundredth of the logits' spread (median over samples); not looked at, by less than a
+    hundred-thousandth in every sample.
+    """
+    if not sample.is_image:
+        return []
+    few = sample.part(slice(0, SCREEN))
+    found: list[tuple[Role, str, float]] = []
+    for what, change in _views(few.x):
+        if float((change(few.x) - few.x).abs().max()) <= 1e-3 * float(few.x.abs().max()):
+            continue  # the images have none of it
+        moved: dict[Role, Tensor] = {}
+        for role, net in nets.items():
+            before = logits[role][:len(few)]
+            off = net.over(few.batches, _chain(change, net.transform)) - before
+            moved[role] = off.abs().amax(1) / before.std().clamp_min(1e-12)
+        for role, other in (("teacher", "student"), ("student", "teacher")):
+            blind, sees = moved[role], moved[other]  # type: ignore[index]
+            if float(blind.max()) < 1e-5 and float(sees.median()) > 0.01:
+                found.append((role, what, float(sees.median())))  # type: ignore[arg-type]
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- state of a module
@@ -286,13 +515,14 @@ def try_batch_statistics(net: Net, sample: Sample, right: Tensor | None, logits:
     if int((few.argmax(1) == first.labels).sum()) <= int(right[:len(few)].sum()):
         return [], changed
     with batch_statistics(net.model):
-        after = net.over(sample.batches).argmax(1) == sample.labels
+        scores = net.over(sample.batches)
+    after = scores.argmax(1) == sample.labels.cpu()
     found = paired_gain(right, after)
     if found.gain < LEAST_GAIN or found.p > CHANCE:
         return [], changed
     return [Gain(role=net.role, code="batch_norm_statistics", words="batch norms that use the batch's statistics",
                  before=float(right.double().mean()), after=float(after.double().mean()), samples=len(sample),
-                 p=found.p)], changed
+                 p=found.p, logits=scores)], changed
 
 
 def depends_on_batch(net: Net, sample: Sample, logits: Tensor) -> tuple[float, float]:
@@ -313,125 +543,11 @@ def depends_on_batch(net: Net, sample: Sample, logits: Tensor) -> tuple[float, f
     return float((mixed - logits[rows]).abs().max()) / scale, float((again - once_more).abs().max()) / scale
 
 
-# ----------------------------------------------------------------------------------------- weights as at initialisation
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a model, and whether it was ever trained.
-
-    Attributes:
-        name: of the sub-module. parameters: how many. frozen: share of them that does not ask for a gradient.
-        initial: the weights are as an initialisation leaves them (or equal the initial weights given).
-        why: what shows that.
-    """
-
-    name: str
-    parameters: int
-    frozen: float
-    initial: bool
-    why: str
-
-
-def stages(model: nn.Module, initial: dict[str, Tensor] | None = None) -> list[Stage]:
-    """The parts of a model with weights: its children; one that holds most of the model is opened."""
-    found = []
-    for name in _parts(model):
-        module = model.get_submodule(name) if name else model
-        own = dict(module.named_parameters())
-        count = sum(p.numel() for p in own.values())
-        frozen = sum(p.numel() for p in own.values() if not p.requires_grad) / count
-        why = (_unchanged(name, own, initial) if initial is not None else _fresh(module))
-        found.append(Stage(name, count, frozen, bool(why), why))
-    return found
-
-
-def fresh(parts: list[Stage]) -> bool:
-    """Whether nothing in a model was trained: all stages with at least 64 weights are as initialised."""
-    large = [s for s in parts if s.parameters >= 64]
-    return bool(large) and all(s.initial for s in large)
-
-
-def _parts(model: nn.Module, prefix: str = "") -> list[str]:
-    children = {n: sum(p.numel() for p in m.parameters()) for n, m in model.named_children()}
-    children = {n: size for n, size in children.items() if size}
-    if not children:
-        return [prefix.rstrip(".")] if any(True for _ in model.parameters()) else []
-    total, found = sum(children.values()), []
-    for name, size in children.items():
-        inner = model.get_submodule(name)
-        inside = [m for m in inner.children() if any(True for _ in m.parameters())]
-        open_it = size > 0.5 * total and len(inside) > 1 and all(any(True for _ in m.children()) for m in inside)
-        alone = len(children) == 1 and bool(inside)
-        found += _parts(inner, f"{prefix}{name}.") if open_it or alone else [f"{prefix}{name}"]
-    return found
-
-
-def _unchanged(stage: str, own: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> str:
-    pairs = [(p.detach().cpu(), initial.get(f"{stage}.{n}" if stage else n)) for n, p in own.items()]
-    known = [(p, q.cpu()) for p, q in pairs if q is not None]
-    return "equal to the initial weights given" if known and all(torch.equal(p, q) for p, q in known) else ""
-
-
-_WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
-_NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm)
-
-
-def _fresh(module: nn.Module) -> str:
-    """Why the weights of a stage look untouched by training; empty where they do not, or where it cannot be said."""
-    reasons: list[str] = []
-    for part in module.modules():
-        own = dict(part.named_parameters(recurse=False))
-        if isinstance(part, _NORMS) and own:
-            ones, zeros = own.get("weight"), own.get("bias")
-            level = ones is None or bool((ones == 1).all()) or bool((ones == 0).all())  # 0: zero-initialised branches
-            if not level or (zeros is not None and bool((zeros != 0).any())):
-                return ""
-            reasons.append("normalisation weights are exactly as at the start")
-        elif isinstance(part, _WEIGHTED):
-            why = _as_drawn(part)
-            if why is None:
-                return ""
-            reasons += [why] if why else []
-        elif own and any(p.numel() >= 64 for p in own.values()):
-            return ""  # parameters of a kind whose initialisation is not known
-    return "; ".join(dict.fromkeys(reasons))
-
-
-def _as_drawn(layer: nn.Module) -> str | None:
-    """The known initialisation that a layer's weights still follow; ``""`` too few to say, ``None`` trained."""
-    from scipy.stats import kstest
-    weight = layer.weight.detach().cpu().double()  # type: ignore[operator]
-    bias = getattr(layer, "bias", None)
-    fan_in, fan_out = weight[0].numel(), weight.shape[0] * weight[0, 0].numel()
-    bound = fan_in ** -0.5
-    inside = bias is None or bool((bias.detach().abs() <= bound * (1 + 1e-6)).all())
-    still = bias is None or bool((bias == 0).all())
-    values = weight.flatten()
-    if len(values) < 64:
-        return "" if inside else None
-    draw = values[torch.linspace(0, len(values) - 1, min(len(values), 20_000)).long()].numpy()
-    largest = float(values.abs().max())
-    for name, edge, fits in (("uniform", bound, inside), ("Xavier uniform", (6 / (fan_in + fan_out)) ** 0.5, still)):
-        if fits and 0.9 * edge <= largest <= edge * (1 + 1e-6) and (
-                kstest(draw / edge, "uniform", (-1, 2)).pvalue > 1e-4):
-            return f"weights follow torch's {name} initialisation and none exceeds its bound"
-    if not still or len(values) < 1000:
-        return None
-    for std in ((2 / fan_in) ** 0.5, (2 / fan_out) ** 0.5, (2 / (fan_in + fan_out)) ** 0.5, 0.02, 0.01):
-        if abs(float(values.std()) / std - 1) < 3 / (2 * len(values)) ** 0.5 and (
-                kstest(draw / std, "norm").pvalue > 0.05):
-            # many trained layers look normal: without a bias that is exactly 0 this shows nothing by itself
-            return "" if bias is None else (f"weights follow a normal initialisation of standard deviation {std:.3g}, "
-                                            "biases are exactly 0")
-    return None
-
-
 def readable(name: str) -> str:
     """A sub-module's name in a sentence."""
     return name or "the model itself"
 
 
-__all__ = ["BATCH_NORMS", "CHANCE", "DROPOUTS", "LEAST_GAIN", "SCREEN", "Change", "Gain", "Stage", "batch_norms",
-           "batch_statistics", "candidates", "depends_on_batch", "fresh", "readable", "scalings", "stages",
-           "try_batch_statistics",
-           "try_changes", "try_matching"]
+__all__ = ["BATCH_NORMS", "CHANCE", "DROPOUTS", "LEAST_GAIN", "SCREEN", "Change", "Gain", "batch_norms",
+           "batch_statistics", "candidates", "canvases", "compete", "depends_on_batch", "readable", "scalings",
+           "try_batch_statistics", "try_bias", "try_changes", "try_head", "try_matching", "unseen"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from ._codes import ALARM, CODES
 from ._history import SoftTerm, lacks_t2
 from ._measures import SOFT_TEMPERATURE, Activity, Answers, LayerView, Occlusion
 from ._pair import ROLES, Net, Role, Sample
-from ._probes import DROPOUTS, Gain, Stage, batch_norms, fresh, readable
+from ._probes import DROPOUTS, Gain, batch_norms, readable
+from ._weights import Odd, Stage, fresh, initial_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,9 @@ class Facts:
     dependence: dict[Role, tuple[float, float]] = field(default_factory=dict)
     activity: dict[Role, list[Activity]] = field(default_factory=dict)
     stages: dict[Role, list[Stage]] = field(default_factory=dict)
+    odd_weights: dict[Role, list[Odd]] = field(default_factory=dict)
+    embeddings: dict[Role, Tensor] = field(default_factory=dict)
+    unseen: list[tuple[Role, str, float]] = field(default_factory=list)
     views: list[LayerView] = field(default_factory=list)
     embedding: LayerView | None = None
     cka: CKAResult | None = None
@@ -76,8 +80,8 @@ class Facts:
         return "student" if role == "teacher" else "teacher"
 
     def explained(self, role: Role, found: Sequence[Finding]) -> bool:
-        """Whether an alarm already says why this model does badly."""
-        return any(f.alarm and f.evidence.get("model") in (role, "both") for f in found)
+        """Whether an alarm already says why this model does badly (a bias per class says how, not why)."""
+        return any(f.alarm and f.code != "class_bias" and f.evidence.get("model") in (role, "both") for f in found)
 
 
 def _pc(share: float) -> str:
@@ -98,6 +102,9 @@ _TRY = {
                         "for the {role}.",
     "input_geometry_mismatch": "Check how images are read and laid out for the {role} (height and width exchanged, "
                                "flips that are meant for training only).",
+    "input_resolution_mismatch": "Compare the size, crop and interpolation of the {role}'s images with those of its "
+                                 "training.",
+    "colour_mismatch": "The {role} was trained on grey images: convert its input, or train it on colours.",
     "batch_norm_statistics": "Recompute the running statistics of the {role}: a pass over training data in train mode "
                              "without a step (torch.optim.swa_utils.update_bn), or load a complete checkpoint.",
     "label_permutation": "Compare the class lists (sorted as text or by number, labels from 0 or 1) and reorder the "
@@ -109,6 +116,8 @@ def _counterfactuals(f: Facts) -> Iterator[Finding]:
     known = [s.accuracy for s in f.said.values() if s.accuracy is not None] + [g.after for g in f.gains]
     renamed = {g.role for g in f.gains if g.code == "label_permutation"}
     for g in f.gains:
+        if g.code in ("head_mismatch", "class_bias"):  # what a wrong input does to the answers: judged as symptoms
+            continue
         lost = max(max(known) - g.before, 1e-9)
         role = "both" if g.code == "label_permutation" and len(renamed) == 2 else g.role
         if role == "both" and g.role == "teacher":
@@ -123,14 +132,23 @@ def _counterfactuals(f: Facts) -> Iterator[Finding]:
                         "input_normalization_mismatch": "its input is not normalised as in its training.",
                         "swapped_channels": "its colour channels arrive in another order than in its training.",
                         "input_geometry_mismatch": "its images are not the way round they were in its training.",
+                        "input_resolution_mismatch": "it was trained on images of another size, crop or sharpness.",
+                        "colour_mismatch": "it was trained on images without colour.",
                         "batch_norm_statistics": "its running statistics do not fit these data."}[g.code])
-        yield Finding(code=g.code, severity=0.55 + 0.4 * min(1.0, g.gain / lost), sentence=sentence,
+        severity = max([_share(g, lost)] + [_or_the_input(f, o, lost).severity for o in f.gains if (
+            g.code == "input_normalization_mismatch" and o.role == g.role and o.code == "batch_norm_statistics")])
+        yield Finding(code=g.code, severity=severity, sentence=sentence,
                       evidence={"model": role, "change": g.words, "accuracy_before": g.before,
                                 "accuracy_after": g.after, "samples": g.samples, "p": g.p, **g.detail},
                       try_next=_TRY[g.code].format(role=g.role if role != "both" else "model"))
         if g.code == "batch_norm_statistics" and not any(
                 o.role == g.role and o.code == "input_normalization_mismatch" for o in f.gains):
             yield _or_the_input(f, g, lost)
+
+
+def _share(g: Gain, lost: float) -> float:
+    """Severity of a repair: the share of the loss that comes back, less where another repair does better."""
+    return max(0.5, 0.55 + 0.4 * min(1.0, g.gain / lost) - 0.06 * g.behind)
 
 
 def _or_the_input(f: Facts, g: Gain, lost: float) -> Finding:
@@ -140,7 +158,7 @@ def _or_the_input(f: Facts, g: Gain, lost: float) -> Finding:
     untouched = any(bool((m.get_buffer("running_mean") == 0).all()) and bool((m.get_buffer("running_var") == 1).all())
                     for m in norms)
     return Finding(
-        code="input_normalization_mismatch", severity=0.3 if untouched else 0.5 + 0.35 * min(1.0, g.gain / lost),
+        code="input_normalization_mismatch", severity=0.3 if untouched else _share(g, lost) - 0.05,
         sentence=f"An input that is scaled otherwise than in training would show the same in the {g.role}: none of the "
                  "usual scalings brings its accuracy back, the statistics of the batch do"
                  + (" (but its running statistics were never updated, which explains it)." if untouched else "."),
@@ -216,9 +234,13 @@ def _stage_of(f: Facts, role: Role, layer: str) -> str:
     return max(inside, key=len, default=layer)
 
 
+#: Modules that rightly say the same for every sample when they saturate.
+_GATES = ("Sigmoid", "Hardsigmoid", "HardSigmoid", "Softmax", "Softmax2d")
+
+
 def _dead(f: Facts) -> Iterator[Finding]:
     for role, active in f.activity.items():
-        dead = [a for a in active if a.dead >= 0.9]
+        dead = [a for a in active if a.dead >= 0.9 and a.type not in _GATES]
         if not dead or fresh(f.stages.get(role, [])):  # zero-initialised branches of a network never trained
             continue
         whole = [a for a in dead if a.dead == 1.0]
@@ -239,13 +261,58 @@ def _dead(f: Facts) -> Iterator[Finding]:
                      "lower the learning rate or re-initialise it, and train again.")
 
 
+def _odd(f: Facts) -> Iterator[Finding]:
+    for role, odd in f.odd_weights.items():
+        mine, other = f.said[role].accuracy, f.said[f.other(role)].accuracy
+        behind = mine is not None and other is not None and other - mine >= 0.1
+        dead = {a.name for a in f.activity.get(role, []) if a.dead >= 0.9}
+        zeros = [o for o in odd if o.zeros >= 0.5 and o.name.rpartition(".")[0] not in dead]
+        if zeros and not fresh(f.stages.get(role, [])):
+            worst = max(zeros, key=lambda o: o.zeros)
+            yield Finding(
+                code="zeroed_weights", severity=0.7 if behind else 0.4,
+                sentence=f"{_pc(worst.zeros)} of the weights {worst.name} of the {role} are exactly zero"
+                         + (f", and half or more of {len(zeros) - 1} other tensors." if len(zeros) > 1 else "."),
+                evidence={"model": role, "layers": [o.name for o in zeros], "share": worst.zeros},
+                try_next="If the model was pruned, train it on after pruning; else look for a checkpoint that was read "
+                         "in part, or weights that were set to zero.")
+        if wild := [o for o in odd if o.outlier > 0 and o.zeros < 0.5]:
+            worst = max(wild, key=lambda o: o.outlier)
+            yield Finding(
+                code="outlier_weights", severity=0.8,
+                sentence=f"One of the weights {worst.name} of the {role} is {worst.outlier:.0f} times the median of "
+                         "its tensor.",
+                evidence={"model": role, "layers": [o.name for o in wild], "times_the_median": worst.outlier},
+                try_next="A damaged file or a step that diverged: load the checkpoint again and compare its hash, or "
+                         "go back to an earlier one.")
+
+
+def _unseen(f: Facts) -> Iterator[Finding]:
+    for role in ROLES:
+        what = [(w, moved) for r, w, moved in f.unseen if r == role]
+        if not what or fresh(f.stages.get(role, [])) or fresh(f.stages.get(f.other(role), [])):
+            continue
+        mine, other = f.said[role].accuracy, f.said[f.other(role)].accuracy
+        behind = mine is None or other is None or other - mine >= 0.03
+        names = [w for w, _ in what]
+        yield Finding(
+            code="input_ignored", severity=0.75 if behind else 0.45,
+            sentence=f"The {role} does not look at {' and '.join(names)}: without, its scores are the same; the "
+                     f"{f.other(role)}'s move by {what[0][1]:.2g} standard deviations.",
+            evidence={"model": role, "ignored": names, "movement_of_the_other": [m for _, m in what]},
+            try_next=f"Look for a conversion to grey, a crop or a channel that is dropped before the {role}'s first "
+                     "layer, and for first-layer weights of zero.")
+
+
 def _frozen(f: Facts) -> Iterator[Finding]:
     for role, parts in f.stages.items():
         initial = [s for s in parts if s.initial]
-        trained = [s for s in parts if not s.initial]
+        trained = [s for s in parts if s.trained]
         held = [s for s in parts if s.frozen == 1.0] if role == "student" else []
         if len(held) == len(parts):
             held = []
+        if fresh(parts):
+            continue
         if initial and sum(s.parameters for s in trained) >= 64:
             names = [s.name for s in initial]
             also = " and ask for no gradient" if all(s in held for s in initial) else ""
@@ -408,12 +475,19 @@ def _guessing(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
             blind = float(binom.sf(right - 1, len(f.labels), guess)) > 0.01
         if not (untouched or blind):
             continue
-        why = (f"it is right in {_pc(said.accuracy)}, no more than naming the commonest class would be"
-               if blind and said.accuracy is not None else "all its weights are as an initialisation leaves them")
-        severity = 0.45 if f.explained(role, found) and not untouched else 0.75 if role == "student" else 0.85
+        why = [f"it is right in {_pc(said.accuracy)}, no more than naming the commonest class would be"] if (
+            blind and said.accuracy is not None) else []
+        share = initial_share(parts)
+        if untouched:
+            why.append("all its weights are as an initialisation leaves them")
+        elif share >= 0.5:
+            why.append(f"{_pc(share)} of its weights are as an initialisation leaves them")
+        severity = (0.97 if untouched else 0.8 if share >= 0.5 else 0.45 if f.explained(role, found) else
+                    0.75 if role == "student" else 0.85)
         yield Finding(code=f"untrained_{role}", severity=severity, sentence=f"The {role} knows nothing of this task: "
-                      f"{why}.",
-                      evidence={"model": role, "accuracy": said.accuracy, "weights_as_initialised": untouched},
+                      f"{'; '.join(why)}.",
+                      evidence={"model": role, "accuracy": said.accuracy, "weights_as_initialised": share,
+                                "mean_confidence": said.confidence},
                       try_next="Check that its checkpoint was loaded (names of keys, strict=True) and that these are "
                                "the data and classes it was trained on.")
 
@@ -463,6 +537,70 @@ def _worse(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
                       "only_teacher_right": more.broken, "only_student_right": more.fixed, "p": chance},
             try_next="Look at the samples the teacher gets right and the student wrong; train longer, distil a layer "
                      "that does not match, or give the student more capacity.")
+
+
+def _bias(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    best = max((s.accuracy for s in f.said.values() if s.accuracy is not None), default=0.0)
+    for g in f.gains:
+        if g.code != "class_bias":
+            continue
+        lost, d = max(best, g.after) - g.before, g.detail
+        weak = g.gain < 0.3 * lost or f.explained(g.role, found)
+        yield Finding(
+            code="class_bias", severity=0.4 if weak else _share(g, lost),
+            sentence=f"The {g.role} favours class {d['favours']} (named {d['times_said']} times, due {d['times_due']}) "
+                     f"and neglects {d['neglects']}: with one more bias per class, found on other samples, it is right "
+                     f"in {_pc(g.after)} instead of {_pc(g.before)}.",
+            evidence={"model": g.role, "classes": [d["favours"], d["neglects"]], "accuracy_before": g.before,
+                      "accuracy_after": g.after, "p": g.p},
+            try_next=f"Look at the bias of the {g.role}'s last layer and at how often each class was in its training "
+                     "data; correct the bias by the logarithm of the frequencies, or balance the training.")
+
+
+def _head(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    best = max((s.accuracy for s in f.said.values() if s.accuracy is not None), default=0.0)
+    for g in f.gains:
+        if g.code != "head_mismatch":
+            continue
+        share = g.gain / max(best - g.before, g.gain)
+        known = g.behind or any(x.alarm and x.code != "frozen_stage" and x.evidence.get("model") in (g.role, "both")
+                                for x in found)
+        yield Finding(
+            code="head_mismatch", severity=0.45 if known or share < 0.5 else 0.5 + 0.3 * share,
+            sentence=f"The {g.role}'s last layer does not fit its features: a linear layer fitted to its embeddings of "
+                     f"{g.samples // 2} samples is right in {_pc(g.after)} of the others, its own in {_pc(g.before)}.",
+            evidence={"model": g.role, "accuracy_before": g.before, "accuracy_after": g.after, "p": g.p},
+            try_next="Check that the classifier belongs to this checkpoint and these classes, and that it was trained.")
+
+
+def _fit(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    """A student far behind its teacher, without another cause: has it learnt by heart, or too little?"""
+    student, teacher = f.said["student"], f.said["teacher"]
+    if student.accuracy is None or teacher.accuracy is None or bounded(student.logits) or any(
+            x.alarm and x.evidence.get("model") in ("student", "both") for x in found):
+        return
+    gap, over = teacher.accuracy - student.accuracy, student.confidence - student.accuracy
+    if gap >= 0.15 and over >= 0.15:
+        yield Finding(
+            code="overfitted_student", severity=_ramp(min(gap, over), 0.15, 0.4, 0.55, 0.75),
+            sentence=f"The student has learnt by heart: on these samples it gives its class {_pc(student.confidence)} "
+                     f"and is right in {_pc(student.accuracy)}, the teacher in {_pc(teacher.accuracy)}.",
+            evidence={"model": "student", "confidence": student.confidence, "accuracy": student.accuracy,
+                      "accuracy_teacher": teacher.accuracy},
+            try_next="Train it on more samples (the teacher can label them), augment, stop earlier, and weigh the soft "
+                     "term higher.")
+    elif gap >= 0.3:
+        size = sum(p.numel() for p in f.nets["student"].model.parameters()) / max(
+            1, sum(p.numel() for p in f.nets["teacher"].model.parameters()))
+        small = f" It has {_pc(size)} of the teacher's parameters." if size < 0.1 else ""
+        yield Finding(
+            code="underfitted_student", severity=_ramp(gap, 0.3, 0.6, 0.55, 0.75),
+            sentence=f"The student has learnt too little: it is right in {_pc(student.accuracy)} against "
+                     f"{_pc(teacher.accuracy)}, and does not claim more ({_pc(student.confidence)}).{small}",
+            evidence={"model": "student", "confidence": student.confidence, "accuracy": student.accuracy,
+                      "accuracy_teacher": teacher.accuracy, "parameters_share": size},
+            try_next="Train longer or with another learning rate, check its training labels; if that does not help, "
+                     "give it more capacity or a smaller teacher in between.")
 
 
 def _label_noise(f: Facts) -> Iterator[Finding]:
@@ -522,15 +660,31 @@ def _classes(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
 
 # ---------------------------------------------------------------------------------------------------------- differences
 
-def _student_confidence(f: Facts) -> Iterator[Finding]:
+def _student_confidence(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
     said = f.said["student"]
-    over = said.confidence - said.accuracy if said.accuracy is not None else 0.0
-    if over >= 0.1 and not bounded(said.logits):
+    if said.accuracy is None or said.temperature is None or said.nll is None or said.nll_fitted is None or bounded(
+            said.logits):
+        return
+    over, top = said.confidence - said.accuracy, 0.45 if f.explained("student", found) else 1.0
+    sharp = said.temperature >= 4 and said.nll - said.nll_fitted >= 0.05
+    numbers = {"model": "student", "confidence": said.confidence, "accuracy": said.accuracy, "ece": said.ece,
+               "fitting_temperature": said.temperature}
+    if over >= 0.1 or sharp:
+        fits = f"; its logits fit the labels only when divided by {said.temperature:.1f}" if sharp else ""
         yield Finding(
-            code="overconfident_student", severity=_ramp(over, 0.1, 0.4, 0.2, 0.45),
-            sentence=f"The student gives its class {_pc(said.confidence)} but is right in {_pc(said.accuracy or 0.0)}.",
-            evidence={"model": "student", "confidence": said.confidence, "accuracy": said.accuracy, "ece": said.ece},
-            try_next="More weight on the soft term or a higher temperature usually calibrates a student.")
+            code="overconfident_student", evidence=numbers,
+            severity=min(top, _ramp(math.log(said.temperature), math.log(4), math.log(16), 0.6, 0.85)) if sharp else
+            _ramp(over, 0.1, 0.4, 0.2, 0.45),
+            sentence=f"The student gives its class {_pc(said.confidence)} but is right in {_pc(said.accuracy)}{fits}.",
+            try_next="More weight on the soft term or a higher temperature usually calibrates a student; look for a "
+                     "scale that was left in its logits.")
+    elif over <= -0.2 and said.temperature > 0.5:
+        yield Finding(
+            code="underconfident_student", severity=min(top, _ramp(-over, 0.2, 0.5, 0.55, 0.75)),
+            evidence=numbers, sentence=f"The student is right in {_pc(said.accuracy)} but gives its class only "
+                                       f"{_pc(said.confidence)}: it was taught to doubt.",
+            try_next="Look for wrong labels in its training data, strong label smoothing, mixing or augmentation, or a "
+                     "temperature in its output.")
 
 
 def _dark_knowledge(f: Facts) -> Iterator[Finding]:
@@ -600,10 +754,14 @@ def _same(f: Facts) -> Iterator[Finding]:
 
 
 _PLAIN: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    _counterfactuals, _stated_input, _modes, _dead, _frozen, _collapsed, _outputs, _temperature, _teacher_confidence,
-    _label_noise, _student_confidence, _dark_knowledge, _layers, _regions, _same)
-_SYMPTOMS: tuple[Callable[[Facts, Sequence[Finding]], Iterator[Finding]], ...] = (_guessing, _one_class, _classes,
-                                                                               _worse)
+    _counterfactuals, _stated_input, _modes, _dead, _odd, _unseen, _frozen, _collapsed, _outputs, _temperature,
+    _teacher_confidence, _label_noise, _dark_knowledge, _layers, _regions, _same)
+_SYMPTOMS: tuple[Callable[[Facts, Sequence[Finding]], Iterator[Finding]], ...] = (
+    _guessing, _bias, _head, _one_class, _classes, _fit, _student_confidence, _worse)
+#: What follows by itself where a model was never trained.
+_OF_UNTRAINED = frozenset({
+    "dead_stage", "frozen_stage", "zeroed_weights", "collapsed_features", "collapsed_output", "class_bias",
+    "missing_class", "overconfident_teacher", "underconfident_teacher", "overconfident_student"})
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -611,7 +769,9 @@ def judge(facts: Facts) -> list[Finding]:
     found = [finding for rule in _PLAIN for finding in rule(facts)]
     for rule in _SYMPTOMS:
         found += list(rule(facts, tuple(found)))
-    return ranked(found)
+    untrained = {role for role in ROLES if fresh(facts.stages.get(role, []))}
+    return ranked([replace(f, severity=min(f.severity, 0.45)) if f.code in _OF_UNTRAINED and
+                   f.evidence.get("model") in untrained else f for f in found])
 
 
 def ranked(found: Sequence[Finding]) -> list[Finding]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from kdcore.checkpoints import state_hash
 from kdcore.diagnose import ALARM, CODES, TABLES, Diagnosis, Finding, diagnose
 from kdcore.diagnose._history import SoftTerm, lacks_t2, soft_term
-from kdcore.diagnose._probes import stages
+from kdcore.diagnose._weights import stages
 from kdcore.functional.alignment import procrustes_coordinates
 from kdcore.functional.divergences import kd_loss, kl_with_temperature
 from kdcore.inputs import Normalize
