@@ -139,6 +139,29 @@ def test_centred_grams() -> None:
     torch.testing.assert_close(ucentered_gram(randn(7, 3) + 5, dtype=F64), u, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("case", ["plain", "offset", "outlier in the shift", "drift", "constant"])
+def test_streamed_gram_keeps_its_digits_whatever_the_shift_is(case: str) -> None:
+    """Float32, more samples than the shift reads, more columns than a slab, against float64."""
+    n, d = 64, 5000
+    x = randn(n, d)
+    if case == "offset":
+        x += 1000 * randn(1, d, seed=1)
+    elif case == "outlier in the shift":
+        x[::4] += 1000  # the rows that the shift reads are of another kind than the rest
+    elif case == "drift":
+        x += torch.linspace(-100, 100, n, dtype=F64)[:, None]
+    elif case == "constant":
+        x = 1000 + 1e-7 * x
+    truth = center_gram(gram_linear(x.float().double() - x.float().double().mean(0)), unbiased=True)
+    found = ucentered_gram(x.float())
+    if case == "constant":
+        assert not found.any()
+        return
+    centred = x.float() - x.float().mean(0)
+    naive = center_gram((centred @ centred.T).double(), unbiased=True)  # what float32 can do with the batch mean
+    assert (found - truth).norm() < 2 * (naive - truth).norm() + 1e-7 * truth.norm()
+
+
 def test_unbiased_hsic_is_unbiased_and_biased_is_not() -> None:
     # Wide independent features: the mean of HSIC_1 over draws is zero within its standard error, HSIC_0 is far from it.
     draws = [[gram_linear(randn(10, 50, seed=2 * i + side)) for side in (0, 1)] for i in range(300)]
