@@ -2,7 +2,8 @@
 
 For each architecture (one configuration of timm per variant of a family, the smallest first, randomly initialised, the
 smallest input it takes): every module's output is recomputed without hooks (each ``forward`` replaced by one that
-clones what it returns) and held against the tap of that module; ``layers()`` must propose layers whose shapes are those
+clones what it returns) and held against the tap of that module, in the first forward and in those after it, which are
+no longer watched; ``layers()`` must propose layers whose shapes are those
 of the recomputed outputs, in order of depth; ``embedding_tap()`` must be what the classifier reads; and
 ``pair_layers()`` must pair the model with a resnet18, without crossing.
 
@@ -128,6 +129,7 @@ def check(model: nn.Module, x: Tensor, partner: tuple[nn.Module, Tensor]) -> dic
         faults.append("layers: none found")
     faults += [f"layers: {info.name} is said to be {info.shape}" for info in found
                if info.shape != tuple(truth[info.name][0].shape[1:])]
+    faults += _check_repeated(model, x, [info.name for info in found])
     if [i.depth for i in found] != sorted(i.depth for i in found):
         faults.append("layers: not in order of depth")
     faults += _check_embedding(model, x, truth)
@@ -137,6 +139,18 @@ def check(model: nn.Module, x: Tensor, partner: tuple[nn.Module, Tensor]) -> dic
         faults.append("pair_layers: crossing, repeated or empty")
     return {"taps": len(expected), "layers": [i.name for i in found], "kinds": sorted({i.kind for i in found}),
             "pairs": len(pairs), "faults": faults}
+
+
+def _check_repeated(model: nn.Module, x: Tensor, names: list[str]) -> list[str]:
+    """The proposed layers in three forwards of one set of taps: what was quiet in the first is trusted afterwards."""
+    with torch.no_grad(), tap(model, names) as features:
+        for number, images in enumerate((x, x.flip(0), 2 * x)):
+            truth = recompute(model, images)
+            expected = {f"{n}#{i}" if len(truth[n]) > 1 else n: v for n in names for i, v in enumerate(truth[n])}
+            model(images)
+            if wrong := different(features, expected):
+                return [f"taps: {len(wrong)} differ in forward {number + 1}: {wrong[:3]}"]
+    return []
 
 
 def _check_embedding(model: nn.Module, x: Tensor, truth: dict[str, list[Tensor]]) -> list[str]:
