@@ -16,9 +16,9 @@ from kdcore import get_card
 get_card("ortrack")
 
 # %% tags=["parameters"]
-quick: bool = True  # small trackers in half a minute; False: 20,000 larger pairs, deeper trackers, all students (hours)
+quick: bool = True  # small trackers in half a minute; False: 20,000 larger pairs, deeper trackers (hours)
 seeds: int = 3  # trackers per arm; each has its own pairs and initial weights
-gamma: float = 0.05  # weight of the occlusion-robust loss (paper 2e-4 with pretrained tokens; ours start from nothing)
+gamma: float = 0.05  # weight of the occlusion-robust loss (paper 2e-4, from pretrained tokens; ours are untrained)
 mask_ratio: float = 0.3  # mean number of mask points over the number of blocks
 sigma: float = 64.0  # width of the bell where masks fall: variance sigma times half the template's side
 alpha: float = 0.5  # weight of a sample of average difficulty (paper 2e-4; squared token errors are near 1 here)
@@ -26,7 +26,6 @@ beta: float = 0.5  # how much a harder sample counts more (paper 2e-4)
 
 # %%
 import inspect
-import re
 
 import torch
 from IPython.display import Markdown, display
@@ -40,11 +39,11 @@ from kdcore.tasks.tracking_pairs import bar_at
 
 # %%
 from workbench import views
-from workbench.panels import Explorer, checkbox, dropdown, progress_line, slider
+from workbench.panels import Explorer, dropdown, progress_line, slider
 from workbench.runs import record
 from workbench.views import masks as pictures
 
-n_seeds = max(seeds, 3) if not quick else seeds
+n_seeds = seeds if quick else max(seeds, 3)
 
 # %% [markdown]
 # ## The idea
@@ -60,8 +59,7 @@ n_seeds = max(seeds, 3) if not quick else seeds
 # %%
 task = studies.tracking_task(quick=quick)
 template, search, boxes = (v[:6] for v in (task.test.template, task.test.search, task.test.boxes))
-truth = xywh_to_xyxy(boxes)
-pictures.tracking_view(search / 255, truth, templates=template / 255, title="Six pairs of the test")
+pictures.tracking_view(search / 255, xywh_to_xyxy(boxes), templates=template / 255, title="Six pairs of the test")
 
 # %% [markdown]
 # Now hide parts of the template while training. Where? The target is in the middle, so masks should fall there more
@@ -70,7 +68,8 @@ pictures.tracking_view(search / 255, truth, templates=template / 255, title="Six
 
 # %%
 intensity = ortrack.cox_intensity(128, sigma=sigma)
-drawn = masks.sample_cox_mask(intensity, 12, mask_ratio=mask_ratio, generator=torch.Generator().manual_seed(0))
+dice = torch.Generator().manual_seed(0)
+drawn = masks.sample_cox_mask(intensity, 12, mask_ratio=mask_ratio, generator=dice)
 large = torch.nn.functional.interpolate(task.test.template[:12] / 255, size=(128, 128))
 idea = pictures.masked_images_view(large, drawn, intensity, mask_ratio=mask_ratio)
 idea
@@ -91,19 +90,16 @@ idea
 #
 # With $t(Z, X)$ the tokens of the template $Z$ seen beside the search image $X$, and $m$ a mask, stage 1 minimises
 #
-# $$L_{pred} + \gamma\, \tfrac{1}{B\,T_z\,D} \big\| t(Z, X) - \mathrm{sg}\,[t(m \odot Z, X)] \big\|^2 .$$
+# $$L_{\mathrm{pred}} + \gamma\, \frac{1}{B\,T_z\,D} \lVert t(Z, X) - \mathrm{sg}\,[t(m \odot Z, X)] \rVert^2 .$$
 #
 # $B$ is the batch, $T_z$ the number of template tokens, $D$ their width, and $\mathrm{sg}$ stops the gradient: in the
-# released code the *masked* pass is the target and the clean pass moves. $L_{pred}$ is the tracker's usual loss: a
-# focal loss on the centre, 2 times GIoU, 5 times L1.
+# released code the *masked* pass is the target and the clean pass moves. $L_{\mathrm{pred}}$ is the tracker's usual
+# loss: a focal loss on the centre, 2 times GIoU, 5 times L1.
 
 # %%
-def code(function):
-    """The source without its docstring."""
-    return re.sub(r'\n    """.*?"""', "", inspect.getsource(function), count=1, flags=re.S)
-
-
-Markdown(f"```python\n{code(masks.sample_cox_mask)}\n\n{code(masks.occlusion_robust_loss)}```")
+shown = (masks.sample_cox_mask, masks.occlusion_robust_loss, ortrack.difficulty_weights)
+code = "\n".join("".join(inspect.getsource(f).split('"""')[::2]) for f in shown)
+Markdown(f"```python\n{code}\n```")
 
 # %% [markdown]
 # Two tokens of width two, by hand: the first moves by (1, 2), the second by (3, 0). The mean of 1, 4, 9 and 0 is 3.5.
@@ -144,8 +140,9 @@ def hidden(mask_ratio, sigma):
             pictures.masked_share_view(shares, q, mask_ratio=mask_ratio)]
 
 
-ratio = slider(mask_ratio, 0.05, 0.9, label="mask ratio (ρ)")
-Explorer("Masks of a Cox process", {"mask_ratio": ratio, "sigma": slider(sigma, 4.0, 256.0, log=True)}, hidden)
+controls = {"mask_ratio": slider(mask_ratio, 0.05, 0.9, label="mask ratio (ρ)"),
+            "sigma": slider(sigma, 4.0, 256.0, log=True, label="sigma (s)")}
+Explorer("Masks of a Cox process", controls, hidden)
 
 # %% [markdown]
 # Look at the distance between the solid and the dashed line: it is what collapsing points cost. Make sigma small and it
@@ -165,11 +162,12 @@ Explorer("Masks of a Cox process", {"mask_ratio": ratio, "sigma": slider(sigma, 
 
 # %%
 arms = studies.orr_arms(gamma=gamma, mask_ratio=mask_ratio, sigma=sigma)
-comparison = studies.occlusion_robustness(quick=quick, arms=arms, seeds=n_seeds, progress=progress_line("Trackers"))
+comparison = studies.occlusion_robustness(quick=quick, arms=arms, seeds=n_seeds,
+                                          progress=progress_line("Trackers"))
 
 # %%
-shift = views.comparison_view(comparison, metric="token_shift", baseline=studies.NO_ORR,
-                              title="Share of the template tokens' energy that a bar moves (lower is robuster)")
+what = "Share of the template tokens' energy that a bar moves (less is steadier)"
+shift = views.comparison_view(comparison, metric="token_shift", baseline=studies.NO_ORR, title=what)
 shift
 
 # %%
@@ -177,9 +175,10 @@ clean_iou = views.comparison_view(comparison, baseline=studies.NO_ORR, title="Me
 clean_iou
 
 # %%
-names = {"last": "clean", "template_iou": "occluded template", "search_iou": "occluded search image",
+names = {"last": "IoU, clean", "template_iou": "IoU, occluded template", "search_iou": "IoU, occluded search image",
          "auc": "AUC, clean", "token_shift": "token shift"}
-comparison.rows.groupby("arm", sort=False)[list(names)].mean().rename(columns=names).style.format("{:.3f}")
+means = comparison.rows.groupby("arm", sort=False)[list(names)].mean()
+means.rename(columns=names).rename_axis(None).style.format("{:.3f}")
 
 # %% [markdown]
 # ## Verdict
@@ -195,24 +194,23 @@ mean = comparison.mean
 cox, uniform = (mean(arm, "token_shift") for arm in (studies.COX, studies.UNIFORM))
 lines = [f"- Not a claim at this size, but reported: tokens shift by {100 * cox:.1f} % of their energy with Cox masks, "
          f"by {100 * uniform:.1f} % with uniform ones. The paper finds Cox masks better for tracking."]
-for v in verdicts:
-    low, high = v.interval
-    open_ = low <= (v.claim.threshold or 0.0) <= high
-    lines += [f"- Not seen here: *{v.claim.text}*. It holds on {v.seeds_holding} of {v.n} seeds. " + (
-        "The interval of the difference reaches across the limit: chance (data, initial weights, the order of sums) "
-        "is as large as the effect, and so short a training settles nothing." if open_ else
-        "The whole interval lies on the wrong side of the limit: here it is not chance.")] * (not v)
+chance = ("The interval of the difference contains the limit: data, initial weights and even the order of sums change "
+          "the numbers as much as the masks do, and so short a training settles nothing.")
+for v in [v for v in verdicts if not v]:
+    open_question = v.interval[0] <= (v.claim.threshold or 0.0) <= v.interval[1]
+    lines.append(f"- Not seen here: *{v.claim.text}*. It holds on {v.seeds_holding} of {v.n} seeds. " + (
+        chance if open_question else "The whole interval lies beyond the limit: it is more than chance."))
 Markdown("\n".join(lines))
 
 # %% [markdown]
 # ## Play: which tokens move
 #
-# One template of the test, a bar that you can push across it, and the shift of each of its 16 tokens, in units of a
+# One template of the test, a bar that you can push across it, and the shift of each of its tokens, in units of a
 # typical token's length.
 
 # %%
-deep, seed = {arm: comparison.students[arm, comparison.seeds[0]] for arm in comparison.arms}, comparison.seeds[0]
-arena = comparison.tasks[seed]
+seed = comparison.seeds[0]
+deep, arena = {arm: comparison.students[arm, seed] for arm in comparison.arms}, comparison.tasks[seed]
 
 
 def shifts(pair, position, width):
@@ -222,11 +220,13 @@ def shifts(pair, position, width):
     return pictures.token_shift_view(z[0] / 255, bar[0] / 255, maps)
 
 
-controls = {"pair": slider(3, 0, 30), "position": slider(0.5, 0.0, 1.0), "width": slider(0.25, 0.05, 0.6)}
+controls = {"pair": slider(3, 0, 30, label="pair of the test"), "position": slider(0.5, 0.0, 1.0, label="bar: middle"),
+            "width": slider(0.25, 0.05, 0.6, label="bar: width")}
 Explorer("Tokens under a bar", controls, shifts)
 
 # %% [markdown]
-# Look beside the bar, not only under it: attention carries the disturbance to tokens whose pixels have not changed.
+# Look beside the bar, not only under it. Those pixels have not changed; whatever moves there was carried over by
+# attention. How much is it, compared with the tokens under the bar, and does it differ between the trackers?
 #
 # ## Students: who counts how much
 #
@@ -236,12 +236,12 @@ Explorer("Tokens under a bar", controls, shifts)
 # %%
 teacher = deep[studies.COX]
 short = {"epochs": 1, "seeds": 1} if quick else {"seeds": n_seeds}
-taught = studies.afkd_students(teacher, quick=quick, arms=studies.afkd_arms(alpha=alpha, beta=beta), **short,
-                               progress=progress_line("Students"))
+arms = studies.afkd_arms(alpha=alpha, beta=beta)
+taught = studies.afkd_students(teacher, quick=quick, arms=arms, **short, progress=progress_line("Students"))
 if not quick:
     verdicts += (found := [claim.check() for claim in studies.student_claims(taught)])
     display(*found)
-taught.rows[["arm", "seed", "last", "template_iou", "search_iou", "token_shift"]].style.format(precision=3)
+taught.rows[["arm", "seed", *names]].rename(columns=names).style.format(precision=3).hide(axis="index")
 
 # %%
 student = taught.students[studies.ADAPTIVE, taught.seeds[0]]
@@ -251,21 +251,26 @@ found_boxes = cxcywh_to_xyxy(decode_center_boxes(*split_maps(maps))).clamp(0, 1)
 order = difficulty.argsort(descending=True)
 
 
-def who_counts(beta, harder):
-    chosen = order[:6] if harder else order[-6:]
-    return [pictures.afkd_weights_view(difficulty, ious, alpha=alpha, beta=beta),
-            pictures.tracking_view(arena.test.search[chosen] / 255, xywh_to_xyxy(true_boxes)[chosen],
-                                   found_boxes[chosen], templates=arena.test.template[chosen] / 255,
-                                   title="The heaviest six" if harder else "The lightest six")]
+# %%
+def end_of_the_cloud(chosen, title):
+    z, x = arena.test.template[chosen] / 255, arena.test.search[chosen] / 255
+    return pictures.tracking_view(x, xywh_to_xyxy(true_boxes)[chosen], found_boxes[chosen], templates=z, title=title)
 
 
-controls = {"beta": slider(beta, 0.0, 2.0, label="beta (β)"), "harder": checkbox(True, label="the heaviest samples")}
-Explorer("Weights of AFKD", controls, who_counts, static_at=[{}])
+ends = [end_of_the_cloud(order[:6], "The hardest six"), end_of_the_cloud(order[-6:], "The easiest six")]
+
+
+def who_counts(beta):
+    return [pictures.afkd_weights_view(difficulty, ious, alpha=alpha, beta=beta), *ends]
+
+
+Explorer("Weights of AFKD", {"beta": slider(beta, 0.0, 2.0, label="beta (β)")}, who_counts, static_at=[{}])
 
 # %% [markdown]
-# Look at the ends of the cloud: pairs whose box is far off (bottom of the IoU axis) get the largest weights. Raise
-# beta: once it exceeds alpha by enough, easy samples get a *negative* weight, and the student is pushed away from
-# the teacher on them. The paper sets beta = alpha; `min_weight=0` forbids it.
+# Look at the ends of the cloud: pairs whose box is far off (left) count most, and the two rows of pictures show what
+# makes a pair hard or easy for this student. At beta = 0 all count the same. Raise beta well above alpha: the easiest
+# samples get a *negative* weight, and the student is pushed away from the teacher on them. The released code sets
+# beta = alpha; `min_weight=0` rules negative weights out.
 #
 # ## Play: success curves
 #
@@ -278,7 +283,8 @@ def success(where):
     return pictures.success_view(found, title=f"Success, {settings_of[where]}")
 
 
-settings_of = {"test": "clean pairs", "test/template": "occluded template", "test/search": "occluded search image"}
+settings_of = {"test": "clean pairs", "test/template": "occluded template",
+               "test/search": "occluded search image"}
 Explorer("Success", {"where": dropdown({v: k for k, v in settings_of.items()})}, success,
          static_at=[{"where": "test"}, {"where": "test/search"}])
 
@@ -293,15 +299,13 @@ Explorer("Success", {"where": dropdown({v: k for k, v in settings_of.items()})},
 # %%
 layers = {arm: [comparison.tasks[s].layer_shifts(comparison.students[arm, s]) for s in comparison.seeds]
           for arm in comparison.arms}
-steps = list(layers[studies.COX][0])
-profile = {arm: [sum(run[step] for run in runs) / len(runs) for step in steps] for arm, runs in layers.items()}
-depth_view = views.lines_view(list(range(1, len(steps) + 1)), profile, y_label="token shift",
-                              x_label=f"after: {', '.join(steps)}", title="Token shift along the network")
+depth_view = pictures.shift_profile_view(layers)
 depth_view
 
 # %% [markdown]
-# The loss is applied to the last point only. Where the lines part before it, training has changed what earlier blocks
-# pass on; where they part only at the end, the last layers absorb the occlusion.
+# The loss looks at the last point only. Where the lines part before it, training has changed what earlier blocks pass
+# on; where they part only at the end, the last layers absorb the occlusion. Small points that lie apart warn: seeds
+# differ as well.
 #
 # ## Record
 #
@@ -314,9 +318,9 @@ depth_view
 share, spread = masks.masked_fraction_moments(ortrack.cox_intensity(128), mask_ratio=0.3)
 metrics = {"shift_none": mean(studies.NO_ORR, "token_shift"), "shift_uniform": uniform, "shift_cox": cox,
            "iou_none": mean(studies.NO_ORR), "iou_uniform": mean(studies.UNIFORM), "iou_cox": mean(studies.COX)}
-record(masked_share=share, masked_spread=spread, **metrics, verdicts=verdicts,
-       tol={"masked_share": 1e-9, "masked_spread": 1e-9, **dict.fromkeys(metrics, 0.03)},
-       figures={"masks": idea, "token_shift": shift, "clean_iou": clean_iou, "along_the_network": depth_view})
+figures = {"masks": idea, "token_shift": shift, "clean_iou": clean_iou, "along_the_network": depth_view}
+record(masked_share=share, masked_spread=spread, **metrics, verdicts=verdicts, figures=figures,
+       tol={"masked_share": 1e-9, "masked_spread": 1e-9, **dict.fromkeys(metrics, 0.03)})
 
 # %% [markdown]
 # ## Exercises
@@ -325,8 +329,8 @@ record(masked_share=share, masked_spread=spread, **metrics, verdicts=verdicts,
 #    `masking_probability`, then check with the first panel.
 # 2. Swap the stopped side (`stop_gradient="clean"`). What does the gradient now ask of the network? Why might the
 #    authors have preferred the other?
-# 3. Train with `gamma=1.0`. The token shift falls further; what happens to the IoU, and which constant answer would
-#    make the loss zero?
+# 3. Train with `gamma=1.0`. What happens to the token shift, and what to the IoU? Which useless network makes the
+#    occlusion-robust loss zero?
 # 4. In the released code the per-sample errors of AFKD are rebuilt with `torch.tensor([...])`. Which gradient is left,
 #    and what does it teach? (`detach_weight=False` shows it.)
 #

@@ -27,6 +27,7 @@ def every_view() -> dict[str, View]:
         "masks": V.masked_images_view(IMAGES, MASKS, Q, mask_ratio=0.5),
         "shares": V.masked_share_view(1 - MASKS.mean((1, 2, 3)), Q, mask_ratio=0.5),
         "shift": V.token_shift_view(IMAGES[0], IMAGES[1], {"a": torch.rand(4, 4), "b": torch.zeros(4, 4)}),
+        "along": V.shift_profile_view({"a": [{"x": 0.1, "y": 0.4}, {"x": 0.3, "y": 0.2}], "b": [{"x": 0.0, "y": 1.0}]}),
         "weights": V.afkd_weights_view(torch.tensor([0.1, 0.5, 1.5]), torch.tensor([0.9, 0.5, 0.0]), alpha=0.5, beta=1),
         "success": V.success_view({"one": torch.rand(9), "seeds": [torch.rand(9), torch.rand(9)]}),
         "tracking": V.tracking_view(IMAGES, TRUE, FOUND, templates=IMAGES[:, :, :16, :16]),
@@ -61,6 +62,12 @@ def test_shift_names_mean_and_largest() -> None:
     assert view.table["plain"].tolist() == [1, 0, 0, 1]
 
 
+def test_profile_averages_seeds_and_names_the_layers() -> None:
+    view = every_view()["along"]
+    assert view.table["layer"].tolist() == ["x", "y"] and view.table["a"].tolist() == pytest.approx([0.2, 0.3])
+    assert "after x, y: a 0.200, 0.300; b 0.000, 1.000." in view.alt
+
+
 def test_weights_name_the_ends_and_the_negative() -> None:
     view = every_view()["weights"]
     assert "the heaviest sample (1.3) has IoU 0.00, the lightest (-0.1) 0.90" in view.alt
@@ -85,6 +92,9 @@ def test_tracking_gives_the_iou_of_every_image() -> None:
     (lambda: V.token_shift_view(IMAGES[0], IMAGES[1], {}), "maps of one shape"),
     (lambda: V.token_shift_view(IMAGES[0, :1], IMAGES[1], {"a": torch.rand(2, 2)}), r"clean must be \(3, H, W\)"),
     (lambda: V.success_view({}), "nothing to show"),
+    (lambda: V.shift_profile_view({}), "the same layers"),
+    (lambda: V.shift_profile_view({"a": [{"x": 1.0}], "b": [{"y": 1.0}]}), "the same layers"),
+    (lambda: V.shift_profile_view({"a": [{"x": 1.0}], "b": []}), "one or more runs"),
     (lambda: V.tracking_view(IMAGES[:2], TRUE, FOUND), "the same samples"),
 ])
 def test_views_refuse(call: object, message: str) -> None:

@@ -16,8 +16,8 @@ from kdcore.methods.ortrack import difficulty_weights
 
 from .base import View
 from .comparison import lines_view
-from .drawing import WIDTH, Array, as_array, check_names, heatmap, subplots
-from .theme import CATEGORICAL, SEQUENTIAL, Theme
+from .drawing import WIDTH, Array, as_array, check_names, heatmap, legend_above, subplots
+from .theme import CATEGORICAL, DASHES, MARKERS, Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,6 +169,42 @@ def token_shift_view(clean: Any, occluded: Any, shifts: Mapping[str, Any], *,
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
+def shift_profile_view(profiles: Mapping[str, Sequence[Mapping[str, float]]], *,
+                       title: str = "Token shift along the network") -> View:
+    """How far an occluder moves the tokens after every layer: the mean over seeds as a line, every seed as a point.
+
+    Args:
+        profiles: tracker -> one ``{layer: shift}`` per seed (``TrackingTask.layer_shifts``), the same layers in all.
+
+    Raises:
+        ValueError: nothing to show, or layers that differ.
+    """
+    layers = [list(run) for runs in profiles.values() for run in runs]
+    if not layers or any(names != layers[0] for names in layers) or not all(profiles.values()):
+        raise ValueError(f"profiles must hold one or more runs per tracker with the same layers, got {layers}.")
+    values = {n: np.array([list(run.values()) for run in runs], dtype=float) for n, runs in profiles.items()}
+    means = {n: v.mean(0) for n, v in values.items()}
+    alt = f"Mean token shift after {', '.join(layers[0])}: " + "; ".join(
+        f"{n} {', '.join(f'{m:.3f}' for m in mean)}" for n, mean in means.items()) + "."
+    table = pd.DataFrame({"layer": layers[0], **means})
+
+    def draw(theme: Theme) -> Figure:
+        figure, ax = subplots(7.4, 3.9)
+        at = np.arange(len(layers[0]))
+        for i, (n, runs) in enumerate(values.items()):
+            colour, marker = CATEGORICAL[i % len(CATEGORICAL)], MARKERS[i % len(MARKERS)]
+            beside = at + 0.06 * (i - (len(values) - 1) / 2)
+            ax.plot(beside, means[n], color=colour, marker=marker, linestyle=DASHES[i % len(DASHES)], label=n)
+            ax.scatter(np.tile(beside, len(runs)), runs.ravel(), s=14, color=colour, marker=marker, alpha=0.5,
+                       linewidths=0)
+        ax.set_xticks(at, layers[0])
+        ax.set(xlabel="after this layer", ylabel="token shift; small: one seed")
+        legend_above(ax, 3)
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
+
+
 def afkd_weights_view(box_loss: Any, ious: Any, *, alpha: float, beta: float, groups: Sequence[str] | None = None,
                       title: str = "Who counts how much") -> View:
     """AFKD's weight of every sample of a batch over the IoU of the student's box.
@@ -217,7 +253,7 @@ def success_view(ious: Mapping[str, Any], *, title: str = "Success curves") -> V
 
 def tracking_view(search: Any, true_boxes: Any, found_boxes: Any = None, captions: Sequence[str] | None = None, *,
                   templates: Any = None, columns: int = 6, title: str = "Where the target is") -> View:
-    """Search images with the true box (solid) and the tracker's (dashed); templates in a corner.
+    """Search images with the true box (solid) and the tracker's (dashed); the template above each.
 
     Args:
         search: ``(N, 3, S, S)`` in [0, 1].
@@ -244,24 +280,34 @@ def tracking_view(search: Any, true_boxes: Any, found_boxes: Any = None, caption
     alt = (f"{len(images)} search images with the box of the target, whose sides are {100 * sides.min():.0f} to "
            f"{100 * sides.max():.0f} % of the image's." if found is None else
            f"{len(images)} search images with the true box and the tracker's: IoU from {iou.min():.2f} to "
-           f"{iou.max():.2f}, mean {iou.mean():.2f}.")
+           f"{iou.max():.2f}, mean {iou.mean():.2f}.") + ("" if small is None else " The template is above each.")
     table = pd.DataFrame({"image": range(1, len(iou) + 1), "IoU": iou, "caption": names})
 
     def draw(theme: Theme) -> Figure:
+        from matplotlib.lines import Line2D
         rows = -(-len(images) // columns)
-        figure, axes = subplots(WIDTH, 1.75 * rows, rows, columns, squeeze=False)
-        for k, ax in enumerate(axes.flat):
+        heights = (1.75,) if small is None else (0.85, 1.75)
+        figure, axes = subplots(WIDTH, sum(heights) * rows + 0.35, len(heights) * rows, columns, squeeze=False,
+                                gridspec_kw={"height_ratios": heights * rows})
+        for ax in axes.flat:
             _plain(ax)
-            if k < len(images):
-                _tracked(ax, images[k], truth[k], None if found is None else found[k],
-                         None if small is None else small[k])
-                ax.set_xlabel(names[k], fontsize=9.5)
+        for k in range(len(images)):
+            row, column = divmod(k, columns)
+            ax = axes[len(heights) * (row + 1) - 1, column]
+            _tracked(ax, images[k], truth[k], None if found is None else found[k])
+            ax.set_xlabel(names[k], fontsize=9.5)
+            if small is not None:
+                axes[2 * row, column].imshow(small[k].transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
+        lines = [Line2D([], [], color=c, linestyle=style, linewidth=1.8, label=name)
+                 for c, style, name in ((TRUE_BOX, "-", "true box"), (FOUND_BOX, "--", "tracker's box"))]
+        figure.legend(handles=lines if found is not None else lines[:1], loc="outside upper left", ncols=2,
+                      frameon=False, fontsize=10)
         return figure
 
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def _tracked(ax: Axes, image: Array, truth: Array, found: Array | None, template: Array | None) -> None:
+def _tracked(ax: Axes, image: Array, truth: Array, found: Array | None) -> None:
     from matplotlib.patches import Rectangle
     side = image.shape[-1]
     ax.imshow(image.transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
@@ -272,13 +318,7 @@ def _tracked(ax: Axes, image: Array, truth: Array, found: Array | None, template
         ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#ffffff", linewidth=3.2))
         ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=style,
                                linewidth=1.8))
-    if template is not None:
-        inset = ax.inset_axes((0.0, 0.68, 0.32, 0.32))
-        inset.imshow(template.transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
-        inset.set(xticks=[], yticks=[])
-        inset.spines[:].set(visible=True, color="#ffffff", linewidth=1.5)
-        inset.grid(False)
 
 
-__all__ = ["SEQUENTIAL", "afkd_weights_view", "masked_images_view", "masked_share_view", "success_view",
+__all__ = ["afkd_weights_view", "masked_images_view", "masked_share_view", "shift_profile_view", "success_view",
            "token_shift_view", "tracking_view"]
