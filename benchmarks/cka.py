@@ -87,6 +87,13 @@ def reference_map(x: nn.Module, y: nn.Module, loader: list[Tensor], dtype: torch
     return sums[0] / (sums[1].sqrt() * sums[2].sqrt())
 
 
+def check_map(x: nn.Module, y: nn.Module) -> None:
+    """Assert that the map is that of the pairwise way, in float64."""
+    small = [b.double() for b in batches(32, 16)]
+    must_agree("CKA map", our_map(x.double(), y.double(), small).matrix, reference_map(x, y, small, torch.float64))
+    x.float(), y.float()
+
+
 def offset_error(offset: float, samples: int = 64, width: int = 2000) -> float:
     """Error of float32 CKA when ``offset`` (in standard deviations) is added to every feature.
 
@@ -133,12 +140,9 @@ def _peak_here(tool: str, samples: int) -> float:
 
 def measure(*, quick: bool = False) -> list[Row]:
     """Time, second map, memory, accuracy, and the popular way for comparison."""
-    samples, repeats = (128, 1) if quick else (1024, 3)
+    samples, repeats = (128, 1) if quick else (1024, 6)
     x, y = models()
-    small = batches(32, 16)
-    must_agree("CKA map", our_map(x.double(), y.double(), [b.double() for b in small]).matrix,
-               reference_map(x, y, [b.double() for b in small], torch.float64))
-    x, y = x.float(), y.float()
+    check_map(x, y)
     loader = batches(samples)
     seconds = interleaved({"forwards": lambda: forwards(x, y, loader), "map": lambda: our_map(x, y, loader)},
                           repeats=repeats, warm_up=0)

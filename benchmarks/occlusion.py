@@ -36,6 +36,14 @@ def captum_map(model: nn.Module, images: Tensor, classes: Tensor, perturbations:
     return given[:, 0]
 
 
+def check_map(model: nn.Module, images: Tensor, windows: Tensor, classes: Tensor) -> None:
+    """Assert that the map is captum's, in float64."""
+    wide = copy.deepcopy(model).double()
+    with torch.no_grad():
+        must_agree("occlusion map against captum", maps([wide], images.double(), windows, classes)[0],
+                   captum_map(wide, images.double(), classes))
+
+
 def measure(*, quick: bool = False) -> list[Row]:
     """Ratio to the two forwards; for information, captum's default against ours."""
     import timm
@@ -45,10 +53,7 @@ def measure(*, quick: bool = False) -> list[Row]:
     images, classes = torch.randn(count, 3, size, size), torch.arange(count)
     windows = occlusion_windows((size, size), window=_WINDOW, stride=_STRIDE)
     for model in models:
-        wide = copy.deepcopy(model).double()
-        with torch.no_grad():
-            must_agree("occlusion map against captum", maps([wide], images[:1].double(), windows, classes[:1])[0],
-                       captum_map(wide, images[:1].double(), classes[:1]))
+        check_map(model, images[:1], windows, classes[:1])
     covered = torch.where(windows[None, :, None], 0.0, images[:, None]).flatten(0, 1)
 
     def forwards() -> None:

@@ -183,7 +183,7 @@ def measure(*, quick: bool = False) -> list[Row]:
     """The step with six taps, and the epoch with a cached teacher."""
     torch.set_num_threads(1)
     check_losses()
-    step = step_seconds(*((3, 1) if quick else (25, 4)))
+    step = step_seconds(*((3, 1) if quick else (60, 4)))
     epoch = epoch_seconds(*((2, 2) if quick else (8, 7)))
     what = f"resnet56 to resnet20, batch {_BATCH}, 32 px"
     return [Row(what=f"distillation step, {what}, 6 taps", against="a hand-written loop", goal=1.03,
