@@ -927,12 +927,12 @@ def _promote(name: str, trace: _Trace) -> str:
 
 
 def _timm_names(model: nn.Module, trace: _Trace) -> list[str]:
-    """Taps that timm knows for its models, where they all exist and run once."""
+    """Taps that timm knows for its models, where most of them exist and run once (some are made for features only)."""
     known = getattr(model, "feature_info", None)
     entries = known if isinstance(known, list) else getattr(known, "info", [])
     names = [e["module"] for e in entries if isinstance(e, Mapping) and e.get("module")]
-    usable = all(n in trace.depth and (not trace.traced or trace.calls[n] == 1) for n in names)
-    return list(dict.fromkeys(names)) if usable and len(names) >= 2 else []
+    usable = [n for n in dict.fromkeys(names) if n in trace.depth and (not trace.traced or trace.calls[n] == 1)]
+    return usable if len(usable) >= 2 and len(usable) > len(names) / 2 else []
 
 
 def layers(model: nn.Module, sample: Any = None) -> list[LayerInfo]:
