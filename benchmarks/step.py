@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -118,9 +118,9 @@ def distiller(teacher: nn.Module, student: nn.Module, method: Method, data: Data
 def check_losses(steps: int = 4, size: int = 8) -> None:
     """Assert that both loops give the same losses, step by step, in float64."""
     teacher, student = (model.double() for model in networks())
-    small = loader(steps, size)
-    images, labels = small.dataset.tensors
-    data = DataLoader(TensorDataset(images.double(), labels), batch_size=_BATCH)
+    batches = list(loader(steps, size))
+    data = DataLoader(TensorDataset(torch.cat([x for x, _ in batches]).double(), torch.cat([y for _, y in batches])),
+                      batch_size=_BATCH)
     mine = next_epoch(distiller(copy.deepcopy(teacher), copy.deepcopy(student), SixTaps(), data, 1).run())
     theirs = torch.stack(list(by_hand(teacher, student, data, 1)))
     must_agree("losses of the two loops in float64", torch.tensor(mine, dtype=torch.float64), theirs)
@@ -146,9 +146,9 @@ def step_seconds(steps: int, dropped: int) -> dict[str, float]:
     return {name: min(values[dropped:]) for name, values in times.items()}
 
 
-def next_epoch(events: Iterator[Step | Epoch]) -> list[float]:
+def next_epoch(events: Generator[Step | Epoch, None, None]) -> list[float]:
     """Run one epoch; the losses of its steps."""
-    losses = []
+    losses: list[float] = []
     for event in events:
         if isinstance(event, Epoch):
             return losses

@@ -91,7 +91,8 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     import timm
     faults = []
     for size in _SIZES:
-        for options in ({}, {"img_size": size}):
+        choices: tuple[dict[str, Any], ...] = ({}, {"img_size": size})
+        for options in choices:
             torch.manual_seed(0)
             try:
                 model = timm.create_model(name, pretrained=False, num_classes=7, **options).eval()

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -305,7 +305,7 @@ class Distiller:
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
-    def run(self) -> Iterator[Step | Epoch]:
+    def run(self) -> Generator[Step | Epoch, None, None]:
         """Train, yielding a :class:`Step` per optimizer step and an :class:`Epoch` per epoch; callbacks get them first.
 
         Raises:

@@ -930,8 +930,8 @@ def _timm_names(model: nn.Module, trace: _Trace) -> list[str]:
     """Taps that timm knows for its models, where most of them exist and run once (some are made for features only)."""
     known = getattr(model, "feature_info", None)
     entries = known if isinstance(known, list) else getattr(known, "info", [])
-    names = [e["module"] for e in entries if isinstance(e, Mapping) and e.get("module")]
-    usable = [n for n in dict.fromkeys(names) if n in trace.depth and (not trace.traced or trace.calls[n] == 1)]
+    names = list(dict.fromkeys(e["module"] for e in entries if isinstance(e, Mapping) and e.get("module")))
+    usable = [n for n in names if n in trace.depth and (not trace.traced or trace.calls[n] == 1)]
     return usable if len(usable) >= 2 and len(usable) > len(names) / 2 else []
 
 

@@ -142,3 +142,11 @@ def test_pairs_follow_resolution_and_depth():
     assert "Same resolution (stride 16)" in pairs[3].reason and "2x coarser (stride 32 against 16)" in pairs[4].reason
     assert Counter(p.teacher.kind for p in pairs) == {"tokens": 5}
     assert [p.student.name for p in pair_layers(student, vit, x, max_pairs=2)] == ["layer1", "layer4"]
+
+
+def test_names_that_timm_gives_twice_or_only_for_features():
+    """CrossViT names its blocks once per branch; HRNet's first two exist only in the features-only variant."""
+    for name, size, expected in (("crossvit_tiny_240", 240, ["blocks.0", "blocks.1", "blocks.2"]),
+                                 ("hrnet_w18_small", 32, ["stage2", "stage3", "stage4"])):
+        model = timm.create_model(name, pretrained=False).eval()
+        assert [info.name for info in layers(model, torch.randn(1, 3, size, size))] == expected
