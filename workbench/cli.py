@@ -303,7 +303,9 @@ def _show_failures(failed: Iterable[RunRecord]) -> None:
 @app.command()
 @_friendly
 def notebooks(
-    only: Annotated[str, typer.Option("--only", help="Glob over keys (ranking/*) or slugs.")] = "*",
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Glob over keys (ranking/*) or slugs; repeatable.")
+    ] = None,
     update: Annotated[
         bool, typer.Option("--update", help="Write the recorded numbers as baselines and print the diff.")
     ] = False,
@@ -323,9 +325,11 @@ def notebooks(
     from .runs.progress import progress_bars
 
     root = project_root()
-    paths, file = find_notebooks(root, only), baselines or root / BASELINES
-    if not paths:
-        raise _stop(f"no notebook matches {only!r} in {root / 'notebooks'}.", USAGE)
+    found = {pattern: find_notebooks(root, pattern) for pattern in only or ["*"]}
+    for pattern, matching in found.items():
+        if not matching:
+            raise _stop(f"no notebook matches {pattern!r} in {root / 'notebooks'}.", USAGE)
+    paths, file = sorted({p for matching in found.values() for p in matching}), baselines or root / BASELINES
     with progress_bars(quiet=as_json) as bars:
         done = run_many(
             paths, workers=workers, runs_dir=_runs_dir(runs_dir), kernel=kernel, timeout=timeout,

@@ -116,6 +116,7 @@ def test_parameters_of_a_notebook(project: Path) -> None:
         (("run", "one", "-p", "n"), "followed by a name and a value"),
         (("run", "one", "--run-id", "../x"), "run_id must be"),
         (("notebooks", "--only", "zzz"), "no notebook matches 'zzz'"),
+        (("notebooks", "--only", "one", "--only", "zzz"), "no notebook matches 'zzz'"),
         (("runs", "--status", "well"), "--status must be one of"),
         (("pair", "notebooks/absent.py"), "no percent script"),
     ],
@@ -151,6 +152,8 @@ def test_notebooks_against_baselines(project: Path) -> None:
     before = json.loads(baselines.read_text())
     assert list(before["notebooks"]) == ["fam/two", "one"]
     (project / "notebooks" / "one.ipynb").write_text(notebook_text(SCRIPT.replace("n: int = 2", "n: int = 3")))
+    both = kdw("notebooks", "--only", "fam/*", "--only", "one", "--json", code=1)
+    assert "fam/two" in both.stdout and '"one"' in both.stdout
     drifted = kdw("notebooks", "--only", "one", code=1).output
     assert "drift" in drifted and "kdw notebooks --update" in drifted and "fam/two" not in drifted
     updated = kdw("notebooks", "--only", "one", "--update").output

@@ -79,6 +79,8 @@ def training_curves_view(histories: Mapping[Any, Any] | pd.DataFrame, *, metrics
     summary = (frame.groupby(["quantity", "arm", "epoch"], sort=False)["value"]
                .agg(mean="mean", low="min", high="max", seeds="count").reset_index())
 
+    averaged = frame.groupby("arm")["seed"].nunique().max() > 1
+
     def draw(theme: Theme) -> Figure:
         panels = [losses, *([m] for m in chosen)]
         figure, axes = subplots(WIDTH, 3.5, 1, len(panels), squeeze=False)
@@ -89,8 +91,8 @@ def training_curves_view(histories: Mapping[Any, Any] | pd.DataFrame, *, metrics
                 label = arm if len(arms) > 1 or len(quantities) == 1 else quantity.removeprefix("loss: ")
                 _line(ax, part, k, label)
             name = "loss" if quantities is losses else quantities[0]
-            ax.set(xlabel="epoch", ylabel=name, title=f"{name}, {'terms' if len(quantities) > 1 else 'mean over seeds'}"
-                   if name == "loss" else name)
+            remark = ["terms"] * (len(quantities) > 1) + ["mean over seeds"] * bool(averaged)
+            ax.set(xlabel="epoch", ylabel=name, title=", ".join([name, *remark]))
             ax.xaxis.get_major_locator().set_params(integer=True)
             if len(lines) > 1:
                 ax.legend(fontsize=9.5, handlelength=2.8)
