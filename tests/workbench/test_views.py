@@ -239,9 +239,9 @@ def test_curves_show_mean_and_range_over_seeds() -> None:
     assert [line.get_label() for line in right.lines] == ["KD", "CE"] and len(right.collections) == 2
     assert len({line.get_linestyle() for line in right.lines}) == 2 and len({line.get_marker()
                                                                              for line in right.lines}) == 2
-    assert right.get_title() == "accuracy, mean over seeds"
+    assert right.get_title(loc="left") == "accuracy, mean over seeds"
     single = V.training_curves_view({"KD": epochs()}).figure().axes
-    assert [ax.get_title() for ax in single] == ["loss, terms", "accuracy"]
+    assert [ax.get_title(loc="left") for ax in single] == ["loss, terms", "accuracy"]
     assert [line.get_label() for line in single[0].lines] == ["ce", "kd"] and not single[1].collections
 
 
