@@ -28,10 +28,13 @@ class BasicBlock(nn.Module):
         self.stride, self.padding = stride, (width - before) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.shortcut(x))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """What is added to the block's output."""
         if self.padding or self.stride > 1:
             x = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.padding, self.padding))
-        return F.relu(y + x)
+        return x
 
 
 class CifarResNet(nn.Module):

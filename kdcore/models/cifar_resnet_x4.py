@@ -7,27 +7,24 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cifar_resnet import BasicBlock
+
 #: Channels of the stem and of the three layers.
 WIDTHS = (32, 64, 128, 256)
 #: Mean and standard deviation of CIFAR-100's training images (megvii-research/mdistiller).
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 
-class ProjectionBlock(nn.Module):
+class ProjectionBlock(BasicBlock):
     """Two 3x3 convolutions; where width or resolution change, the shortcut is a 1x1 convolution with batch norm."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        super().__init__(before, width, stride)
         self.downsample = nn.Sequential() if before == width and stride == 1 else nn.Sequential(
             nn.Conv2d(before, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + self.downsample(x))
+    def shortcut(self, x: Tensor) -> Tensor:
+        return self.downsample(x)
 
 
 class CifarResNetX4(nn.Module):

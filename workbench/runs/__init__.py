@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kdcore._lazy import lazy
 
 if TYPE_CHECKING:
     from .execute import run_many, run_notebook
@@ -19,8 +20,4 @@ _HOME = {
 }
 __all__ = ["RunRecord", "list_runs", "record", "run_many", "run_notebook"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, _HOME)
