@@ -13,7 +13,7 @@ A new paper subclasses :class:`Method` beside its loss functions::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .functional.checks import closest
 from .inputs import Batch
 from .registry import Axes, Knob, MethodCard, knob_names
+from .taps import embedding_tap, evaluating, tap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,34 @@ class Method(nn.Module):
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
         """Called once before the optimizer is built: choose taps, build projectors from a sample batch."""
+
+    def settle_taps(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor, *,
+                    find: Callable[[nn.Module, Tensor], str] = embedding_tap) -> list[tuple[int, ...]]:
+        """For :meth:`setup` of objectives that compare one layer of each model: name both layers and measure them.
+
+        A tap that was assigned to the instance stays; one that is still the class's placeholder becomes what ``find``
+        names in that model.
+
+        Args:
+            find: ``(model, sample) -> tap``; default the penultimate embedding.
+
+        Returns:
+            Shapes per sample of the student's and of the teacher's feature.
+
+        Raises:
+            ValueError: no teacher.
+        """
+        if teacher is None:
+            raise ValueError(f"{self.name} needs a teacher: it reads one of its layers.")
+        shapes = []
+        for side, model in (("student_taps", student), ("teacher_taps", teacher)):
+            if getattr(self, side) == getattr(type(self), side):
+                setattr(self, side, (find(model, sample),))
+            (name,) = getattr(self, side)
+            with torch.no_grad(), evaluating(model), tap(model, name) as features:
+                model(sample)
+                shapes.append(tuple(features[name].shape[1:]))
+        return shapes
 
     def class_mean_tap(self) -> str:
         """Name of the teacher tap whose class means are wanted (only with ``needs.class_means``)."""

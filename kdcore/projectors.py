@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .functional.checks import check_choice, describe
+from .functional.checks import check_choice, check_fraction, check_positive, describe
 from .taps import feature_kind, format_shape, token_grid
 
 if TYPE_CHECKING:
@@ -434,4 +434,38 @@ class ProjectorBank(nn.Module):
         return "\n".join("  ".join([*(row[c].ljust(widths[c]) for c in range(3)), row[3]]) for row in (head, *rows))
 
 
-__all__ = ["KINDS", "Projector", "ProjectorBank", "make_projector"]
+class EmbeddingProjector(nn.Module):
+    """Student embedding to the teacher's width, for the ND term only: batch norm, dropout, linear.
+
+    Trained with the student and dropped afterwards; the student's classifier still reads the raw embedding. Children
+    ``bn`` (weight 1, bias 0), ``dropout``, ``linear`` (bias 0).
+
+    Args:
+        student_dim: width of the student's embedding.
+        teacher_dim: width of the teacher's.
+        dropout: share of inputs dropped in training; default 0.5 (official).
+
+    Shapes: ``(N, student_dim)`` to ``(N, teacher_dim)``; in training ``N >= 2`` (batch norm).
+
+    Raises:
+        ValueError: a width below 1, or ``dropout`` outside [0, 1].
+
+    Reference:
+        WangYZ1608/Knowledge-Distillation-via-ND, ``EmbTrans.fc1``.
+    """
+
+    def __init__(self, student_dim: int, teacher_dim: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        check_positive("student_dim", student_dim)
+        check_positive("teacher_dim", teacher_dim)
+        check_fraction("dropout", dropout)
+        self.bn = nn.BatchNorm1d(student_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(student_dim, teacher_dim)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.dropout(self.bn(x)))
+
+
+__all__ = ["KINDS", "EmbeddingProjector", "Projector", "ProjectorBank", "make_projector"]

@@ -10,7 +10,7 @@ module              formulas
 ``ranking``         Plackett-Luce, rankings, list-wise weights, agreement of rankings
 ``landscape``       planes of logits over which a loss is looked at
 ``pooling``         maps and tokens as one vector per sample
-``prototypes``      class means, streaming class means
+``prototypes``      class means, streaming class means; length and direction of embeddings
 ``similarity``      Gram, HSIC, CKA (scalar, mini-batch map, exact stream), CCA family, Procrustes, RSA, k-NN
 ``distortions``     features changed on purpose: rotation, scaling, outlier, lost component
 ``agreement``       top-k agreement, confusion counts, best renaming of classes, McNemar

@@ -1,4 +1,4 @@
-"""Class means of embeddings: the prototypes that feature direction losses, nearest-mean classifiers and others use."""
+"""Class means of embeddings, and what is asked of an embedding beside them: its direction and its length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_labels, check_positive, describe
-from .reductions import at_least_float32
+from .reductions import at_least_float32, reduce
 
 
 class ClassMeanAccumulator:
@@ -225,4 +225,53 @@ def norm_and_cosine(embeddings: Tensor, class_means: Tensor, labels: Tensor | No
     return norms, share_along(s, direction, norms)
 
 
-__all__ = ["ClassMeanAccumulator", "class_means", "embeddings_and_directions", "norm_and_cosine", "share_along"]
+def direction_loss(student_emb: Tensor, class_means: Tensor, labels: Tensor | None, *,
+                   reduction: str = "mean") -> Tensor:
+    """The direction half alone: ``1 - cos(s, c_y)``, in [0, 2]; the length of the embedding is free.
+
+    The ND term (:func:`kdcore.methods.nd_kd.nd_loss`) wherever the student is at least as long as the teacher. A zero
+    embedding costs 1.
+
+    Args:
+        student_emb: ``(N, D)``.
+        class_means: ``(C, D)`` means of teacher embeddings; a constant.
+        labels: ``(N,)`` integers in [0, C), or ``(N, C)`` class weights.
+        reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``(N,)``.
+
+    Raises:
+        ValueError: shapes, labels of another kind or out of range, a class mean without direction, reduction.
+
+    Reference:
+        Named as an explored technique in the abstract of arXiv:2305.17007 (Wang et al., 2023); this form is a
+        reconstruction.
+    """
+    return reduce(1 - norm_and_cosine(student_emb, class_means, labels)[1], reduction)
+
+
+def norm_loss(student_emb: Tensor, *, step: float = 1.0, reduction: str = "mean") -> Tensor:
+    """The norm half alone: ``(||s|| - (||s||.detach() + step))^2``, a constant pull that lengthens every embedding.
+
+    Its **value is always** ``step^2``: only the gradient, ``-2 step s / ||s||`` per sample, says anything (0 for a zero
+    embedding, which has no direction to grow in).
+
+    Args:
+        student_emb: ``(N, D)``.
+        step: by how much the embedding should be longer than it is, > 0; default 1.
+        reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``(N,)``.
+
+    Raises:
+        ValueError: not ``(N, D)`` floating, ``step`` not above zero, reduction.
+
+    Reference:
+        Named as an explored technique in the abstract of arXiv:2305.17007 (Wang et al., 2023); this form is the
+        stepwise one of norm-based domain adaptation (Xu et al., 2019), arXiv:1811.07456.
+    """
+    check_positive("step", step)
+    if not isinstance(student_emb, Tensor) or student_emb.ndim != 2 or not student_emb.is_floating_point():
+        raise ValueError(f"student_emb must be floating embeddings (N, D), got {describe(student_emb)}.")
+    norms = torch.linalg.vector_norm(at_least_float32(student_emb), dim=1)
+    return reduce((norms - (norms.detach() + step)).square(), reduction)
+
+
+__all__ = ["ClassMeanAccumulator", "class_means", "direction_loss", "embeddings_and_directions", "norm_and_cosine",
+           "norm_loss", "share_along"]

@@ -56,7 +56,6 @@ from ..functional.similarity import (
 )
 from ..method import Method, Needs, Signals, ce_weight_knob
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
-from ..taps import embedding_tap
 
 __all__ = ["CARD", "CKAAlignment", "CKAMap", "CKAResult", "cca_coefficients", "cca_r2", "center_gram", "cka",
            "cka_loss", "cka_map", "cknna", "gram_linear", "gram_rbf", "hsic", "mean_cca", "mutual_knn",
@@ -138,12 +137,7 @@ class CKAAlignment(Method):
     teacher_taps = (_EMBEDDING,)
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
-        if teacher is None:
-            raise ValueError("cka needs a teacher: its embedding is what the student is aligned with.")
-        if self.student_taps == (_EMBEDDING,):
-            self.student_taps = (embedding_tap(student, sample),)
-        if self.teacher_taps == (_EMBEDDING,):
-            self.teacher_taps = (embedding_tap(teacher, sample),)
+        self.settle_taps(student, teacher, sample)
 
     def min_batch(self) -> int:
         return 4 if self.knob.unbiased else 2

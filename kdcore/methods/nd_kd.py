@@ -35,33 +35,27 @@ The abstract also names a plain cosine loss and a large-norm loss as techniques 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional.checks import (
-    check_choice,
-    check_fraction,
-    check_logits_pair,
-    check_non_negative,
-    check_positive,
-    describe,
-)
+from ..functional.checks import check_choice, check_logits_pair, check_non_negative, check_positive, describe
 from ..functional.divergences import dist_loss, dkd_loss, kd_loss, linear_warmup
 from ..functional.prototypes import (
     ClassMeanAccumulator,
     class_means,
+    direction_loss,
     embeddings_and_directions,
     norm_and_cosine,
+    norm_loss,
     share_along,
 )
 from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Needs, Signals, ce_weight_knob
+from ..projectors import EmbeddingProjector
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
-from ..taps import embedding_tap, evaluating, tap
 
 __all__ = ["BASES", "CARD", "KDPP", "ND", "REGULARIZERS", "ClassMeanAccumulator", "EmbeddingProjector", "class_means",
            "direction_loss", "kdpp_loss", "nd_loss", "norm_and_cosine", "norm_loss"]
@@ -69,8 +63,12 @@ __all__ = ["BASES", "CARD", "KDPP", "ND", "REGULARIZERS", "ClassMeanAccumulator"
 #: A loss of ``(student_logits, teacher_logits, labels)`` that ND is added to.
 Base = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-#: Named bases of :func:`kdpp_loss`, and terms on the embedding that :class:`KDPP` can add to them.
-BASES = ("kd", "dkd", "dist")
+#: Named bases of :func:`kdpp_loss`: ``(student_logits, teacher_logits, labels, temperature) -> Tensor``.
+BASES: dict[str, Callable[[Tensor, Tensor, Tensor | None, float], Tensor]] = {
+    "kd": lambda s, t, y, temperature: kd_loss(s, t, temperature=temperature),
+    "dkd": lambda s, t, y, temperature: dkd_loss(s, t, y, temperature=temperature),
+    "dist": lambda s, t, y, temperature: dist_loss(s, t, temperature=temperature)}
+#: Terms on the embedding that :class:`KDPP` can add to a base.
 REGULARIZERS = ("nd", "direction", "norm")
 
 _CODE = "WangYZ1608/Knowledge-Distillation-via-ND"
@@ -103,7 +101,7 @@ CARD = MethodCard(
               goal="accuracy"),
     knobs=(
         *_REGULARIZER,
-        Knob("base", "kd", symbol="L_KD", choices=BASES, help="the logit loss that the term is added to",
+        Knob("base", "kd", symbol="L_KD", choices=tuple(BASES), help="the logit loss that the term is added to",
              source="paper: KD++; dkd and dist have the inner weights of kdcore's losses, (1, 8) and (1, 1)"),
         Knob("kd_weight", 1.0, 0.0, 4.0, symbol="w_kd", help="weight of the base",
              source=f"{_CODE}: 1 for ResNet56 to ResNet20; its pairs use 1 to 4"),
@@ -184,65 +182,6 @@ def nd_loss(student_emb: Tensor, teacher_emb: Tensor, labels: Tensor | None, *, 
     return reduce(1 - share_along(s, direction, longer, eps), reduction)
 
 
-def direction_loss(student_emb: Tensor, class_means: Tensor, labels: Tensor | None, *,
-                   reduction: str = "mean") -> Tensor:
-    """The direction half alone: ``1 - cos(s, c_y)``, in [0, 2]; the length of the embedding is free.
-
-    Equals :func:`nd_loss` wherever the student is at least as long as the teacher. A zero embedding costs 1.
-
-    Args:
-        student_emb: ``(N, D)``.
-        class_means: ``(C, D)`` means of teacher embeddings; a constant.
-        labels: ``(N,)`` integers in [0, C), or ``(N, C)`` class weights.
-        reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``(N,)``.
-
-    Raises:
-        ValueError: shapes, labels of another kind or out of range, a class mean without direction, reduction.
-
-    Reference:
-        Named as an explored technique in the abstract of arXiv:2305.17007 (Wang et al., 2023); this form is a
-        reconstruction.
-    """
-    return reduce(1 - norm_and_cosine(student_emb, class_means, labels)[1], reduction)
-
-
-def norm_loss(student_emb: Tensor, *, step: float = 1.0, reduction: str = "mean") -> Tensor:
-    """The norm half alone: ``(||s|| - (||s||.detach() + step))^2``, a constant pull that lengthens every embedding.
-
-    Its **value is always** ``step^2``: only the gradient, ``-2 step s / ||s||`` per sample, says anything (0 for a zero
-    embedding, which has no direction to grow in).
-
-    Args:
-        student_emb: ``(N, D)``.
-        step: by how much the embedding should be longer than it is, > 0; default 1.
-        reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``(N,)``.
-
-    Raises:
-        ValueError: not ``(N, D)`` floating, ``step`` not above zero, reduction.
-
-    Reference:
-        Named as an explored technique in the abstract of arXiv:2305.17007 (Wang et al., 2023); this form is the
-        stepwise one of norm-based domain adaptation (Xu et al., 2019), arXiv:1811.07456.
-    """
-    check_positive("step", step)
-    if not isinstance(student_emb, Tensor) or student_emb.ndim != 2 or not student_emb.is_floating_point():
-        raise ValueError(f"student_emb must be floating embeddings (N, D), got {describe(student_emb)}.")
-    norms = torch.linalg.vector_norm(at_least_float32(student_emb), dim=1)
-    return reduce((norms - (norms.detach() + step)).square(), reduction)
-
-
-def _base_loss(base: str | Base, temperature: float) -> Base:
-    """A base by name with kdcore's default weights, or the caller's own."""
-    if not isinstance(base, str):
-        if not callable(base):
-            raise ValueError(f"base must be one of {', '.join(map(repr, BASES))} or a callable (student_logits, "
-                             f"teacher_logits, labels) -> Tensor, got {base!r}.")
-        return base
-    check_choice("base", base, BASES)
-    named: dict[str, Callable[..., Tensor]] = {"kd": kd_loss, "dkd": dkd_loss, "dist": dist_loss}
-    return partial(named[base], temperature=temperature)
-
-
 @overload
 def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, student_emb: Tensor,
               teacher_emb: Tensor, class_means: Tensor, temperature: float = ..., ce_weight: float = ...,
@@ -298,60 +237,29 @@ def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
     nd = nd_loss(student_emb, teacher_emb, labels, class_means=class_means)
     target = labels if labels.is_floating_point() else labels.long()
     ce = F.cross_entropy(at_least_float32(student_logits), target)
-    kd = _warmed(base, student_logits, teacher_logits, labels, temperature=temperature,
-                 factor=1.0 if epoch is None else linear_warmup(epoch, warmup_epochs))
+    kd_weight = kd_weight * (1.0 if epoch is None else linear_warmup(epoch, warmup_epochs))
+    kd = _base_loss(base, student_logits, teacher_logits, labels, temperature)
     terms = {"ce": ce_weight * ce, "kd": kd_weight * kd, "nd": nd_weight * nd}
     loss = terms["ce"] + terms["kd"] + terms["nd"]
     return {"loss": loss, **terms} if return_terms else loss
 
 
-def _warmed(base: str | Base, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *,
-            temperature: float, factor: float) -> Tensor:
-    loss = _base_loss(base, temperature)(student_logits, teacher_logits, labels)
+def _base_loss(base: str | Base, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None,
+               temperature: float) -> Tensor:
+    """The loss that ND is added to: a named one with kdcore's default weights, or the caller's own."""
+    if isinstance(base, str):
+        check_choice("base", base, tuple(BASES))
+        return BASES[base](student_logits, teacher_logits, labels, temperature)
+    if not callable(base):
+        raise ValueError(f"base must be one of {', '.join(map(repr, BASES))} or a callable (student_logits, "
+                         f"teacher_logits, labels) -> Tensor, got {base!r}.")
+    loss = base(student_logits, teacher_logits, labels)
     if not isinstance(loss, Tensor) or loss.ndim:
         raise ValueError(f"base must give a scalar tensor, got {describe(loss)}.")
-    return factor * loss
+    return loss
 
 
 # Training -------------------------------------------------------------------------------------------------------------
-
-class EmbeddingProjector(nn.Module):
-    """Student embedding to the teacher's width, for the ND term only: batch norm, dropout, linear.
-
-    Trained with the student and dropped afterwards; the student's classifier still reads the raw embedding. Children
-    ``bn`` (weight 1, bias 0), ``dropout``, ``linear`` (bias 0).
-
-    Args:
-        student_dim: width of the student's embedding.
-        teacher_dim: width of the teacher's.
-        dropout: share of inputs dropped in training; default 0.5 (official).
-
-    Shapes: ``(N, student_dim)`` to ``(N, teacher_dim)``; in training ``N >= 2`` (batch norm).
-
-    Raises:
-        ValueError: a width below 1, or ``dropout`` outside [0, 1].
-
-    Reference:
-        WangYZ1608/Knowledge-Distillation-via-ND, ``EmbTrans.fc1``.
-    """
-
-    def __init__(self, student_dim: int, teacher_dim: int, dropout: float = 0.5) -> None:
-        super().__init__()
-        check_positive("student_dim", student_dim)
-        check_positive("teacher_dim", teacher_dim)
-        check_fraction("dropout", dropout)
-        self.bn = nn.BatchNorm1d(student_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(student_dim, teacher_dim)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.dropout(self.bn(x)))
-
-
-#: Key of the tap before :meth:`KDPP.setup` has looked at the models, and in :meth:`KDPP.example`.
-_EMBEDDING = "embedding"
-
 
 class KDPP(Method):
     """KD++ (DKD++, DIST++): ``ce_weight`` CE (added by the loop) + warm-up x ``kd_weight`` base + ``nd_weight`` ND.
@@ -364,22 +272,20 @@ class KDPP(Method):
     card = CARD
     name, label = "kdpp", "KD++"
     needs = Needs(class_means=True)
-    student_taps = (_EMBEDDING,)
-    teacher_taps = (_EMBEDDING,)
+    student_taps = ("embedding",)
+    teacher_taps = ("embedding",)
 
     def __init__(self, **knobs: Any) -> None:
         super().__init__(**knobs)
         self.projector: EmbeddingProjector | None = None
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
-        if teacher is None:
-            raise ValueError(f"{self.name} needs a teacher: its embeddings give the class directions and the length.")
-        if self.student_taps == (_EMBEDDING,):
-            self.student_taps = (embedding_tap(student, sample),)
-        if self.teacher_taps == (_EMBEDDING,):
-            self.teacher_taps = (embedding_tap(teacher, sample),)
-        student_dim = _width(student, self.student_taps[0], sample)
-        teacher_dim = _width(teacher, self.teacher_taps[0], sample)
+        shapes = self.settle_taps(student, teacher, sample)
+        for (name,), shape in zip((self.student_taps, self.teacher_taps), shapes, strict=True):
+            if len(shape) != 1:
+                raise ValueError(f"tap {name!r} must give embeddings (N, D), got {shape} per sample: choose the input "
+                                 "of the classifier or another vector.")
+        (student_dim,), (teacher_dim,) = shapes
         if student_dim != teacher_dim:
             self.projector = EmbeddingProjector(student_dim, teacher_dim, self.knob.dropout)
 
@@ -388,9 +294,8 @@ class KDPP(Method):
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         k = self.knob
-        kd = _warmed(k.base, *s.logits, s.labels, temperature=k.temperature,
-                     factor=linear_warmup(s.epoch, k.warmup_epochs))
-        return {k.base: k.kd_weight * kd, **self.regularizer(s)}
+        weight = k.kd_weight * linear_warmup(s.epoch, k.warmup_epochs)
+        return {k.base: weight * _base_loss(k.base, *s.logits, s.labels, k.temperature), **self.regularizer(s)}
 
     def regularizer(self, s: Signals) -> dict[str, Tensor]:
         """The weighted term on the embedding, by its name."""
@@ -415,8 +320,8 @@ class KDPP(Method):
         teacher, noise = torch.randn(2, batch, 7, generator=g, dtype=torch.float64)
         longer = torch.where(torch.arange(batch) % 2 == 0, 0.5, 2.0)[:, None]
         student = teacher.clone() if match else longer * (teacher + noise)
-        signals.student_features = {_EMBEDDING: student.to(dtype).requires_grad_()}
-        signals.teacher_features = {_EMBEDDING: teacher.to(dtype)}
+        signals.student_features = {"embedding": student.to(dtype).requires_grad_()}
+        signals.teacher_features = {"embedding": teacher.to(dtype)}
         signals.class_means = torch.randn(classes, 7, generator=g, dtype=torch.float64).to(dtype)
         signals.epoch = 20
         return signals
@@ -443,14 +348,3 @@ class ND(KDPP):
         signals = super().example(**kwargs)
         signals.teacher_logits = None
         return signals
-
-
-@torch.no_grad()
-def _width(model: nn.Module, name: str, sample: Tensor) -> int:
-    with evaluating(model), tap(model, name) as features:
-        model(sample)
-    feature = features[name]
-    if feature.ndim != 2:
-        raise ValueError(f"tap {name!r} must give embeddings (N, D), got {describe(feature)}: choose the input of the "
-                         "classifier or another vector.")
-    return feature.shape[1]

@@ -54,7 +54,7 @@ from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Needs, Signals, ce_weight_knob
 from ..models.tracker import CenterHead, OcclusionRobustTracker, split_maps
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
-from ..taps import embedding_tap, evaluating, tap
+from ..taps import embedding_tap
 
 __all__ = ["AFKD", "CARD", "CenterHead", "OcclusionRobustTracker", "adaptive_feature_kd_loss", "apply_block_mask",
            "cox_intensity", "difficulty_weights", "masking_probability", "occlusion_robust_loss", "sample_cox_mask",
@@ -199,10 +199,6 @@ def _tokens(features: Tensor) -> Tensor:
     return features.unsqueeze(1) if features.ndim == 2 else features
 
 
-#: Key of the tap before :meth:`AFKD.setup` has looked at the models, and in :meth:`AFKD.example`.
-_TOKENS = "tokens"
-
-
 class AFKD(Method):
     """Stage 2 as an objective: the prediction loss of the task (cross-entropy, or the tracking objective) + AFKD.
 
@@ -214,22 +210,15 @@ class AFKD(Method):
     card = CARD
     name, label = "ortrack", "ORTrack AFKD"
     needs = Needs(teacher_logits=False)
-    student_taps = (_TOKENS,)
-    teacher_taps = (_TOKENS,)
+    student_taps = ("tokens",)
+    teacher_taps = ("tokens",)
 
     def __init__(self, **knobs: float) -> None:
         super().__init__(**knobs)
         self.projector: nn.Module = nn.Identity()
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
-        if teacher is None:
-            raise ValueError("ortrack needs a teacher: its tokens are what the student copies.")
-        if self.student_taps == (_TOKENS,):
-            self.student_taps = (_tokens_tap(student, sample),)
-        if self.teacher_taps == (_TOKENS,):
-            self.teacher_taps = (_tokens_tap(teacher, sample),)
-        ours, theirs = (_tap_shape(model, name, sample) for model, name in
-                        ((student, self.student_taps[0]), (teacher, self.teacher_taps[0])))
+        ours, theirs = self.settle_taps(student, teacher, sample, find=_tokens_tap)
         if ours[:-1] != theirs[:-1]:
             raise ValueError(f"ortrack compares as many tokens of the student as of the teacher, got shapes {ours} "
                              f"({self.student_taps[0]}) and {theirs} ({self.teacher_taps[0]}) per sample.")
@@ -252,8 +241,8 @@ class AFKD(Method):
         teacher, noise = torch.randn(2, batch, 7, 4, generator=g, dtype=torch.float64)
         student = teacher.clone() if match else teacher + noise
         signals.teacher_logits = None
-        signals.student_features = {_TOKENS: student.to(dtype).requires_grad_()}
-        signals.teacher_features = {_TOKENS: teacher.to(dtype)}
+        signals.student_features = {"tokens": student.to(dtype).requires_grad_()}
+        signals.teacher_features = {"tokens": teacher.to(dtype)}
         return signals
 
 
@@ -263,10 +252,3 @@ def _tokens_tap(model: nn.Module, sample: Tensor) -> str:
         if isinstance(module, OcclusionRobustTracker):
             return f"{name}.norm#0" if name else "norm#0"
     return embedding_tap(model, sample)
-
-
-def _tap_shape(model: nn.Module, name: str, sample: Tensor) -> tuple[int, ...]:
-    """Shape of one sample's tapped features."""
-    with torch.no_grad(), evaluating(model), tap(model, name) as features:
-        model(sample)
-        return tuple(features[name].shape[1:])

@@ -85,6 +85,26 @@ def test_defaults_of_the_hooks() -> None:
         Method.terms(toy, s)
 
 
+class OneLayer(Toy):
+    student_taps = teacher_taps = ("placeholder",)
+
+
+def test_settling_taps_finds_what_was_not_chosen_and_measures_both() -> None:
+    student = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Dropout(), nn.Linear(5, 3))
+    x = torch.zeros(2, 1, 4, 4)
+    method = OneLayer()
+    assert method.settle_taps(student, teacher, x) == [(8,), (5,)]
+    assert method.student_taps == ("2:in",) and method.teacher_taps == ("3:in",)
+    chosen = OneLayer()
+    chosen.student_taps = ("0",)
+    assert chosen.settle_taps(student, teacher, x, find=lambda model, sample: "1") == [(2, 2, 2), (5,)]
+    assert chosen.student_taps == ("0",) and OneLayer.student_taps == ("placeholder",)
+    assert teacher.training  # measured in eval mode, then put back
+    with pytest.raises(ValueError, match="toy needs a teacher"):
+        OneLayer().settle_taps(student, None, x)
+
+
 def test_signals_give_both_logits_or_say_what_is_missing() -> None:
     s = Toy.example()
     assert s.logits[0] is s.student_logits and s.logits[1] is s.teacher_logits

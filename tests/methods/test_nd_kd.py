@@ -431,7 +431,7 @@ def test_chosen_taps_stay_and_a_teacher_is_needed() -> None:
     conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 16, 3))
     method = create_method("nd")
     method.student_taps = method.teacher_taps = ("0",)
-    with pytest.raises(ValueError, match=r"tap '0' must give embeddings \(N, D\), got float32 \(2, 2, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"tap '0' must give embeddings \(N, D\), got \(2, 4, 4\) per sample"):
         method.setup(conv, conv, torch.zeros(2, 1, 6, 6))
 
 
