@@ -61,6 +61,7 @@ from ._probes import (
     try_changes,
     try_head,
     try_matching,
+    try_scale,
     unseen,
 )
 from ._result import TABLES, Diagnosis, input_words
@@ -290,7 +291,7 @@ def _relabelled(facts: Facts, role: Role) -> list[Gain]:
     said, labels = facts.said[role], facts.labels
     assert labels is not None and said.right is not None
     gains = try_matching(role, said.logits, labels, said.right, facts.names)
-    gains += try_bias(role, said.logits, labels, said.right, facts.names)
+    gains += try_bias(role, said.logits, labels, said.right)
     if (features := facts.embeddings.get(role)) is not None:
         gains += try_head(role, features, labels, said.right, len(facts.names))
     return gains
@@ -309,6 +310,10 @@ def _reinput(facts: Facts, role: Role, labels: Tensor) -> list[Gain]:
                   if all(g.after > f.after for f in found if f.code == g.code)]
     if weak or any(g.code == "input_resolution_mismatch" for g in found):
         found += try_changes(net, canvases(net, sample), sample, said.right)
+    if said.off_scale and not any(g.code == "input_normalization_mismatch" for g in found):
+        scaled = [c for c in candidates(net, facts.nets[facts.other(role)], sample)
+                  if c.code == "input_normalization_mismatch"]
+        facts.scaled[role] = try_scale(net, scaled + scalings(net, sample), sample, said.logits)
     best: dict[str, Gain] = {}
     for gain in found:
         best[gain.code] = max(best.get(gain.code, gain), gain, key=lambda g: g.after)

@@ -170,7 +170,7 @@ CODES: dict[str, Code] = {
         "too few samples, or too many epochs"),
     "underfitted_student": Code(
         "the student has learnt too little",
-        "at least 30 points less often right than the teacher and not surer than right, without another alarm; "
+        "at least 25 points less often right than the teacher and not surer than right, without another alarm; "
         "severity 0.55 to 0.75",
         "too small, too short, or noisy labels"),
     "missing_class": Code(

@@ -57,6 +57,23 @@ class Answers:
     recall: Tensor | None = field(default=None, repr=False)
     reliability: Reliability | None = field(default=None, repr=False)
 
+    @property
+    def sharp(self) -> bool:
+        """Whether the logits are far too large: the fitting temperature is 4 or more and gains 0.05 nat."""
+        return (self.temperature is not None and self.nll is not None and self.nll_fitted is not None
+                and self.temperature >= 4 and self.nll - self.nll_fitted >= 0.05)
+
+    @property
+    def flat(self) -> bool:
+        """Whether they are far too small: 15 points more often right than sure, fitting temperature 0.5 or less."""
+        return (self.temperature is not None and self.accuracy is not None
+                and self.temperature <= 0.5 and self.accuracy - self.confidence >= 0.15)
+
+    @property
+    def off_scale(self) -> bool:
+        """Either of them."""
+        return self.sharp or self.flat
+
 
 def answers(logits: Tensor, labels: Tensor | None) -> Answers:
     """Accuracy, calibration and softness of ``(N, C)`` logits."""

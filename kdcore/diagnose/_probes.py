@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional.agreement import best_matching, confusion_counts, paired_gain
+from ..functional.calibration import fit_temperature
 from ..inputs import Normalize
 from ._pair import Net, Role, Sample, Transform, is_unit
 from ._weights import BATCH_NORMS
@@ -29,6 +30,8 @@ QUICK = 64
 #: A change counts when it raises accuracy by at least this much, with at most this probability by chance (one-sided
 #: McNemar; about 0.05 over the two dozen candidates).
 LEAST_GAIN, CHANCE = 0.03, 0.002
+#: Temperatures at which ordinary networks fit their labels.
+ORDINARY = (0.3, 3.3)
 #: Below this accuracy (or this far behind the other model) scales and offsets of the input are searched as well.
 WEAK, BEHIND = 0.7, 0.1
 
@@ -152,6 +155,10 @@ def _greys(x: Tensor) -> Tensor:
     return (x * weights).sum(1, keepdim=True).expand_as(x).contiguous()
 
 
+def _means(x: Tensor) -> Tensor:
+    return x.mean(1, keepdim=True).expand_as(x).contiguous()
+
+
 def _coarse(x: Tensor) -> Tensor:
     """Halved and doubled again: what a smaller copy of the image holds."""
     return _resize(_resize(x, (max(1, x.shape[2] // 2), max(1, x.shape[3] // 2))), (x.shape[2], x.shape[3]))
@@ -209,7 +216,8 @@ def candidates(net: Net, other: Net, sample: Sample) -> list[Change]:
         if x.shape[1] > 1:
             found += [Change("swapped_channels", words, _chain(change, net.transform)) for words, change in _orders(x)]
         if x.shape[1] == 3:
-            found.append(Change("colour_mismatch", "the colours taken away", _chain(_greys, net.transform)))
+            found += [Change("colour_mismatch", f"the colours taken away ({words})", _chain(change, net.transform))
+                      for words, change in (("by their brightness", _greys), ("by their mean", _means))]
     return _distinct(found, net, x[:2])
 
 
@@ -295,6 +303,42 @@ def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, 
     return [max(gains, key=lambda g: g.after) for gains in judged.values()]
 
 
+def try_scale(net: Net, changes: list[Change], sample: Sample, logits: Tensor) -> Gain | None:
+    """Is a model that is far too sure or too flat merely fed another scale? Looks for the scaling of the input under
+    which its probabilities fit as they are.
+
+    Returns:
+        The scaling with the highest likelihood on the first samples, if on the others the temperature that fits is
+        an ordinary one, accuracy is not lower (McNemar p > 0.05) and the labels are no less likely than without it,
+        both at their fitting temperature; ``detail["surer"]``: they are more likely (3 standard errors), which no
+        temperature explains.
+    """
+    if not changes or sample.labels is None or len(sample) < 2 * SCREEN:
+        return None
+    labels = sample.labels.cpu()
+    screen, rest = sample.part(slice(0, SCREEN)), sample.part(slice(SCREEN, None))
+
+    def likely(scores: Tensor, rows: slice) -> Tensor:
+        return scores.double().log_softmax(1).gather(1, labels[rows, None])[:, 0]
+
+    first = slice(0, SCREEN)
+    change = max(changes, key=lambda c: float(likely(net.over(screen.batches, c.apply), first).mean()))
+    scores, others = net.over(rest.batches, change.apply), slice(SCREEN, None)
+    truth, plain = labels[others], logits[others]
+    fits = fit_temperature(scores, truth)
+    ahead = likely(scores / fits, others) - likely(plain / fit_temperature(plain, truth), others)
+    error = float(ahead.std()) / len(ahead) ** 0.5
+    before, after = plain.argmax(1) == truth, scores.argmax(1) == truth
+    if not ORDINARY[0] <= fits <= ORDINARY[1] or float(ahead.mean()) < -error or (
+            paired_gain(after, before).p <= 0.05):
+        return None
+    return Gain(role=net.role, code=change.code, words=change.words, before=float(before.double().mean()),
+                after=float(after.double().mean()), samples=len(rest), p=1.0, logits=scores, detail={
+                    "nll_before": -float(likely(plain, others).mean()),
+                    "nll_after": -float(likely(scores, others).mean()),
+                    "surer": float(ahead.mean()) > 3 * error})
+
+
 def try_matching(role: Role, logits: Tensor, labels: Tensor, right: Tensor, names: tuple[str, ...]) -> list[Gain]:
     """Would the model be right under other class names? The renaming is found on one half, judged on the other."""
     classes = logits.shape[1]
@@ -341,34 +385,40 @@ def _renaming(counts: Tensor, names: tuple[str, ...]) -> Tensor:
     return free if better > int((free != common).sum()) else common
 
 
-def try_bias(role: Role, logits: Tensor, labels: Tensor, right: Tensor, names: tuple[str, ...]) -> list[Gain]:
+def try_bias(role: Role, logits: Tensor, labels: Tensor, right: Tensor) -> list[Gain]:
     """Would the model be right with one more bias per class? Found on one half of the samples, judged on the other."""
-    classes, corrected = logits.shape[1], logits.double().clone()
-    shifts = []
+    corrected = logits.double().clone()
     for fit, judge in _halves(len(labels)):
-        shifts.append(_class_bias(logits[fit].double(), labels[fit], classes))
-        corrected[judge] += shifts[-1]
+        scale, shift = _class_bias(logits[fit].double(), labels[fit], logits.shape[1])
+        corrected[judge] = scale * corrected[judge] + shift
     after = corrected.argmax(1) == labels
     found = paired_gain(right, after)
     if found.gain < LEAST_GAIN or found.p > CHANCE:
         return []
-    shift = (shifts[0] + shifts[1]) / 2
-    over, under = int(shift.argmin()), int(shift.argmax())
-    said = logits.argmax(1).bincount(minlength=classes)
     return [Gain(role=role, code="class_bias", words="one more bias per class", p=found.p, samples=len(labels),
-                 before=float(right.double().mean()), after=float(after.double().mean()), logits=corrected,
-                 detail={"favours": names[over], "neglects": names[under], "times_said": int(said[over]),
-                         "times_due": int((labels == over).sum())})]
+                 before=float(right.double().mean()), after=float(after.double().mean()), logits=corrected)]
 
 
-def _class_bias(scores: Tensor, labels: Tensor, classes: int, steps: int = 100) -> Tensor:
-    """The bias per class at which each class is given as much probability as it has samples (iterative scaling, which
-    maximises the likelihood; one sample is added to every class)."""
-    due = labels.bincount(minlength=classes).double() + 1
-    bias = scores.new_zeros(classes)
-    for _ in range(steps):
-        bias += (due / ((scores + bias).softmax(1).sum(0) + 1)).log()
-    return bias - bias.mean()
+def _class_bias(scores: Tensor, labels: Tensor, classes: int) -> tuple[float, Tensor]:
+    """Scale and bias per class under which the labels are likeliest, with a weak pull of the bias towards 0 (on scores
+    of unit spread: flat scores need a small bias, sharp ones a large one)."""
+    from scipy.optimize import minimize
+    middle = scores.mean(0)
+    size = (scores - middle).std().clamp_min(1e-12)
+    unit = ((scores - middle) / size).numpy()
+    hot = F.one_hot(labels, classes).double().numpy()
+
+    def loss(free: Any) -> tuple[float, Any]:
+        z = torch.from_numpy(free[0] * unit + free[1:])
+        log_p = z.log_softmax(1).numpy()
+        error = (torch.from_numpy(log_p).exp().numpy() - hot) / len(hot)
+        gradient = [(error * unit).sum(), *(error.sum(0) + 2e-3 * free[1:])]
+        return float(-(log_p * hot).sum() / len(hot) + 1e-3 * (free[1:] ** 2).sum()), torch.tensor(gradient).numpy()
+
+    best = minimize(loss, torch.tensor([1.0] + [0.0] * classes).double().numpy(), jac=True, method="L-BFGS-B",
+                    bounds=[(1e-3, None)] + [(None, None)] * classes, options={"maxiter": 200}).x
+    scale = float(best[0] / size)
+    return scale, torch.from_numpy(best[1:]) - scale * middle
 
 
 def try_head(role: Role, features: Tensor, labels: Tensor, right: Tensor, classes: int) -> list[Gain]:
@@ -396,8 +446,8 @@ _FREEDOM = {"label_permutation": 3, "class_bias": 2, "batch_norm_statistics": 1,
 
 def compete(gains: list[Gain], labels: Tensor) -> list[Gain]:
     """Repairs of one model compete: a repair is behind another that is right more often (McNemar p <= 0.05), or as
-    often but surer of the labels (paired differences of the log-probability more than 3 standard errors from 0), or,
-    where neither tells, that has less freedom."""
+    often but leaves an ordinary fitting temperature where this one does not, or surer of the labels (paired differences
+    of the log-probability more than 3 standard errors from 0), or, where none of this tells, that has less freedom."""
     found = []
     for gain in gains:
         rivals = [other for other in gains if other is not gain and other.code != gain.code]
@@ -416,6 +466,9 @@ def _loses(gain: Gain, other: Gain, labels: Tensor) -> bool:
         if paired_gain(first, second).p <= 0.05:
             return lost
     if "head_mismatch" not in (gain.code, other.code):
+        odd = [not ORDINARY[0] <= fit_temperature(z, truth) <= ORDINARY[1] for z in (mine, theirs)]
+        if odd[0] != odd[1]:
+            return odd[0]  # the right input makes an ordinary network of a model
         ahead = theirs.log_softmax(1).gather(1, truth[:, None]) - mine.log_softmax(1).gather(1, truth[:, None])
         error = float(ahead.std()) / n ** 0.5
         if error > 0 and abs(float(ahead.mean())) > 3 * error:
@@ -550,4 +603,4 @@ def readable(name: str) -> str:
 
 __all__ = ["BATCH_NORMS", "CHANCE", "DROPOUTS", "LEAST_GAIN", "SCREEN", "Change", "Gain", "batch_norms",
            "batch_statistics", "candidates", "canvases", "compete", "depends_on_batch", "readable", "scalings",
-           "try_batch_statistics", "try_bias", "try_changes", "try_head", "try_matching", "unseen"]
+           "try_batch_statistics", "try_bias", "try_changes", "try_head", "try_matching", "try_scale", "unseen"]

@@ -49,6 +49,11 @@ class Finding:
         return f"[{self.severity:.2f}] {self.code}: {self.sentence} {self.try_next}"
 
 
+#: Findings that say how a model errs, not why.
+_HOW = frozenset({"class_bias", "collapsed_output", "missing_class", "teacher_worse_than_student",
+                  "overconfident_teacher", "underconfident_teacher", "overconfident_student", "head_mismatch"})
+
+
 @dataclass(kw_only=True)
 class Facts:
     """Everything the rules look at."""
@@ -66,6 +71,7 @@ class Facts:
     stages: dict[Role, list[Stage]] = field(default_factory=dict)
     odd_weights: dict[Role, list[Odd]] = field(default_factory=dict)
     embeddings: dict[Role, Tensor] = field(default_factory=dict)
+    scaled: dict[Role, Gain | None] = field(default_factory=dict)
     unseen: list[tuple[Role, str, float]] = field(default_factory=list)
     views: list[LayerView] = field(default_factory=list)
     embedding: LayerView | None = None
@@ -80,8 +86,9 @@ class Facts:
         return "student" if role == "teacher" else "teacher"
 
     def explained(self, role: Role, found: Sequence[Finding]) -> bool:
-        """Whether an alarm already says why this model does badly (a bias per class says how, not why)."""
-        return any(f.alarm and f.code != "class_bias" and f.evidence.get("model") in (role, "both") for f in found)
+        """Whether an alarm already says why this model does badly (and not how; nor is it a repair that is beaten)."""
+        return any(f.alarm and f.code not in _HOW and not f.evidence.get("better_repairs")
+                   and f.evidence.get("model") in (role, "both") for f in found)
 
 
 def _pc(share: float) -> str:
@@ -139,7 +146,8 @@ def _counterfactuals(f: Facts) -> Iterator[Finding]:
             g.code == "input_normalization_mismatch" and o.role == g.role and o.code == "batch_norm_statistics")])
         yield Finding(code=g.code, severity=severity, sentence=sentence,
                       evidence={"model": role, "change": g.words, "accuracy_before": g.before,
-                                "accuracy_after": g.after, "samples": g.samples, "p": g.p, **g.detail},
+                                "accuracy_after": g.after, "samples": g.samples, "p": g.p,
+                                "better_repairs": g.behind, **g.detail},
                       try_next=_TRY[g.code].format(role=g.role if role != "both" else "model"))
         if g.code == "batch_norm_statistics" and not any(
                 o.role == g.role and o.code == "input_normalization_mismatch" for o in f.gains):
@@ -148,7 +156,10 @@ def _counterfactuals(f: Facts) -> Iterator[Finding]:
 
 def _share(g: Gain, lost: float) -> float:
     """Severity of a repair: the share of the loss that comes back, less where another repair does better."""
-    return max(0.5, 0.55 + 0.4 * min(1.0, g.gain / lost) - 0.06 * g.behind)
+    share = min(1.0, g.gain / lost)
+    if share < (0.5 if g.behind else 0.25):  # a weak model gains a little from many changes
+        return 0.4
+    return max(0.5, 0.55 + 0.4 * share - 0.06 * g.behind)
 
 
 def _or_the_input(f: Facts, g: Gain, lost: float) -> Finding:
@@ -165,6 +176,23 @@ def _or_the_input(f: Facts, g: Gain, lost: float) -> Finding:
         evidence={"model": g.role, "accuracy_before": g.before, "accuracy_with_batch_statistics": g.after,
                   "running_statistics_untouched": untouched},
         try_next=f"Compare the mean and spread of what reaches the {g.role} with what it was trained on.")
+
+
+def _scaled(f: Facts) -> Iterator[Finding]:
+    """Accuracy is intact, confidence is not, and another scale of the input mends it."""
+    for role, g in f.scaled.items():
+        if g is None or bounded(f.said[role].logits):
+            continue
+        surer = bool(g.detail["surer"])
+        yield Finding(
+            code="input_normalization_mismatch", severity=0.88 if surer else 0.55,
+            sentence=f"The {role}'s confidence fits the labels with {g.words} (negative log-likelihood "
+                     f"{g.detail['nll_after']:.2f} instead of {g.detail['nll_before']:.2f}"
+                     + (", which no temperature reaches" if surer else "; a temperature does as much")
+                     + "): its input may be scaled otherwise than in its training.",
+            evidence={"model": role, "change": g.words, "accuracy_before": g.before, "accuracy_after": g.after,
+                      "samples": g.samples, **g.detail, "better_repairs": 0 if surer else 1},
+            try_next=_TRY[g.code].format(role=role))
 
 
 def _stated_input(f: Facts) -> Iterator[Finding]:
@@ -399,7 +427,7 @@ def _temperature(f: Facts) -> Iterator[Finding]:
     scale = float(teacher.logits.double().std(1).median() / student.logits.double().std(1).median().clamp_min(1e-12))
     if student.accuracy is not None and student.temperature is not None:
         short = student.accuracy - student.confidence
-        if short < 0.15 or student.temperature > 0.5:
+        if not student.flat:
             return
         severity, known = _ramp(short, 0.15, 0.5, 0.6, 0.85), (
             f"it is right in {_pc(student.accuracy)} but gives its class only {_pc(student.confidence)}, and fits the "
@@ -420,17 +448,17 @@ def _temperature(f: Facts) -> Iterator[Finding]:
                  "then give the soft term more weight or train longer.")
 
 
-def _teacher_confidence(f: Facts) -> Iterator[Finding]:
+def _teacher_confidence(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
     teacher = f.said["teacher"]
     if bounded(teacher.logits):
         return
     over = 0.0 if teacher.accuracy is None else teacher.confidence - teacher.accuracy
+    top = 0.45 if f.explained("teacher", found) else 1.0
     reasons: list[tuple[float, str]] = []
     if over >= 0.1:
         reasons.append((_ramp(over, 0.1, 0.4, 0.6, 0.9), f"it gives its class {_pc(teacher.confidence)} but is right "
                                                          f"in {_pc(teacher.accuracy or 0.0)}"))
-    if teacher.temperature is not None and teacher.nll is not None and teacher.nll_fitted is not None and (
-            teacher.temperature >= 4 and teacher.nll - teacher.nll_fitted >= 0.05):
+    if teacher.sharp and teacher.temperature is not None:
         reasons.append((_ramp(math.log(teacher.temperature), math.log(4), math.log(16), 0.6, 0.9),
                         f"its logits fit the labels only when divided by {teacher.temperature:.1f}"))
     if teacher.soft_mass < 0.01:
@@ -439,7 +467,7 @@ def _teacher_confidence(f: Facts) -> Iterator[Finding]:
                              f"{teacher.soft_mass:.1g} (median)"))
     if reasons:
         yield Finding(
-            code="overconfident_teacher", severity=max(s for s, _ in reasons),
+            code="overconfident_teacher", severity=min(top, max(s for s, _ in reasons)),
             sentence=f"The teacher is over-confident: {'; '.join(words for _, words in reasons)}. Its soft targets are "
                      "almost hard labels.",
             evidence={"model": "teacher", "confidence": teacher.confidence, "accuracy": teacher.accuracy,
@@ -448,10 +476,9 @@ def _teacher_confidence(f: Facts) -> Iterator[Finding]:
             try_next="Raise the temperature of the soft term, calibrate the teacher (divide its logits by the fitting "
                      "temperature), or match logits instead of probabilities.")
         return
-    if teacher.accuracy is not None and teacher.temperature is not None and (
-            -over >= 0.15 and teacher.temperature <= 0.5):
+    if teacher.flat and teacher.accuracy is not None and teacher.temperature is not None:
         yield Finding(
-            code="underconfident_teacher", severity=_ramp(-over, 0.15, 0.5, 0.6, 0.8),
+            code="underconfident_teacher", severity=min(top, _ramp(-over, 0.15, 0.5, 0.6, 0.8)),
             sentence=f"The teacher's soft targets are almost flat: it is right in {_pc(teacher.accuracy)} but gives "
                      f"its class only {_pc(teacher.confidence)}; its logits fit at temperature "
                      f"{teacher.temperature:.2g}.",
@@ -482,8 +509,9 @@ def _guessing(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
             why.append("all its weights are as an initialisation leaves them")
         elif share >= 0.5:
             why.append(f"{_pc(share)} of its weights are as an initialisation leaves them")
-        severity = (0.97 if untouched else 0.8 if share >= 0.5 else 0.45 if f.explained(role, found) else
-                    0.75 if role == "student" else 0.85)
+        severity = (0.97 if untouched else 0.8 if share >= 0.5 else 0.45 if f.explained(role, found) else 0.6 if any(
+                        x.code in ("class_bias", "head_mismatch") and x.alarm and x.evidence["model"] == role
+                        for x in found) else 0.75 if role == "student" else 0.85)
         yield Finding(code=f"untrained_{role}", severity=severity, sentence=f"The {role} knows nothing of this task: "
                       f"{'; '.join(why)}.",
                       evidence={"model": role, "accuracy": said.accuracy, "weights_as_initialised": share,
@@ -493,6 +521,8 @@ def _guessing(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
 
 
 def _one_class(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    repaired = {(g.role, g.code) for g in f.gains}
+    causes = [x for x in found if (x.evidence.get("model"), x.code) not in repaired]  # a repair may be a coincidence
     for role in ROLES:
         counts = f.said[role].logits.argmax(1).bincount(minlength=len(f.names))
         share, top = float(counts.max()) / int(counts.sum()), int(counts.argmax())
@@ -500,7 +530,7 @@ def _one_class(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
         due = float((reference == top).double().mean())
         if share >= 0.9 and due <= 0.5:
             yield Finding(
-                code="collapsed_output", severity=0.45 if f.explained(role, found) else 0.7,
+                code="collapsed_output", severity=0.45 if f.explained(role, causes) else 0.7,
                 sentence=f"The {role} names class {f.names[top]} in {_pc(share)} of the samples; it is due in "
                          f"{_pc(due)}.",
                 evidence={"model": role, "classes": [f.names[top]], "share": share, "due": due},
@@ -515,9 +545,10 @@ def _worse(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
         return
     more = paired_gain(teacher.right, student.right)
     if more.gain >= 0.03 and more.p <= 0.05:
-        hint = " This may follow from another finding about the teacher." if f.explained("teacher", found) else ""
+        known = f.explained("teacher", found)
+        hint = " This may follow from another finding about the teacher." if known else ""
         yield Finding(
-            code="teacher_worse_than_student", severity=min(0.95, 0.55 + 2 * more.gain),
+            code="teacher_worse_than_student", severity=min(0.55 if known else 0.95, 0.55 + 2 * more.gain),
             sentence=f"The teacher is worse than its student: it is right in {_pc(teacher.accuracy or 0.0)} against "
                      f"{_pc(student.accuracy or 0.0)}.{hint}",
             evidence={"model": "teacher", "accuracy_teacher": teacher.accuracy, "accuracy_student": student.accuracy,
@@ -540,20 +571,38 @@ def _worse(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
 
 
 def _bias(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    """Some classes are named too often: a bias repairs it, or the shares alone show it."""
+    if f.labels is None:
+        return
     best = max((s.accuracy for s in f.said.values() if s.accuracy is not None), default=0.0)
-    for g in f.gains:
-        if g.code != "class_bias":
+    due = f.labels.bincount(minlength=len(f.names)).double() / len(f.labels)
+    for role in ROLES:
+        said = f.said[role].logits.argmax(1).bincount(minlength=len(f.names)).double() / len(f.labels)
+        off = float((said - due).abs().sum()) / 2
+        g = next((g for g in f.gains if g.role == role and g.code == "class_bias"), None)
+        if g is None and off < 0.2:
             continue
-        lost, d = max(best, g.after) - g.before, g.detail
-        weak = g.gain < 0.3 * lost or f.explained(g.role, found)
+        explained = any(x.alarm and x.code not in (*_HOW, *(o.code for o in f.gains)) and
+                        x.evidence.get("model") in (role, "both") for x in found) or (
+                            g is None and f.explained(role, found))
+        lost = max(best, g.after) - g.before if g is not None else 0.0
+        if explained or (g is not None and g.behind and off < 0.2):
+            severity = 0.4
+        else:
+            severity = max(0.0 if g is None or g.behind else _share(g, lost), 0.6 if off >= 0.2 and (
+                g is None or not g.behind) else 0.4)
+        over, under = int((said - due).argmax()), int((said - due).argmin())
+        repair = f" With one more bias per class, found on other samples, it is right in {_pc(g.after)} instead of " \
+                 f"{_pc(g.before)}." if g is not None else ""
         yield Finding(
-            code="class_bias", severity=0.4 if weak else _share(g, lost),
-            sentence=f"The {g.role} favours class {d['favours']} (named {d['times_said']} times, due {d['times_due']}) "
-                     f"and neglects {d['neglects']}: with one more bias per class, found on other samples, it is right "
-                     f"in {_pc(g.after)} instead of {_pc(g.before)}.",
-            evidence={"model": g.role, "classes": [d["favours"], d["neglects"]], "accuracy_before": g.before,
-                      "accuracy_after": g.after, "p": g.p},
-            try_next=f"Look at the bias of the {g.role}'s last layer and at how often each class was in its training "
+            code="class_bias", severity=severity,
+            sentence=f"The {role} favours class {f.names[over]} (named in {_pc(float(said[over]))}, due in "
+                     f"{_pc(float(due[over]))}) and neglects {f.names[under]} ({_pc(float(said[under]))}, due in "
+                     f"{_pc(float(due[under]))}).{repair}",
+            evidence={"model": role, "classes": [f.names[over], f.names[under]], "share_misnamed": off,
+                      **({} if g is None else {"accuracy_before": g.before, "accuracy_after": g.after, "p": g.p,
+                                               "better_repairs": g.behind})},
+            try_next=f"Look at the bias of the {role}'s last layer and at how often each class was in its training "
                      "data; correct the bias by the logarithm of the frequencies, or balance the training.")
 
 
@@ -563,8 +612,8 @@ def _head(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
         if g.code != "head_mismatch":
             continue
         share = g.gain / max(best - g.before, g.gain)
-        known = g.behind or any(x.alarm and x.code != "frozen_stage" and x.evidence.get("model") in (g.role, "both")
-                                for x in found)
+        known = g.behind or any(x.alarm and x.code not in (*_HOW, "frozen_stage") and not x.evidence.get("better_repairs") and
+                    x.evidence.get("model") in (g.role, "both") for x in found)
         yield Finding(
             code="head_mismatch", severity=0.45 if known or share < 0.5 else 0.5 + 0.3 * share,
             sentence=f"The {g.role}'s last layer does not fit its features: a linear layer fitted to its embeddings of "
@@ -576,8 +625,8 @@ def _head(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
 def _fit(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
     """A student far behind its teacher, without another cause: has it learnt by heart, or too little?"""
     student, teacher = f.said["student"], f.said["teacher"]
-    if student.accuracy is None or teacher.accuracy is None or bounded(student.logits) or any(
-            x.alarm and x.evidence.get("model") in ("student", "both") for x in found):
+    if student.accuracy is None or teacher.accuracy is None or bounded(student.logits) or f.explained(
+            "student", [x for x in found if x.code not in ("temperature_without_t2", "collapsed_features")]):
         return
     gap, over = teacher.accuracy - student.accuracy, student.confidence - student.accuracy
     if gap >= 0.15 and over >= 0.15:
@@ -589,12 +638,12 @@ def _fit(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
                       "accuracy_teacher": teacher.accuracy},
             try_next="Train it on more samples (the teacher can label them), augment, stop earlier, and weigh the soft "
                      "term higher.")
-    elif gap >= 0.3:
+    elif gap >= 0.25:
         size = sum(p.numel() for p in f.nets["student"].model.parameters()) / max(
             1, sum(p.numel() for p in f.nets["teacher"].model.parameters()))
         small = f" It has {_pc(size)} of the teacher's parameters." if size < 0.1 else ""
         yield Finding(
-            code="underfitted_student", severity=_ramp(gap, 0.3, 0.6, 0.55, 0.75),
+            code="underfitted_student", severity=_ramp(gap, 0.25, 0.6, 0.55, 0.75),
             sentence=f"The student has learnt too little: it is right in {_pc(student.accuracy)} against "
                      f"{_pc(teacher.accuracy)}, and does not claim more ({_pc(student.confidence)}).{small}",
             evidence={"model": "student", "confidence": student.confidence, "accuracy": student.accuracy,
@@ -666,7 +715,7 @@ def _student_confidence(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]
             said.logits):
         return
     over, top = said.confidence - said.accuracy, 0.45 if f.explained("student", found) else 1.0
-    sharp = said.temperature >= 4 and said.nll - said.nll_fitted >= 0.05
+    sharp = said.sharp
     numbers = {"model": "student", "confidence": said.confidence, "accuracy": said.accuracy, "ece": said.ece,
                "fitting_temperature": said.temperature}
     if over >= 0.1 or sharp:
@@ -754,10 +803,10 @@ def _same(f: Facts) -> Iterator[Finding]:
 
 
 _PLAIN: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    _counterfactuals, _stated_input, _modes, _dead, _odd, _unseen, _frozen, _collapsed, _outputs, _temperature,
-    _teacher_confidence, _label_noise, _dark_knowledge, _layers, _regions, _same)
+    _counterfactuals, _scaled, _stated_input, _modes, _dead, _odd, _unseen, _frozen, _collapsed, _outputs, _temperature,
+    _label_noise, _dark_knowledge, _layers, _regions, _same)
 _SYMPTOMS: tuple[Callable[[Facts, Sequence[Finding]], Iterator[Finding]], ...] = (
-    _guessing, _bias, _head, _one_class, _classes, _fit, _student_confidence, _worse)
+    _bias, _one_class, _head, _guessing, _classes, _fit, _teacher_confidence, _student_confidence, _worse)
 #: What follows by itself where a model was never trained.
 _OF_UNTRAINED = frozenset({
     "dead_stage", "frozen_stage", "zeroed_weights", "collapsed_features", "collapsed_output", "class_bias",

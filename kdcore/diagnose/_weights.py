@@ -70,9 +70,10 @@ def stages(model: nn.Module, initial: dict[str, Tensor] | None = None) -> list[S
 
 
 def fresh(parts: list[Stage]) -> bool:
-    """Whether nothing in a model was trained: no stage shows training, and most weights are as initialised."""
+    """Whether nothing in a model was trained: no stage shows training, and most weights (a thousand at least, fewer
+    show nothing) are as initialised."""
     known = sum(s.parameters for s in parts if s.initial)
-    return known > 0 and not any(s.trained for s in parts) and known >= 0.5 * sum(s.parameters for s in parts)
+    return known >= MANY and not any(s.trained for s in parts) and known >= 0.5 * sum(s.parameters for s in parts)
 
 
 def initial_share(parts: list[Stage]) -> float:
@@ -200,7 +201,7 @@ def _some(values: Tensor) -> Tensor:
 
 def _judge_matrix(weight: Tensor) -> Verdict:
     from scipy.stats import kstest
-    bounds = _bounds(weight)
+    bounds = _bounds(weight)[:None if weight.numel() >= MANY else 1]  # few weights would come near some bound
     weight = weight[:max(8, _LARGE // weight[0].numel())].double()  # the first rows are as random as all
     values, n = weight.flatten(), weight.numel()
     if n < FEW or _constant(values):
