@@ -11,12 +11,14 @@ All of them take ``seeds``, ``progress``, ``stop`` and the training settings of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,9 @@ from .models import CifarResNet
 from .taps import collect_features, embedding_tap
 from .tasks import ModelSpec, Recipe, Task, load_task
 from .tasks._augment import CropFlip
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: The recipe of megvii-research/mdistiller for CIFAR-100: SGD 0.05, x0.1 after 150, 180 and 210 of 240 epochs.
 CIFAR_RECIPE = Recipe(epochs=240, batch_size=64, lr=0.05, optimizer="sgd", weight_decay=5e-4, scheduler="steps")
@@ -368,6 +373,57 @@ def norm_direction_claims(comparison: Comparison) -> list[Claim]:
         Claim("KD++ beats CE in accuracy", left=values("KD++"), right=values("CE")),
         Claim("the norm half of ND is real: embeddings are longer than with the direction half alone",
               left=values("KD++", "norm"), right=values("KD + cos", "norm"), unit="mean length")]
+
+
+def accuracy_over_images(comparison: Comparison, baseline: str | None = None, *, resamples: int = 2000,
+                         confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """Accuracy of every arm with a bootstrap interval over the test images, for the trained students as they are.
+
+    The interval of :meth:`~kdcore.experiment.Comparison.table` says how much another training would change; this one,
+    how much other test images would. Images of all seeds are drawn together, with replacement; differences are paired
+    by image and seed.
+
+    Args:
+        comparison: of a classification task, with its students kept.
+        baseline: arm that the others are compared with; no differences without one.
+        resamples, confidence, seed: of the percentile bootstrap.
+
+    Returns:
+        Index ``arm``; columns ``accuracy``, ``low``, ``high``, and with a baseline ``difference``, ``diff_low``,
+        ``diff_high`` (NaN in its own row).
+
+    Raises:
+        ValueError: an unknown baseline, or students that were not kept.
+    """
+    import pandas as pd
+    from scipy.stats import bootstrap
+    if baseline is not None and baseline not in comparison.arms:
+        raise ValueError(f"baseline must be one of {', '.join(comparison.arms)}, got {baseline!r}.")
+    missing = [f"{arm}, seed {s}" for arm in comparison.arms for s in comparison.seeds
+               if (arm, s) not in comparison.students]
+    if missing:
+        raise ValueError(f"comparison must keep its students (keep_students=True, not stopped); missing: "
+                         f"{'; '.join(missing)}.")
+
+    def hits(arm: str) -> np.ndarray:
+        pairs = (comparison.tasks[s].predict(comparison.students[arm, s]) for s in comparison.seeds)
+        return torch.cat([logits.argmax(1) == labels for logits, labels in pairs]).double().numpy()
+
+    def interval(values: np.ndarray) -> tuple[float, float, float]:
+        if not values.std():  # nothing to resample
+            return values.mean(), values.mean(), values.mean()
+        low, high = bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=confidence, batch=100,
+                              method="percentile", rng=np.random.default_rng(seed)).confidence_interval
+        return float(values.mean()), float(low), float(high)
+
+    right = {arm: hits(arm) for arm in comparison.arms}
+    table = pd.DataFrame.from_dict({arm: interval(v) for arm, v in right.items()}, orient="index",
+                                   columns=["accuracy", "low", "high"]).rename_axis("arm")
+    if baseline is not None:
+        names = ["difference", "diff_low", "diff_high"]
+        table[names] = [(math.nan,) * 3 if arm == baseline else interval(v - right[baseline])
+                        for arm, v in right.items()]
+    return table
 
 
 def cifar100_nd(*, folder: str | Path | None = None, seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from kdcore import studies
 from kdcore.experiment import Comparison
 from kdcore.models import MLP
 from kdcore.studies import (
+    accuracy_over_images,
     cifar100_nd,
     class_geometry,
     mean_cosine,
@@ -88,6 +91,54 @@ def comparison(norm: float, cosine: float, accuracy: float, cos_norm: float) -> 
     ((8.0, 0.7, 0.92, 9.0), [True, True, True, False])])
 def test_claims_hold_and_fail(numbers: tuple[float, float, float, float], verdicts: list[bool]) -> None:
     assert [bool(c.check()) for c in norm_direction_claims(comparison(*numbers))] == verdicts
+
+
+class Constant(nn.Module):
+    """Says class 0 for ``right`` of ten images whose label is 0, class 1 for the others."""
+
+    def __init__(self, right: set[int]) -> None:
+        super().__init__()
+        self.right = right
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[1.0, 0.0] if int(i) in self.right else [0.0, 1.0] for i in x[:, 0]])
+
+
+def test_bootstrap_over_images_pairs_the_images_of_all_seeds() -> None:
+    data = ArrayDataset(torch.arange(10.0)[:, None].repeat(1, 2), torch.zeros(10, dtype=torch.int64))
+    two = ArrayDataset(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+    place = Task(name="ten", train=two, test=data, class_names="ab")
+    right = {"CE": ({*range(5)}, {*range(7)}), "KD": ({*range(6)}, {*range(8)}), "all": ({*range(10)},) * 2}
+    found = Comparison(arms=tuple(right), seeds=(0, 1), metric="accuracy", tasks={0: place, 1: place},
+                       students={(a, s): Constant(r) for a, rs in right.items() for s, r in enumerate(rs)})
+    table = accuracy_over_images(found, "CE", resamples=4000)
+    assert table.index.tolist() == ["CE", "KD", "all"] and table.accuracy.tolist() == [0.6, 0.7, 1.0]
+    half = 1.96 * math.sqrt(0.6 * 0.4 / 20)  # normal approximation of the same interval, 20 images
+    assert table.low["CE"] == pytest.approx(0.6 - half, abs=0.05)
+    assert table.high["CE"] == pytest.approx(0.6 + half, abs=0.05)
+    assert (table.low["all"], table.high["all"]) == (1.0, 1.0)
+    assert math.isnan(table.difference["CE"]) and table.difference["KD"] == pytest.approx(0.1)
+    # paired: 2 of 20 images differ, so no resample has a negative difference, and five or more of them are rare
+    assert table.diff_low["KD"] == 0.0 and table.diff_high["KD"] == pytest.approx(0.25, abs=0.051)
+    assert list(accuracy_over_images(found).columns) == ["accuracy", "low", "high"]
+    with pytest.raises(ValueError, match="baseline must be one of CE, KD, all, got 'x'"):
+        accuracy_over_images(found, "x")
+    del found.students["KD", 1]
+    with pytest.raises(ValueError, match="missing: KD, seed 1"):
+        accuracy_over_images(found)
+
+
+def test_the_full_tier_starts_where_the_data_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = torch.arange(4).repeat(8)
+    images = torch.randint(256, (32, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    monkeypatch.setattr(studies, "load_task", lambda name, **options: Task(
+        name=name, train=ArrayDataset(images, y), test=ArrayDataset(images, y), class_names="abcd"))
+    monkeypatch.setattr(studies, "CIFAR_RECIPE", replace(studies.CIFAR_RECIPE, epochs=1, batch_size=16))
+    found = cifar100_nd(seeds=[0])
+    assert found.arms == ("CE", "KD", "KD++") and found.rows["last"].between(0, 1).all()
+    assert list(found.tasks[0].teachers) == ["resnet56"] and list(found.tasks[0].students) == ["resnet20"]
+    terms = found.histories["KD++", 0][0].terms
+    assert terms["nd"] > 0 and terms["kd"] == 0  # the first epoch of the warm-up
 
 
 def test_the_full_tier_says_what_is_missing(tmp_path: Any) -> None:
