@@ -52,7 +52,12 @@ from kdcore.tasks import load_task
 from workbench import views
 from workbench.panels import Explorer, dropdown, progress_line, slider
 from workbench.runs import record
-from workbench.views.nd_kd import attribution_view, nd_landscape_view, norm_direction_curves_view, norm_direction_view
+from workbench.views.nd_kd import (
+    attribution_view,
+    nd_landscape_view,
+    norm_direction_curves_view,
+    norm_direction_view,
+)
 
 if not quick:
     load_task("cifar100")  # the full run needs it: better to hear now than in an hour
@@ -84,9 +89,9 @@ Markdown(f"The teacher's own classifier gets **{100 * task.accuracy(teacher):.1f
          f"right, the ten means alone **{100 * nearest:.1f} %**.")
 
 # %% [markdown]
-# So the direction of a mean tells almost as much as a classifier. Now the student, trained with labels alone. The next
-# picture shows each test image as a point. Straight up is the direction of the *teacher's* mean of the image's class;
-# the further from the corner, the longer the embedding.
+# Where the two numbers are close, ten directions tell as much as a trained classifier: that is the paper's starting
+# point. Now the student, trained with labels alone. The next picture shows each test image as a point. Straight up is
+# the direction of the *teacher's* mean of the image's class; the further from the corner, the longer the embedding.
 
 # %%
 plain = studies.norm_direction(arms=["ce"], seeds=1, progress=progress_line("Student")).students["ce", 0]
@@ -95,9 +100,9 @@ idea = norm_direction_view(geometry, title="Where the embeddings point, and how 
 idea
 
 # %% [markdown]
-# A student trained with labels has axes of its own: nothing told it which direction the teacher uses for a digit. ND
-# tells it. Compare also the distance from the corner: are the student's embeddings shorter, as the paper says of small
-# networks?
+# How far from the vertical are the student's points? Nothing told a student trained with labels which direction the
+# teacher uses for a digit; ND tells it. Compare also the distance from the corner: are the student's embeddings
+# shorter, as the paper says of small networks?
 #
 # ## The maths
 #
@@ -210,6 +215,15 @@ accuracy = views.comparison_view(comparison, baseline="CE", title="Accuracy on t
 accuracy
 
 # %% [markdown]
+# Those intervals ask: what if the students were trained again? There is a second question: what if the *test images*
+# were others? A bootstrap answers it, by drawing the test images of all seeds again, with replacement, 2,000 times.
+# Differences to CE are paired image by image, in points.
+
+# %%
+images = 100 * studies.accuracy_over_images(comparison, "CE")
+images.rename_axis(None).style.format("{:.2f}", na_rep="")
+
+# %% [markdown]
 # ### On the way
 #
 # The same trainings of seed 0 once more, watched: after every epoch the test embeddings are measured. The dotted line
@@ -282,7 +296,8 @@ Markdown("\n".join(lines))
 # | ResNet32x4 to ResNet8x4 | 73.33 | 75.54 | 75.44 | 76.28 | 75.79 | 76.13 | 75.63 | 76.07 |
 # | ResNet50 to MobileNetV2 | 67.65 | 70.10 | 70.35 | 70.82 | 69.17 | 69.80 | 69.89 | 70.45 |
 #
-# On ImageNet: ResNet34 to ResNet18, KD 70.66 and KD++ 71.98; ResNet50 to MobileNetV1, KD 70.50 and KD++ 72.77.
+# On ImageNet: ResNet34 to ResNet18, KD 70.66, KD++ 71.98, DKD++ 72.07; ResNet50 to MobileNetV1, KD 70.50, KD++ 72.77;
+# RegNetY-16GF to DeiT-B, 83.4 without and 83.6 with ND.
 
 # %%
 if quick:
@@ -385,9 +400,9 @@ layers
 # %% [markdown]
 # ## Record
 #
-# Tolerances: another processor rounds differently, and a few hundred steps later other test images flip. Two points of
-# accuracy, a tenth of the length and 0.03 of the cosine are noise between machines; what is computed without training
-# must agree closely.
+# Tolerances: another processor rounds differently, and a few hundred steps later other test images flip. Between one
+# and two threads of one processor the means moved by at most 0.0005 (accuracy), 0.006 (length) and 0.0001 (cosine); for
+# other processors 0.01, 2 % and 0.01 are allowed. What is computed without training must agree closely.
 
 # %%
 names = {arm: re.sub(r"\W+", "_", arm.lower().replace("++", "pp")) for arm in comparison.arms}
@@ -395,8 +410,8 @@ accuracies = {f"{name}_accuracy": comparison.mean(arm) for arm, name in names.it
 lengths = {f"{name}_norm": comparison.mean(arm, "norm") for arm, name in names.items()}
 cosines = {f"{name}_cosine": comparison.mean(arm, "cosine") for arm, name in names.items()}
 by_hand = {"hand_short": short.item(), "hand_long": long.item()}
-tolerances = {**dict.fromkeys(accuracies, 0.02), **{name: 0.1 * value for name, value in lengths.items()},
-              **dict.fromkeys(cosines, 0.03), **dict.fromkeys(by_hand, 1e-6), "teacher_by_means": 0.02}
+tolerances = {**dict.fromkeys(accuracies, 0.01), **{name: 0.02 * value for name, value in lengths.items()},
+              **dict.fromkeys(cosines, 0.01), **dict.fromkeys(by_hand, 1e-6), "teacher_by_means": 0.01}
 
 # %%
 figures = {"idea": idea, "plane": plane(-70, 1.2, 25, 2.0), "length": length, "cosine": cosine, "accuracy": accuracy,
