@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from .inputs import input_normalization
 from .methods.ortrack import AFKD
 from .models.tracker import PairTracker, pack_pair
 from .tasks.tracking_pairs import TrackingObjective, TrackingTask, tracking_pairs
+from .tasks.tracking_videos import tracking_videos
 
 #: Data, networks and training that take half a minute, and those that take hours on two cores. The quick networks are
 #: narrower and shallower than those of the task, and look for the target in a smaller image: 200 steps of 8 pairs.
-QUICK: dict[str, Any] = {"task": {"search_size": 48, "width": 32, "teacher_depth": 2},
+QUICK: dict[str, Any] = {"task": {"template_size": 32, "search_size": 48, "width": 32, "teacher_depth": 2,
+                                  "student_depth": 1},
                          "train": {"epochs": 2, "batch_size": 8}}
 FULL: dict[str, Any] = {"task": {"count": 20_000, "test_count": 1_000, "template_size": 64, "search_size": 128,
                                  "width": 128, "teacher_depth": 6, "student_depth": 3}, "train": {"epochs": 15}}
@@ -66,39 +69,47 @@ def _metrics() -> dict[str, Any]:
             "search_iou": on("test/search", "mean IoU"), "auc": on("test", "auc")}
 
 
-def tracking_task(seed: int = 0, *, quick: bool = True) -> TrackingTask:
-    """The pairs and networks of these studies: :func:`tracking_pairs` at the scale of :data:`QUICK` or :data:`FULL`."""
-    return tracking_pairs(seed=seed, **(QUICK if quick else FULL)["task"])
+def tracking_task(seed: int = 0, *, quick: bool = True, videos: str | Path | None = None) -> TrackingTask:
+    """The pairs and networks of these studies, at the scale of :data:`QUICK` or :data:`FULL`.
+
+    Args:
+        seed: of pairs and networks.
+        quick: which scale.
+        videos: a folder of your own videos (:func:`~kdcore.tasks.tracking_videos.tracking_videos`); by default the made
+            pairs of :func:`~kdcore.tasks.tracking_pairs.tracking_pairs`.
+    """
+    options = (QUICK if quick else FULL)["task"]
+    return tracking_pairs(seed=seed, **options) if videos is None else tracking_videos(videos, seed=seed, **options)
 
 
-def occlusion_robustness(*, quick: bool = True, arms: Sequence[Arm] | None = None, seeds: int | Sequence[int] = 3,
-                         **options: Any) -> Comparison:
+def occlusion_robustness(*, quick: bool = True, videos: str | Path | None = None, arms: Sequence[Arm] | None = None,
+                         seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
     """The deep tracker with and without ORR.
 
     Rows also have ``token_shift`` (see :meth:`TrackingTask.token_shift`), ``template_iou`` and ``search_iou`` (mean IoU
     with an occluder on that image) and ``auc`` of the success curve.
 
     Args:
-        quick: :data:`QUICK` or :data:`FULL`; arms: :func:`orr_arms` by default.
+        quick, videos: see :func:`tracking_task`; arms: :func:`orr_arms` by default.
         seeds, **options: see :func:`kdcore.experiment.compare`; each seed has its own pairs and initial weights.
     """
     scale = QUICK if quick else FULL
-    return compare(partial(tracking_task, quick=quick), orr_arms() if arms is None else arms,
+    return compare(partial(tracking_task, quick=quick, videos=videos), orr_arms() if arms is None else arms,
                    student=f"tracker-{scale['task']['teacher_depth']}", seeds=seeds,
                    **scale["train"] | {"metrics": _metrics()} | options)
 
 
-def afkd_students(teacher: nn.Module, *, quick: bool = True, arms: Sequence[Arm] | None = None,
-                  seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
+def afkd_students(teacher: nn.Module, *, quick: bool = True, videos: str | Path | None = None,
+                  arms: Sequence[Arm] | None = None, seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
     """Shallow trackers taught by a deep one; numbers as in :func:`occlusion_robustness`.
 
     Args:
         teacher: a deep tracker of the same scale, e.g. of :func:`occlusion_robustness`.
-        quick, arms, seeds, **options: as there; arms: :func:`afkd_arms` by default.
+        quick, videos, arms, seeds, **options: as there; arms: :func:`afkd_arms` by default.
     """
     scale = QUICK if quick else FULL
-    return compare(partial(tracking_task, quick=quick), afkd_arms() if arms is None else arms, teacher=teacher,
-                   student=f"tracker-{scale['task'].get('student_depth', 1)}", seeds=seeds,
+    return compare(partial(tracking_task, quick=quick, videos=videos), afkd_arms() if arms is None else arms,
+                   teacher=teacher, student=f"tracker-{scale['task']['student_depth']}", seeds=seeds,
                    **scale["train"] | {"metrics": _metrics()} | options)
 
 

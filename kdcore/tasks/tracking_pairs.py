@@ -29,7 +29,8 @@ from ._tracking import (
 )
 
 __all__ = ["MASKS", "OCCLUDERS", "TASKS", "PairDataset", "TrackingObjective", "TrackingTask", "bar_at", "mask_drawer",
-           "mean_iou", "moving_target_pairs", "occlude", "occlude_pairs", "paired_iou", "tracking_pairs"]
+           "mean_iou", "moving_target_pairs", "occlude", "occlude_pairs", "paired_iou", "tracking_pairs",
+           "tracking_task"]
 
 OCCLUDERS = ("bar", "blob")
 SHAPES = ("ellipse", "rounded rectangle", "star")
@@ -255,17 +256,25 @@ def tracking_pairs(seed: int = 0, count: int = 800, test_count: int = 200, templ
     train = moving_target_pairs(count, split="train", template_size=template_size, search_size=search_size, seed=seed)
     test = moving_target_pairs(test_count, split="test", template_size=template_size, search_size=search_size,
                                seed=seed)
+    return tracking_task("tracking_pairs", train, test, seed=seed, template_size=template_size, search_size=search_size,
+                         width=width, teacher_depth=teacher_depth, student_depth=student_depth,
+                         head_channels=head_channels,
+                         words=f"a target in a template of {template_size} and a search image of {search_size} pixels")
+
+
+def tracking_task(name: str, train: PairDataset, test: PairDataset, *, seed: int, template_size: int, search_size: int,
+                  width: int, teacher_depth: int, student_depth: int, head_channels: int, words: str) -> TrackingTask:
+    """A task of pairs with its reference trackers and the occluded copies of its test; see :func:`tracking_pairs`."""
     recipe = Recipe(epochs=15, batch_size=16, lr=1e-3, weight_decay=0.01, scheduler="constant")
     spec = {depth: ModelSpec(build=partial(_network, template_size, search_size, width, depth, head_channels),
                              recipe=recipe, words=f"one-stream tracker, {depth} blocks, width {width}")
             for depth in (teacher_depth, student_depth)}
     return TrackingTask(
-        name="tracking_pairs", train=train, test=test, class_names=("target",), seed=seed, metric="mean IoU",
-        score=mean_iou, teachers={f"tracker-{teacher_depth}": spec[teacher_depth]},
-        students={f"tracker-{depth}": spec[depth] for depth in (student_depth, teacher_depth)},
+        name=name, train=train, test=test, class_names=("target",), seed=seed, metric="mean IoU", score=mean_iou,
+        teachers={f"tracker-{teacher_depth}": spec[teacher_depth]},
+        students={f"tracker-{depth}": spec[depth] for depth in (student_depth, teacher_depth)}, words=words,
         occluded={"template": occlude_pairs(test, "template", kinds=("bar",), seed=seed),
-                  "search": occlude_pairs(test, "search", seed=seed)},
-        words=f"a target in a template of {template_size} and a search image of {search_size} pixels")
+                  "search": occlude_pairs(test, "search", seed=seed)})
 
 
 TASKS = {"tracking_pairs": tracking_pairs}

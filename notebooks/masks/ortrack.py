@@ -160,6 +160,10 @@ Explorer("Masks of a Cox process", controls, hidden)
 # (standard deviation 32 pixels), so Cox and uniform masks differ mainly in this: the number of masked blocks varies, or
 # does not.
 
+#
+# On videos of your own (folders of frames with `groundtruth.txt`, as GOT-10k, LaSOT and OTB have them; nothing is
+# downloaded) the same experiment is `studies.occlusion_robustness(quick=False, videos="my/folder")`.
+
 # %%
 arms = studies.orr_arms(gamma=gamma, mask_ratio=mask_ratio, sigma=sigma)
 comparison = studies.occlusion_robustness(quick=quick, arms=arms, seeds=n_seeds,

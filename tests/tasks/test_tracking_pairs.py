@@ -203,7 +203,7 @@ def test_the_task_is_found_by_name_and_describes_itself() -> None:
     assert task.input_shape == (6, 64, 64) and "one box per pair" in task.describe()
     assert torch.equal(task.labels("test"), task.test.boxes)  # type: ignore[attr-defined]
     assert len(task.split("test/search")) == 2
-    assert {name for name in list_tasks() if not task_info(name).classifies} == {"tracking_pairs"}
+    assert {name for name in list_tasks() if not task_info(name).classifies} == {"tracking_pairs", "tracking_videos"}
     with pytest.raises(ValueError, match="occluded must be one of"):
         task.split("test/both")
 
@@ -281,6 +281,18 @@ def test_studies_give_every_number_and_judge_them(tiny: None) -> None:
     fixed, adaptive = (students.histories[arm, 0][0].terms["afkd"] for arm in (studies.FIXED, studies.ADAPTIVE))
     assert fixed != adaptive
     assert len(studies.student_claims(students)) == 1
+
+
+def test_the_full_tier_starts_and_takes_videos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    few = {"task": studies.FULL["task"] | {"count": 4, "test_count": 2}, "train": {"epochs": 1, "batch_size": 2}}
+    monkeypatch.setattr(studies, "FULL", few)
+    found = studies.occlusion_robustness(quick=False, arms=studies.orr_arms()[2:], seeds=1)
+    model = found.students[studies.COX, 0]
+    assert found.tasks[0].input_shape == (6, 128, 128) and len(model.tracker.blocks) == 6  # type: ignore[union-attr]
+    taught = studies.afkd_students(model, quick=False, arms=studies.afkd_arms()[2:], seeds=1)
+    assert len(taught.students[studies.ADAPTIVE, 0].tracker.blocks) == 3  # type: ignore[union-attr]
+    with pytest.raises(FileNotFoundError, match=r"no video below .* wanted folders with groundtruth\.txt"):
+        studies.occlusion_robustness(quick=False, videos=tmp_path)
 
 
 def test_arms_start_from_the_same_weights_and_masks_change_the_training(tiny: None) -> None:
