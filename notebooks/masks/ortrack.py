@@ -8,7 +8,7 @@
 #
 # At the end you can draw masks from a spatial Cox process and say how much they hide without drawing any, add an
 # occlusion-robust loss to a training of your own, and weigh a distillation by difficulty. About ten minutes of reading;
-# the notebook computes for about half a minute on two quiet CPU cores.
+# the notebook computes for about forty seconds on two CPU cores.
 
 # %%
 from kdcore import get_card
@@ -16,7 +16,7 @@ from kdcore import get_card
 get_card("ortrack")
 
 # %% tags=["parameters"]
-quick: bool = True  # small trackers in half a minute; False: 20,000 larger pairs, deeper trackers (hours)
+quick: bool = True  # small trackers in forty seconds; False: 20,000 larger pairs, deeper trackers (hours)
 seeds: int = 3  # trackers per arm; each has its own pairs and initial weights
 gamma: float = 0.05  # weight of the occlusion-robust loss (paper 2e-4, from pretrained tokens; ours are untrained)
 mask_ratio: float = 0.3  # mean number of mask points over the number of blocks

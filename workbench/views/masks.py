@@ -298,8 +298,8 @@ def tracking_view(search: Any, true_boxes: Any, found_boxes: Any = None, caption
             ax.set_xlabel(names[k], fontsize=9.5)
             if small is not None:
                 axes[2 * row, column].imshow(small[k].transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
-        lines = [Line2D([], [], color=c, linestyle=style, linewidth=1.8, label=name)
-                 for c, style, name in ((TRUE_BOX, "-", "true box"), (FOUND_BOX, "--", "tracker's box"))]
+        lines = [Line2D([], [], color=TRUE_BOX, linestyle="-", linewidth=1.8, label="true box"),
+                 Line2D([], [], color=FOUND_BOX, linestyle="--", linewidth=1.8, label="tracker's box")]
         figure.legend(handles=lines if found is not None else lines[:1], loc="outside upper left", ncols=2,
                       frameon=False, fontsize=10)
         return figure
