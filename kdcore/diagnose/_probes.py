@@ -276,10 +276,14 @@ def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, 
     """
     if not changes or sample.labels is None or len(sample) < 2 * SCREEN:
         return []
-    screen, rest = sample.part(slice(0, SCREEN)), sample.part(slice(SCREEN, None))
-    # one batch size throughout: a model that looks at its batch must not profit from another size
-    base = int(right[:SCREEN].sum())
-    scored = [(int(_right(net, screen, change.apply).sum()) - base, -k) for k, change in enumerate(changes)]
+    rest = sample.part(slice(SCREEN, None))
+    halves = [sample.part(slice(0, SCREEN // 2)), sample.part(slice(SCREEN // 2, SCREEN))]
+    base = [int(right[:SCREEN // 2].sum()), int(right[SCREEN // 2:SCREEN].sum())]
+    scored = []
+    for k, change in enumerate(changes):
+        points = int(_right(net, halves[0], change.apply).sum()) - base[0]
+        if points >= 0:  # what does harm on the first half is not asked again
+            scored.append((points + int(_right(net, halves[1], change.apply).sum()) - base[1], -k))
     judged: dict[str, list[Gain]] = {}
     taken: dict[str, int] = {}
     quick = sample.part(slice(SCREEN, SCREEN + QUICK))

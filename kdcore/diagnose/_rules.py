@@ -612,8 +612,9 @@ def _head(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
         if g.code != "head_mismatch":
             continue
         share = g.gain / max(best - g.before, g.gain)
-        known = g.behind or any(x.alarm and x.code not in (*_HOW, "frozen_stage") and not x.evidence.get("better_repairs") and
-                    x.evidence.get("model") in (g.role, "both") for x in found)
+        known = g.behind or any(
+            x.alarm and x.code not in (*_HOW, "frozen_stage") and not x.evidence.get("better_repairs")
+            and x.evidence.get("model") in (g.role, "both") for x in found)
         yield Finding(
             code="head_mismatch", severity=0.45 if known or share < 0.5 else 0.5 + 0.3 * share,
             sentence=f"The {g.role}'s last layer does not fit its features: a linear layer fitted to its embeddings of "

@@ -218,8 +218,9 @@ def hsic(gram_x: Tensor, gram_y: Tensor, *, unbiased: bool = True) -> Tensor:
 
 
 def _self_product(x: Tensor) -> Tensor:
-    """``X X^T``. On the CPU by numpy, which sees that both factors are one (BLAS ``syrk``) and does half the work."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    """``X X^T``. With one thread on the CPU by numpy, which sees that both factors are one (BLAS ``syrk``) and does
+    half the work; with more, numpy's threads and torch's wait for each other (measured: a hundred times slower)."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or torch.get_num_threads() > 1:
         return x @ x.T
     rows = x.numpy()
     return torch.from_numpy(rows @ rows.T)
