@@ -279,17 +279,21 @@ def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, 
     rest = sample.part(slice(SCREEN, None))
     halves = [sample.part(slice(0, SCREEN // 2)), sample.part(slice(SCREEN // 2, SCREEN))]
     base = [int(right[:SCREEN // 2].sum()), int(right[SCREEN // 2:SCREEN].sum())]
+
+    def least(missed: int) -> int:
+        return max(1, round(0.1 * missed))  # a repair worth a sentence brings a tenth of the errors back
+
     scored = []
     for k, change in enumerate(changes):
         points = int(_right(net, halves[0], change.apply).sum()) - base[0]
-        if points >= 0:  # what does harm on the first half is not asked again
+        if points >= least(SCREEN // 2 - base[0]) - 1:  # what does harm on the first half is not asked again
             scored.append((points + int(_right(net, halves[1], change.apply).sum()) - base[1], -k))
     judged: dict[str, list[Gain]] = {}
     taken: dict[str, int] = {}
     quick = sample.part(slice(SCREEN, SCREEN + QUICK))
     for points, k in sorted(scored, reverse=True):
         change = changes[-k]
-        if points < 1 or taken.get(change.code, 0) >= finalists:
+        if points < least(SCREEN - sum(base)) or taken.get(change.code, 0) >= finalists:
             continue
         taken[change.code] = taken.get(change.code, 0) + 1
         scores = net.over(quick.batches, change.apply)
