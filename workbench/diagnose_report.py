@@ -23,7 +23,7 @@ _SAMPLES = 40
 
 def _finding(number: int, finding: Any) -> str:
     e = html.escape
-    numbers = {k: v for k, v in finding.evidence.items() if v not in (None, "", [], {})}
+    numbers = {k: v for k, v in finding.evidence.items() if k != "model" and v not in (None, "", [], {})}
     kind, word = ("bad", "Alarm") if finding.alarm else ("quiet", "Note")
     shown = "; ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in numbers.items())
     return (f'<article><h3>{number}. <span class="{kind}">{word}.</span> {e(finding.sentence)}</h3>'
@@ -96,7 +96,8 @@ def diagnosis_report(diagnosis: Diagnosis, *, title: str = "Diagnosis of a pair"
                     samples) else []
             report.add("What the student has not learnt", shown, *([views["missed"]] if "missed" in views else []),
                        *missed)
-        layers = [v for name, v in views.items() if name == "cka" or name.startswith("alignment")]
+        layers = [v for name, v in views.items() if name == "cka" or (name.startswith("alignment")
+                                                                      and name not in _repeated(diagnosis))]
         if layers:
             report.add("Layer by layer", *layers)
         regions = [views[name] for name in ("occlusion", "robustness") if name in views]
@@ -107,6 +108,19 @@ def diagnosis_report(diagnosis: Diagnosis, *, title: str = "Diagnosis of a pair"
              "seconds": f"{sum(diagnosis.seconds.values()):.1f}"}
     report.add("How this was measured", facts_html({k: _short(v) for k, v in facts.items()}, "Settings"))
     return report
+
+
+def _repeated(diagnosis: Diagnosis) -> set[str]:
+    """Names of alignment views that show what an earlier one shows: pooling before the classifier changes nothing in
+    features that are already averaged over positions."""
+    seen: list[float] = []
+    again = set()
+    for k, view in enumerate(diagnosis.alignments):
+        if view.alignment is not None:
+            if any(abs(view.alignment.disparity - d) < 1e-7 for d in seen):
+                again.add(f"alignment {k + 1}")
+            seen.append(view.alignment.disparity)
+    return again
 
 
 def load_pair(teacher: str, student: str, data: str, *, size: int, seed: int = 0,

@@ -61,8 +61,9 @@ CODES: dict[str, Code] = {
         "folders sorted as text, another class list, labels from 1: accuracy falls, the representation is intact"),
     "class_bias": Code(
         "a model favours some classes",
-        "one more bias per class, found on one half of the samples, raises accuracy on the other by >= 3 points "
-        "(McNemar p <= 0.002); severity as for the input, 0.4 below 30 % of the loss",
+        "one more bias per class (and a scale), found on one half of the samples, raises accuracy on the other by >= 3 "
+        "points (McNemar p <= 0.002; severity as for the input), or the shares of the classes it names are 20 points "
+        "(total variation) from those due (0.6); 0.4 where another finding explains it",
         "a damaged last bias, or classes that were rarer in training than in these data"),
     "head_mismatch": Code(
         "the last layer does not fit the features",
@@ -172,7 +173,7 @@ CODES: dict[str, Code] = {
         "the student has learnt too little",
         "at least 25 points less often right than the teacher and not surer than right, without another alarm; "
         "severity 0.55 to 0.75",
-        "too small, too short, or noisy labels"),
+        "too small, too short, too few samples, or noisy labels"),
     "missing_class": Code(
         "a model never gives a class that the other one knows",
         "recall <= 0.1 against >= 0.6 on >= 5 samples, in fewer than half of the classes; severity 0.7",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..functional.agreement import best_matching, confusion_counts, paired_gain
 from ..functional.calibration import fit_temperature
 from ..inputs import Normalize
-from ._pair import Net, Role, Sample, Transform, is_unit
+from ._pair import ROLES, Net, Role, Sample, Transform, is_unit
 from ._weights import BATCH_NORMS
 
 #: Samples on which the candidates are compared; the best few are judged on the others.
@@ -452,13 +452,21 @@ def try_head(role: Role, features: Tensor, labels: Tensor, right: Tensor, classe
 _FREEDOM = {"label_permutation": 3, "class_bias": 2, "batch_norm_statistics": 1, "head_mismatch": 4}
 
 
+_OUTPUTS = ("label_permutation", "class_bias")
+
+
 def compete(gains: list[Gain], labels: Tensor) -> list[Gain]:
     """Repairs of one model compete: a repair is behind another that is right more often (McNemar p <= 0.05), or as
     often but leaves an ordinary fitting temperature where this one does not, or surer of the labels (paired differences
-    of the log-probability more than 3 standard errors from 0), or, where none of this tells, that has less freedom."""
+    of the log-probability more than 3 standard errors from 0), or, where none of this tells, that has less freedom.
+
+    A last layer fitted anew mends almost anything: it competes with the other changes of the output alone, which it
+    contains.
+    """
     found = []
     for gain in gains:
-        rivals = [other for other in gains if other is not gain and other.code != gain.code]
+        rivals = [other for other in gains if other is not gain and other.code != gain.code
+                  and (other.code != "head_mismatch" or gain.code in _OUTPUTS)]
         found.append(replace(gain, behind=sum(_loses(gain, other, labels) for other in rivals)))
     return found
 
@@ -528,10 +536,9 @@ def unseen(nets: Mapping[Role, Net], sample: Sample, logits: Mapping[Role, Tenso
             before = logits[role][:len(few)]
             off = net.over(few.batches, _chain(change, net.transform)) - before
             moved[role] = off.abs().amax(1) / before.std().clamp_min(1e-12)
-        for role, other in (("teacher", "student"), ("student", "teacher")):
-            blind, sees = moved[role], moved[other]  # type: ignore[index]
-            if float(blind.max()) < 1e-5 and float(sees.median()) > 0.01:
-                found.append((role, what, float(sees.median())))  # type: ignore[arg-type]
+        for role, other in zip(ROLES, ROLES[::-1], strict=True):
+            if float(moved[role].max()) < 1e-5 and float(moved[other].median()) > 0.01:
+                found.append((role, what, float(moved[other].median())))
     return found
 
 

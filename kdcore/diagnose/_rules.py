@@ -645,8 +645,9 @@ def _fit(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
         small = f" It has {_pc(size)} of the teacher's parameters." if size < 0.1 else ""
         yield Finding(
             code="underfitted_student", severity=_ramp(gap, 0.25, 0.6, 0.55, 0.75),
-            sentence=f"The student has learnt too little: it is right in {_pc(student.accuracy)} against "
-                     f"{_pc(teacher.accuracy)}, and does not claim more ({_pc(student.confidence)}).{small}",
+            sentence="The student has learnt too little, or from too few samples: it is right in "
+                     f"{_pc(student.accuracy)} against {_pc(teacher.accuracy)}, and does not claim more "
+                     f"({_pc(student.confidence)}).{small}",
             evidence={"model": "student", "confidence": student.confidence, "accuracy": student.accuracy,
                       "accuracy_teacher": teacher.accuracy, "parameters_share": size},
             try_next="Train longer or with another learning rate, check its training labels; if that does not help, "

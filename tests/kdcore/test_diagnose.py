@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from kdcore.checkpoints import state_hash
 from kdcore.diagnose import ALARM, CODES, TABLES, Diagnosis, Finding, diagnose
 from kdcore.diagnose._history import SoftTerm, lacks_t2, soft_term
-from kdcore.diagnose._weights import stages
+from kdcore.diagnose._probes import Gain, compete
+from kdcore.diagnose._weights import fresh, odd_weights, stages
 from kdcore.functional.alignment import procrustes_coordinates
 from kdcore.functional.divergences import kd_loss, kl_with_temperature
 from kdcore.inputs import Normalize
@@ -243,3 +244,50 @@ def test_stages_know_initial_weights_from_trained_ones() -> None:
     assert {s.name: s.initial for s in stages(model)}["stage2"] is False
     assert {s.name: s.initial for s in stages(model, first)} == {"stage1": True, "stage2": False, "stage3": True,
                                                                  "head": True}
+
+
+@pytest.mark.parametrize("make", [
+    lambda: ConvNet((16, 32, 32), 10), lambda: MLP((1, 8, 8), (48, 48), 10),
+    lambda: nn.Sequential(nn.LSTM(16, 24), nn.Linear(24, 10)),
+    lambda: __import__("timm").create_model("resnet10t", num_classes=6),
+    lambda: __import__("timm").create_model("test_vit", num_classes=6),
+    lambda: __import__("torchvision").models.mobilenet_v2(num_classes=6, width_mult=0.25)])
+def test_a_network_never_trained_is_known_by_its_weights_whatever_drew_them(make: Any) -> None:
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = make()
+        assert fresh(stages(model)), [s for s in stages(model) if s.trained]
+    with torch.no_grad():  # what a few hundred steps leave at least: every parameter has moved
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    assert not fresh(stages(model))
+
+
+def test_odd_weights_are_zeros_and_outliers() -> None:
+    torch.manual_seed(0)
+    model = MLP((16,), (32, 32), 4)
+    assert odd_weights(model) == []
+    first, second = [p for p in model.parameters() if p.ndim == 2][:2]
+    with torch.no_grad():
+        first[:24] = 0
+        second[0, 0] = 1e4
+    zeros, wild = odd_weights(model)
+    assert zeros.zeros == pytest.approx(0.75) and wild.zeros == 0 and wild.outlier > 1e4
+
+
+def test_repairs_compete_by_accuracy_then_likelihood_then_freedom() -> None:
+    y = torch.arange(200) % 4
+    good = 3.0 * torch.nn.functional.one_hot(y, 4).float()
+
+    def gain(code: str, logits: Tensor) -> Gain:
+        return Gain(role="student", code=code, words="", before=0.2, after=1.0, samples=200, p=0.0, logits=logits)
+
+    swap, renamed = compete([gain("swapped_channels", good), gain("label_permutation", good.clone())], y)
+    assert (swap.behind, renamed.behind) == (0, 1)  # equal: the one with less freedom
+    dull = good / 3
+    swap, renamed = compete([gain("swapped_channels", dull), gain("label_permutation", good)], y)
+    assert (swap.behind, renamed.behind) == (1, 0)  # surer of the labels
+    wrong = good.clone()
+    wrong[:40] = wrong[:40].roll(1, 1)
+    swap, renamed = compete([gain("swapped_channels", wrong), gain("label_permutation", good)], y)
+    assert (swap.behind, renamed.behind) == (1, 0)  # more often right

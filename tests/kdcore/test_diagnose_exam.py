@@ -323,6 +323,88 @@ def teacher_checkpoint_not_loaded() -> Any:
     return net((24, 48, 64), seed=9).eval(), student, data, {}, {"untrained_teacher", "teacher_worse_than_student"}
 
 
+@fault
+def timm_student_never_trained() -> Any:
+    import timm
+    teacher, _, data = pair("colour")
+    torch.manual_seed(3)  # the last norm of every branch starts at zero: dead layers that are no fault of their own
+    return teacher, timm.create_model("test_resnet", num_classes=10).eval(), data, {}, {"untrained_student"}
+
+
+@fault
+def student_made_for_grey_images() -> Any:
+    teacher, _, data = pair("colour")
+    x, y = colour()[0]
+    return (teacher, fit(net((8, 16, 32), 3, seed=6), (x.mean(1, keepdim=True).expand_as(x), y), epochs=4), data, {},
+            {"colour_mismatch"})
+
+
+@fault
+def student_blind_to_a_channel() -> Any:
+    teacher, student, data = pair("colour")
+    keep = torch.tensor([0.0, 1.0, 1.0])[:, None, None]
+    return teacher, Wrapped(student, lambda x: x * keep), data, {}, {"input_ignored"}
+
+
+@fault
+def student_made_for_the_middle_of_the_image() -> Any:
+    teacher, _, data = pair()
+    x, y = grey()[0]
+    closer = F.interpolate(x[:, :, 2:-2, 2:-2], size=(8, 8), mode="bilinear")
+    return (teacher, fit(net((8, 16, 32), seed=6), (closer, y), epochs=5), data, {}, {"input_resolution_mismatch"})
+
+
+@fault
+def last_bias_damaged() -> Any:
+    teacher, student, data = pair()
+    student.head.bias.data[3] += 12
+    return teacher, student, data, {}, {"class_bias"}
+
+
+@fault
+def head_of_another_network() -> Any:
+    teacher, student, data = pair()
+    torch.manual_seed(11)
+    student.head.weight.data = student.head.weight.data[:, torch.randperm(student.head.weight.shape[1])]
+    return teacher, student, data, {}, {"head_mismatch"}
+
+
+@fault
+def four_fifths_of_the_weights_zeroed() -> Any:
+    teacher, student, data = pair()
+    weight = student.stage3.conv.weight.data
+    weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.8] = 0
+    return teacher, student, data, {}, {"zeroed_weights"}
+
+
+@fault
+def one_weight_damaged() -> Any:
+    teacher, student, data = pair()
+    student.stage2.conv.weight.data[0, 0, 0, 0] = 1e4
+    return teacher, student, data, {}, {"outlier_weights"}
+
+
+@fault
+def student_trained_on_forty_samples() -> Any:
+    teacher = pair()[0]
+    few = tuple(part[:40] for part in grey()[0])
+    return (teacher, fit(net((8, 16, 32), seed=8), few, epochs=60), grey()[1], {},  # type: ignore[arg-type]
+            {"overfitted_student", "underfitted_student"})
+
+
+@fault
+def student_too_small() -> Any:
+    teacher, _, data = pair()
+    torch.manual_seed(2)
+    return teacher, fit(MLP((1, 8, 8), (3,), 10), grey()[0], epochs=4), data, {}, {"underfitted_student"}
+
+
+@fault
+def student_eight_times_too_sure() -> Any:
+    teacher, student, data = pair()
+    return teacher, Wrapped(student, after=lambda z: 8 * z), data, {}, {"overconfident_student"}
+
+
 # -------------------------------------------------------------------------------------------------------------- healthy
 
 def distilled() -> Any:
