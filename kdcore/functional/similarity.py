@@ -247,8 +247,8 @@ def ucentered_gram(features: Tensor, *, kernel: str = "linear", bandwidth: float
 
     Each slab is shifted, multiplied in ``dtype`` and added up in float64; no copy of the features is made. U-centring
     is indifferent to the shift, which only keeps digits: it is the mean of some samples, and where the result shows
-    that this was far from the batch mean, the batch mean. A layer that is constant over the batch (up to round-off of ``dtype``) gives exact zeros, and one whose
-    RBF bandwidth would be zero gives NaN. No gradient flows.
+    that this was far from the batch mean, the batch mean. A layer that is constant over the batch (up to round-off of
+    ``dtype``) gives exact zeros, and one whose RBF bandwidth would be zero gives NaN. No gradient flows.
 
     Args:
         features: ``(N, d)``, N >= 4.
