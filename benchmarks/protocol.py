@@ -34,7 +34,7 @@ class Row:
     goal: float | None = None
     sense: str = "<="
     unit: str = "x"
-    detail: Mapping[str, float]
+    detail: Mapping[str, float | list[float]]
 
     @property
     def reached(self) -> bool | None:
