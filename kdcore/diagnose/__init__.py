@@ -301,7 +301,8 @@ def _reinput(facts: Facts, role: Role, labels: Tensor) -> list[Gain]:
     """Changes of the model's input; scalings and other sizes only where it is weak and nothing else helps."""
     net, sample, said, other = facts.nets[role], facts.sample, facts.said[role], facts.said[facts.other(role)]
     assert said.right is not None and said.accuracy is not None
-    found = try_changes(net, candidates(net, facts.nets[facts.other(role)], sample), sample, said.right)
+    found = try_changes(net, candidates(net, facts.nets[facts.other(role)], sample), sample, said.right,
+                        logits=said.logits.cpu() if said.accuracy >= WEAK else None)
     found += _against_configuration(net, sample, said.right, found)
     weak = said.accuracy < WEAK or (other.accuracy or 0.0) - said.accuracy > BEHIND
     explained = [*found, *try_matching(role, said.logits, labels, said.right, facts.names)]

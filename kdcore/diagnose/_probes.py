@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional.agreement import best_matching, confusion_counts, paired_gain
+from ..functional.agreement import best_matching, confusion_counts, paired_gain, paired_rise
 from ..functional.calibration import fit_temperature
 from ..inputs import Normalize
 from ._pair import ROLES, Net, Role, Sample, Transform, is_unit
@@ -30,6 +30,11 @@ QUICK = 64
 #: A change counts when it raises accuracy by at least this much, with at most this probability by chance (one-sided
 #: McNemar; about 0.05 over the two dozen candidates).
 LEAST_GAIN, CHANCE = 0.03, 0.002
+#: A rearrangement of the pixels (channels, mirrors, turns) leaves an input as strong as it was, so it cannot gain by
+#: making a model more careful: there a small rise of accuracy counts as well if the labels become likelier (one-sided
+#: Wilcoxon).
+REARRANGED = ("swapped_channels", "input_geometry_mismatch")
+LEAST_REARRANGED, LIKELIER = 0.01, 1e-4
 #: Temperatures at which ordinary networks fit their labels.
 ORDINARY = (0.3, 3.3)
 #: Below this accuracy (or this far behind the other model) scales and offsets of the input are searched as well.
@@ -51,7 +56,8 @@ class Gain:
     Attributes:
         role: which model. code: what the change says is wrong. words: the change, to be read after "with".
         before, after: accuracy on the same samples. samples: how many. p: by chance (one-sided McNemar).
-        detail: what else is worth knowing (classes, names). logits: ``(samples, C)`` scores with the change, of the
+        detail: what else is worth knowing (classes, names; ``p_likelihood``: by chance, that the labels become likelier
+        by a rearrangement of the pixels). logits: ``(samples, C)`` scores with the change, of the
         last samples. behind: how many other repairs of this model do better, or as well and are simpler.
     """
 
@@ -69,6 +75,11 @@ class Gain:
     @property
     def gain(self) -> float:
         return self.after - self.before
+
+    @property
+    def likelier(self) -> bool:
+        """Whether the labels become likelier by a rearrangement of the pixels."""
+        return self.detail.get("p_likelihood", 1.0) <= LIKELIER
 
 
 @dataclass(frozen=True)
@@ -267,46 +278,112 @@ def _right(net: Net, sample: Sample, transform: Transform | None = None) -> Tens
     return net.over(sample.batches, transform).argmax(1) == sample.labels.cpu()
 
 
-def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, *, finalists: int = 2) -> list[Gain]:
+def _likely(scores: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of the labels, ``(N,)``."""
+    return scores.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+class _Asked:
+    """Scores of a model with each of the changes on parts of a sample, asked once."""
+
+    def __init__(self, net: Net, changes: list[Change], sample: Sample) -> None:
+        self.net, self.changes = net, changes
+        edges = [0, SCREEN // 2, SCREEN, SCREEN + QUICK, len(sample)]
+        self.rows = [slice(start, end) for start, end in pairwise(edges) if start < end]  # two of screening, a first
+        self.parts = [sample.part(rows) for rows in self.rows]  # judgement, the rest
+        self._known: dict[tuple[int, int], Tensor] = {}
+
+    def scores(self, k: int, part: int) -> Tensor:
+        """``(n, C)`` with change ``k``."""
+        if (k, part) not in self._known:
+            self._known[k, part] = self.net.over(self.parts[part].batches, self.changes[k].apply)
+        return self._known[k, part]
+
+    def judged(self, k: int) -> Tensor:
+        """All that is not screening."""
+        return torch.cat([self.scores(k, part) for part in range(2, len(self.parts))])
+
+
+def _rearrangements(asked: _Asked, labels: Tensor, logits: Tensor, finalists: int) -> list[Gain]:
+    """Rearrangements of the pixels by which the labels become likelier, ``finalists`` per code; see ``REARRANGED``."""
+    before = _likely(logits, labels)
+    if not bool(torch.isfinite(before).all()):
+        return []
+
+    def chance(k: int, *parts: int) -> float:
+        """That the labels become likelier in these parts by chance."""
+        after = torch.cat([_likely(asked.scores(k, part), labels[asked.rows[part]]) for part in parts])
+        if not bool(torch.isfinite(after).all()):
+            return 1.0
+        return paired_rise(torch.cat([before[asked.rows[part]] for part in parts]), after)
+
+    screened: dict[str, list[tuple[float, int]]] = {}
+    for k, change in enumerate(asked.changes):
+        if change.code in REARRANGED and chance(k, 0) < 0.8 and (p := chance(k, 0, 1)) < 0.5:
+            screened.setdefault(change.code, []).append((p, k))
+    found = []
+    was = logits[SCREEN:].argmax(1) == labels[SCREEN:]
+    for scored in screened.values():
+        for _, k in sorted(scored)[:finalists]:
+            if chance(k, 2) > 0.2:
+                continue
+            scores = asked.judged(k)
+            now = scores.argmax(1) == labels[SCREEN:]
+            more = paired_gain(was, now)
+            p = chance(k, *range(2, len(asked.parts)))
+            if more.gain >= LEAST_REARRANGED and p <= LIKELIER:
+                change = asked.changes[k]
+                found.append(Gain(role=asked.net.role, code=change.code, words=change.words, p=more.p, samples=len(now),
+                                  logits=scores, detail={"p_likelihood": p}, before=float(was.double().mean()),
+                                  after=float(now.double().mean())))
+    return found
+
+
+def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, *, finalists: int = 2,
+                logits: Tensor | None = None) -> list[Gain]:
     """The changes that make the model right more often; per code the best.
 
     Args:
         sample: with labels. right: ``(N,)``, where the model is right as it is.
         finalists: how many per code go from the screening to the judgement.
+        logits: ``(N, C)``, what the model says as it is; with them rearrangements of the pixels are judged by the
+        likelihood of the labels too.
     """
     if not changes or sample.labels is None or len(sample) < 2 * SCREEN:
         return []
-    rest = sample.part(slice(SCREEN, None))
-    halves = [sample.part(slice(0, SCREEN // 2)), sample.part(slice(SCREEN // 2, SCREEN))]
-    base = [int(right[:SCREEN // 2].sum()), int(right[SCREEN // 2:SCREEN].sum())]
+    labels = sample.labels.cpu()
+    asked = _Asked(net, changes, sample)
+
+    def more(k: int, part: int) -> int:
+        rows = asked.rows[part]
+        return int((asked.scores(k, part).argmax(1) == labels[rows]).sum()) - int(right[rows].sum())
+
+    missed = [int((~right[rows]).sum()) for rows in asked.rows[:2]]
 
     def least(missed: int) -> int:
         return max(1, round(0.1 * missed))  # a repair worth a sentence brings a tenth of the errors back
 
-    scored = []
-    for k, change in enumerate(changes):
-        points = int(_right(net, halves[0], change.apply).sum()) - base[0]
-        if points >= least(SCREEN // 2 - base[0]) - 1:  # what does harm on the first half is not asked again
-            scored.append((points + int(_right(net, halves[1], change.apply).sum()) - base[1], -k))
+    scored = [(more(k, 0) + more(k, 1), -k) for k in range(len(changes))
+              if more(k, 0) >= least(missed[0]) - 1]  # what does harm on the first half is not asked again
     judged: dict[str, list[Gain]] = {}
+    for gain in [] if logits is None else _rearrangements(asked, labels, logits, finalists):
+        judged.setdefault(gain.code, []).append(gain)
     taken: dict[str, int] = {}
-    quick = sample.part(slice(SCREEN, SCREEN + QUICK))
+    quick = asked.rows[2]
     for points, k in sorted(scored, reverse=True):
         change = changes[-k]
-        if points < least(SCREEN - sum(base)) or taken.get(change.code, 0) >= finalists:
+        if points < least(sum(missed)) or taken.get(change.code, 0) >= finalists:
             continue
         taken[change.code] = taken.get(change.code, 0) + 1
-        scores = net.over(quick.batches, change.apply)
-        assert rest.labels is not None
-        if paired_gain(right[SCREEN:SCREEN + QUICK], scores.argmax(1) == rest.labels[:QUICK].cpu()).gain < LEAST_GAIN:
+        if paired_gain(right[quick], asked.scores(-k, 2).argmax(1) == labels[quick]).gain < LEAST_GAIN:
             continue
-        if len(rest) > QUICK:
-            scores = torch.cat([scores, net.over(rest.part(slice(QUICK, None)).batches, change.apply)])
-        after = scores.argmax(1) == rest.labels.cpu()
+        scores = asked.judged(-k)
+        after = scores.argmax(1) == labels[SCREEN:]
         found = paired_gain(right[SCREEN:], after)
-        if found.gain >= LEAST_GAIN and found.p <= CHANCE:
+        if found.gain >= LEAST_GAIN and found.p <= CHANCE and not any(
+                g.words == change.words for g in judged.get(change.code, [])):
             judged.setdefault(change.code, []).append(Gain(
-                role=net.role, code=change.code, words=change.words, p=found.p, samples=len(rest), logits=scores,
+                role=net.role, code=change.code, words=change.words, p=found.p, samples=len(after), logits=scores,
                 before=float(right[SCREEN:].double().mean()), after=float(after.double().mean())))
     return [max(gains, key=lambda g: g.after) for gains in judged.values()]
 
@@ -327,7 +404,7 @@ def try_scale(net: Net, changes: list[Change], sample: Sample, logits: Tensor) -
     screen, rest = sample.part(slice(0, SCREEN)), sample.part(slice(SCREEN, None))
 
     def likely(scores: Tensor, rows: slice) -> Tensor:
-        return scores.double().log_softmax(1).gather(1, labels[rows, None])[:, 0]
+        return _likely(scores, labels[rows])
 
     first = slice(0, SCREEN)
     change = max(changes, key=lambda c: float(likely(net.over(screen.batches, c.apply), first).mean()))

@@ -157,7 +157,8 @@ def _counterfactuals(f: Facts) -> Iterator[Finding]:
 def _share(g: Gain, lost: float) -> float:
     """Severity of a repair: the share of the loss that comes back, less where another repair does better."""
     share = min(1.0, g.gain / lost)
-    if share < (0.5 if g.behind else 0.25):  # a weak model gains a little from many changes
+    least = 0.5 if g.behind else 0.0 if g.likelier else 0.25
+    if share < least:  # a weak model gains a little from many changes
         return 0.4
     return max(0.5, 0.55 + 0.4 * share - 0.06 * g.behind)
 

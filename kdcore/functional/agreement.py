@@ -109,4 +109,33 @@ def paired_gain(before: Tensor, after: Tensor) -> PairedGain:
     return PairedGain((fixed - broken) / len(before), fixed, broken, p)
 
 
-__all__ = ["PairedGain", "best_matching", "confusion_counts", "paired_gain", "top_k_agreement"]
+def paired_rise(before: Tensor, after: Tensor) -> float:
+    """Are the values ``after`` larger than those ``before`` on the same samples?
+
+    On log-probabilities of the labels it sees changes that leave most answers as they were, which
+    :func:`paired_gain` does not; a few enormous differences do not decide it.
+
+    Args:
+        before, after: ``(N,)`` finite values, say log-probabilities of the labels.
+
+    Returns:
+        Probability by chance, one-sided; 1 where nothing differs.
+
+    Raises:
+        ValueError: shapes differ, there is no sample or a value is not finite.
+
+    Reference:
+        Wilcoxon 1945, Biometrics Bulletin 1 (``scipy.stats.wilcoxon``, samples without a difference left out).
+    """
+    if before.shape != after.shape or before.ndim != 1 or not len(before):
+        raise ValueError(f"before and after must be (N,) with N >= 1, got {describe(before)} and {describe(after)}.")
+    difference = after.double() - before.double()
+    if not bool(torch.isfinite(difference).all()):
+        raise ValueError("before and after must be finite, got NaN or infinity.")
+    if not bool(difference.any()):
+        return 1.0
+    from scipy.stats import wilcoxon
+    return float(wilcoxon(difference.cpu().numpy(), alternative="greater").pvalue)
+
+
+__all__ = ["PairedGain", "best_matching", "confusion_counts", "paired_gain", "paired_rise", "top_k_agreement"]

@@ -15,7 +15,7 @@ from scipy.spatial import procrustes
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from kdcore.functional.agreement import best_matching, confusion_counts, paired_gain, top_k_agreement
+from kdcore.functional.agreement import best_matching, confusion_counts, paired_gain, paired_rise, top_k_agreement
 from kdcore.functional.alignment import effective_rank, procrustes_coordinates, spread_share
 from kdcore.functional.calibration import expected_calibration_error, fit_temperature, reliability
 from kdcore.functional.occlusion import occlusion_map, occlusion_sensitivity, occlusion_windows
@@ -64,6 +64,20 @@ def test_paired_gain_by_hand() -> None:
     assert paired_gain(before, before).p == 1.0
     with pytest.raises(ValueError, match="N >= 1"):
         paired_gain(before[:0], after[:0])
+
+
+def test_paired_rise_by_hand() -> None:
+    before, rise = torch.zeros(5), torch.tensor([1.0, 2.0, 3.0, 4.0, -5.0])
+    # sum of the ranks that rise is 10 of 15; 10 of the 32 choices of signs give at least that
+    at_least = sum(sum(r for r, up in zip(range(1, 6), signs, strict=True) if up) >= 10
+                   for signs in itertools.product((0, 1), repeat=5))
+    assert paired_rise(before, rise) == pytest.approx(at_least / 32)
+    assert paired_rise(before, before) == 1.0
+    assert paired_rise(before, rise * 1e6) == paired_rise(before, rise)  # ranks alone count
+    with pytest.raises(ValueError, match="N >= 1"):
+        paired_rise(before, rise[:4])
+    with pytest.raises(ValueError, match="finite"):
+        paired_rise(before, rise / 0)
 
 
 @given(st.integers(0, 300), st.sampled_from([1, 10, 15]), st.floats(0.1, 8.0))

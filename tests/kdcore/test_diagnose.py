@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from kdcore.checkpoints import state_hash
 from kdcore.diagnose import ALARM, CODES, TABLES, Diagnosis, Finding, diagnose
 from kdcore.diagnose._history import SoftTerm, lacks_t2, soft_term
-from kdcore.diagnose._probes import Gain, compete
+from kdcore.diagnose._probes import CHANCE, LIKELIER, Gain, compete
 from kdcore.diagnose._weights import fresh, odd_weights, stages
+from kdcore.functional.agreement import paired_gain
 from kdcore.functional.alignment import procrustes_coordinates
 from kdcore.functional.divergences import kd_loss, kl_with_temperature
 from kdcore.inputs import Normalize
@@ -291,3 +292,44 @@ def test_repairs_compete_by_accuracy_then_likelihood_then_freedom() -> None:
     wrong[:40] = wrong[:40].roll(1, 1)
     swap, renamed = compete([gain("swapped_channels", wrong), gain("label_permutation", good)], y)
     assert (swap.behind, renamed.behind) == (1, 0)  # more often right
+
+
+class Flip(nn.Module):
+    """Its input, one dimension reversed."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(self.dim)
+
+
+class Tinted(nn.Module):
+    """Names the quarter whose mean is largest; that its red exceeds its blue is weak evidence of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        quarters = torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(2)
+        return 6 * quarters.mean(1) + 0.8 * (quarters[:, 0] - quarters[:, 2])
+
+
+def tinted(n: int = 256) -> tuple[Tensor, Tensor]:
+    """Noisy quarters, the bright one reddish, and their labels."""
+    g = torch.Generator().manual_seed(3)
+    y = torch.randint(4, (n,), generator=g)
+    levels = 0.8 * torch.randn(n, 3, 4, generator=g)
+    levels[torch.arange(n), :, y] += torch.tensor([2.1, 1.5, 0.9])
+    return levels.view(n, 3, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3), y
+
+
+def test_rearranged_channels_that_cost_few_answers_are_seen_by_the_likelihood_of_the_labels() -> None:
+    x, y = tinted()
+    swapped = nn.Sequential(Flip(1), Tinted())
+    right = [m(x).argmax(1) == y for m in (swapped, Tinted())]
+    found = paired_gain(*right)
+    assert found.gain > 0 and found.p > CHANCE  # the answers alone do not tell
+    first = diagnose(Tinted(), swapped, (x, y), **LIGHT).findings[0]
+    assert first.code == "swapped_channels" and first.alarm and first.evidence["model"] == "student"
+    assert first.evidence["p_likelihood"] <= LIKELIER
+    assert diagnose(Tinted(), Tinted(), (x, y), **LIGHT).healthy
+
