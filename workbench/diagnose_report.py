@@ -123,14 +123,15 @@ def _repeated(diagnosis: Diagnosis) -> set[str]:
     return again
 
 
-def load_pair(teacher: str, student: str, data: str, *, size: int, seed: int = 0,
+def load_pair(teacher: str, student: str, data: str, *, size: int | None = None, seed: int = 0,
               progress: Any = None) -> tuple[nn.Module, nn.Module, Any]:
     """The two networks and the task that ``kdw diagnose`` names.
 
     Args:
         teacher, student: ``NAME`` or ``NAME:checkpoint``: a network of the task or any timm name.
         data: a folder of class folders (or with ``test/`` inside), or the name of a task (``digits``).
-        size: side in pixels of the images of a folder.
+        size: side in pixels of the images of a folder; ``None``: their own where they are squares of one size, else 64,
+            as for the task ``images``.
         progress: called with (epochs done, epochs, text) while a teacher without a checkpoint is trained on the data's
             training part (kept for the next time).
 
@@ -138,6 +139,7 @@ def load_pair(teacher: str, student: str, data: str, *, size: int, seed: int = 0
         ValueError: unknown names, or a checkpoint that does not fit. FileNotFoundError: no such folder.
     """
     from kdcore.tasks import list_tasks, load_task
+    from kdcore.tasks.images import common_size
     (teacher_name, teacher_file), (student_name, student_file) = _split(teacher), _split(student)
     if data in list_tasks() and not Path(data).is_dir():
         task = load_task(data)
@@ -150,8 +152,9 @@ def load_pair(teacher: str, student: str, data: str, *, size: int, seed: int = 0
                 models.append(task.teacher(name, progress=progress) if role == "teacher" else
                               task.student(name, seed=seed).eval())
         return models[0], models[1], task
+    options = {} if (size := size or common_size(data)) is None else {"size": size}
     task = load_task("images", root=data, teacher=teacher_name, student=student_name, teacher_weights=teacher_file,
-                     student_weights=student_file, size=size, seed=seed)
+                     student_weights=student_file, seed=seed, **options)
     return task.teacher(teacher_name, progress=progress), task.student(student_name, seed=seed).eval(), task
 
 
@@ -160,13 +163,15 @@ def _split(name: str) -> tuple[str, str | None]:
     return (head, file) if colon else (name, None)
 
 
-def run_diagnosis(teacher: str, student: str, data: str, out: str | Path, *, size: int = 64, limit: int = 256,
+def run_diagnosis(teacher: str, student: str, data: str, out: str | Path, *, size: int | None = None, limit: int = 256,
                   seed: int = 0, progress: Any = None) -> tuple[Diagnosis, Path]:
     """Load, diagnose, write the page; returns the diagnosis and the page's path."""
     first, second, task = load_pair(teacher, student, data, size=size, seed=seed, progress=progress)
     found = diagnose(first, second, task, limit=limit, seed=seed, progress=progress)
     # checkpoints and folders are shown by name alone: a page is passed on
     about = {"teacher": _public(teacher), "student": _public(student), "data": Path(data).name}
+    shape = tuple(found.sample.x.shape[1:])
+    about["input"] = " x ".join(map(str, shape[1:])) + " pixels" if len(shape) == 3 else f"shape {shape}"
     page = diagnosis_report(found, title=f"{about['student']} against {about['teacher']} on {about['data']}",
                             about=about)
     return found, page.write(out)

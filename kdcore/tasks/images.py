@@ -48,6 +48,31 @@ def read_image(path: Path, size: int) -> Tensor:
     return torch.from_numpy(np.asarray(fitted).transpose(2, 0, 1).copy())
 
 
+def common_size(root: str | Path, *, look_at: int = 64, most: int = 256) -> int | None:
+    """The side of the images below a folder, if they are squares of one size, as those prepared for a network are.
+
+    Args:
+        root: the folder, searched through all levels.
+        look_at: how many images are looked at, evenly spread over the sorted names; only their headers are read.
+        most: larger sides are not returned.
+
+    Returns:
+        Side in pixels, at least 8, or ``None``: several sizes, not square, too large, or no image that can be read.
+    """
+    from PIL import Image
+    files = sorted(p for p in Path(root).expanduser().rglob("*") if p.suffix.lower() in SUFFIXES
+                   and not p.name.startswith(".") and p.is_file())
+    sizes = set()
+    for path in files[::max(1, len(files) // look_at)]:
+        try:
+            with Image.open(path) as image:
+                sizes.add(image.size)
+        except OSError:
+            continue  # named when the folder is loaded
+    side = next(iter(sizes))[0] if len(sizes) == 1 else 0
+    return side if sizes == {(side, side)} and 8 <= side <= most else None
+
+
 class ImageFiles(Dataset[tuple[Tensor, int]]):
     """Image files read when asked for; ``x (3, size, size)`` float in [0, 1].
 

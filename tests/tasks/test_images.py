@@ -19,7 +19,7 @@ from kdcore.inputs import Normalize
 from kdcore.models import ConvNet
 from kdcore.tasks import ModelSpec, Recipe, load_task
 from kdcore.tasks import images as images_module
-from kdcore.tasks.images import read_image, timm_model
+from kdcore.tasks.images import common_size, read_image, timm_model
 
 NAMES = ("one", "three", "zero")
 
@@ -228,3 +228,19 @@ def test_no_warning_without_a_reason(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_task("images", root=folder, size=16)
+
+
+def test_common_size_is_that_of_squares_of_one_size(tmp_path: Path) -> None:
+    assert common_size(tmp_path) is None
+    for k in range(3):
+        (tmp_path / "train" / f"class{k}").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "train" / f"class{k}" / "a.png")
+    (tmp_path / "train" / "class0" / "broken.png").write_bytes(b"no image")
+    assert common_size(tmp_path) == 32
+    assert common_size(tmp_path, most=31) is None
+    Image.new("RGB", (32, 48)).save(tmp_path / "train" / "class2" / "b.png")
+    assert common_size(tmp_path) is None  # several sizes
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    Image.new("RGB", (32, 48)).save(tmp_path / "train" / "class2" / "b.png")
+    assert common_size(tmp_path) is None  # not square

@@ -83,12 +83,15 @@ def test_command_on_a_folder(tmp_path: Path) -> None:
     for name, widths in (("teacher", (32, 64, 64)), ("student", (4, 8, 64))):
         save_weights(ConvNet(widths, 2, in_channels=3), tmp_path / f"{name}.safetensors")
     arguments = ["diagnose", "--teacher", f"cnn:{tmp_path / 'teacher.safetensors'}", "--student",
-                 f"cnn-small:{tmp_path / 'student.safetensors'}", "--data", str(tmp_path / "data"), "--size", "16",
+                 f"cnn-small:{tmp_path / 'student.safetensors'}", "--data", str(tmp_path / "data"),
                  "--out", str(tmp_path / "report.html")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "untrained_teacher" in page and str(tmp_path) not in page
+    assert "16 x 16 pixels" in page  # the images' own size
+    smaller = CliRunner().invoke(app, [*arguments, "--size", "8"])
+    assert smaller.exit_code == 0 and "8 x 8 pixels" in (tmp_path / "report.html").read_text(encoding="utf-8")
     wrong = CliRunner().invoke(app, [*arguments[:2], "no_such_net", *arguments[3:]])
     assert wrong.exit_code == 2
     missing = CliRunner().invoke(app, [*arguments[:6], str(tmp_path / "nowhere"), *arguments[7:]])
