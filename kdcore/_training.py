@@ -5,9 +5,11 @@ Private to :mod:`kdcore.distiller`, which is the door.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -218,6 +220,21 @@ def device_of(model: nn.Module) -> torch.device:
 
 def metric_name(metric: Any) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
+
+
+@cache
+def leave_process_group_at_exit() -> None:
+    """Take this process out of its group when the program ends; once.
+
+    Fabric does so for NCCL alone. A gloo group that is alive when the interpreter shuts down aborts the process now and
+    then ("terminate called without an active exception"), after the work is done.
+    """
+    atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def gathered(fabric: Any, value: Any) -> list[Any]:

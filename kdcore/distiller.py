@@ -44,6 +44,7 @@ from ._training import (
     device_of,
     gathered,
     label_fault,
+    leave_process_group_at_exit,
     loader_length,
     make_optimizer,
     metric_name,
@@ -509,6 +510,8 @@ class Distiller:
         checkpoint = self._find_checkpoint()
         self._fabric = fabric = Fabric(**self._fabric_options)
         fabric.launch()
+        if fabric.world_size > 1:
+            leave_process_group_at_exit()
         if self.checkpoint_dir is not None and fabric.is_global_zero:
             check_writable(self.checkpoint_dir)
         seed_everything(self.seed)

@@ -758,8 +758,9 @@ def test_two_processes_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     script = tmp_path / "train.py"
     script.write_text(_DDP)
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
-                    "ddp", "2", str(tmp_path)], check=True, env=env, capture_output=True, timeout=300)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run([*command, "ddp", "2", str(tmp_path)], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
     a, b = (torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1))
     assert a["last"] == b["last"]
     for part in ("student", "method"):
