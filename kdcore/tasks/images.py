@@ -67,7 +67,7 @@ def common_size(root: str | Path, *, look_at: int = 64, most: int = 256) -> int 
         try:
             with Image.open(path) as image:
                 sizes.add(image.size)
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             continue  # named when the folder is loaded
     side = next(iter(sizes))[0] if len(sizes) == 1 else 0
     return side if sizes == {(side, side)} and 8 <= side <= most else None

@@ -89,6 +89,26 @@ def test_folder_form_gives_a_task_and_says_what_was_skipped(folder: Path) -> Non
     assert not form.button.disabled
 
 
+def test_folder_form_takes_the_images_own_size_unless_one_was_chosen(tmp_path: Path) -> None:
+    got: list[Task] = []
+    form = FolderForm(got.append)
+
+    def load(side: int) -> tuple[int, ...]:
+        for name in ("a", "b"):
+            (tmp_path / str(side) / name).mkdir(parents=True, exist_ok=True)
+            for i in range(6):
+                Image.new("RGB", (side, side), (40 * i, 0, 0)).save(tmp_path / str(side) / name / f"{i}.png")
+        form.fields["root"].value = str(tmp_path / str(side))
+        form.load()
+        assert form.join(60)
+        return got[-1].input_shape
+
+    assert load(28) == (3, 28, 28) and form.size.value == 28
+    assert load(32) == (3, 32, 32) and form.size.value == 32  # not a choice of the reader's
+    form.size.value = 48
+    assert load(28) == (3, 48, 48) and form.size.value == 48 and len(got) == 3
+
+
 @pytest.mark.parametrize(("field", "value", "message"), [
     ("root", "/no/such/folder", "there is no folder"), ("teacher", "resnet_18", "timm name"),
     ("teacher_weights", "somewhere.safetensors", "needs teacher")])

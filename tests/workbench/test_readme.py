@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import timm
+from PIL import Image
+from safetensors.torch import save_file
 
 from kdcore import taxonomy
 from kdcore.registry import AXES, FAMILIES, get_card, list_methods
+from kdcore.tasks import images
 from workbench import readme
 
 PROJECT = Path(readme.__file__).parents[1]
@@ -122,6 +129,26 @@ def test_the_first_example_of_the_readme_runs_and_prints(capsys: pytest.CaptureF
     exec(compile(example, "README.md", "exec"), {})
     out = capsys.readouterr().out
     assert float(re.search(r"accuracy: last (0\.\d+), best", out)[1]) > 0.5 and "stage1" in out  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_the_second_example_of_the_readme_runs_on_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(images, "TIMM_RECIPE", replace(images.TIMM_RECIPE, epochs=1))  # the same text, trained briefly
+    save_file(timm.create_model("resnet34", num_classes=2).state_dict(), "teacher.safetensors")
+    noise = np.random.default_rng(0)
+    for name, brightness in (("night", 60), ("noon", 180)):
+        (tmp_path / "my_images" / name).mkdir(parents=True)
+        for i in range(5):
+            pixels = np.clip(brightness + noise.normal(0, 20, (100, 120, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "my_images" / name / f"{i}.png")
+    example = re.findall(r"^```python\n(.*?)^```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.M | re.S)[1]
+    scope: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    comparison = scope["comparison"]
+    assert comparison.arms == ("CE", "KD", "DIST") and len(comparison.rows) == 9 and not comparison.stopped
+    assert len(comparison.table(baseline="CE")) == 3
 
 
 def test_the_readme_of_this_project_is_up_to_date_and_its_lessons_exist() -> None:

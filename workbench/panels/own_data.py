@@ -13,6 +13,7 @@ from typing import Any
 import ipywidgets as w
 
 from kdcore.tasks import Task, load_task
+from kdcore.tasks.images import common_size
 
 from .explorer import slider
 from .widgets import ViewBox, error_html
@@ -58,7 +59,8 @@ class FolderForm:
         use: called with the task, in a background thread.
 
     Attributes:
-        widget: the fields, folded away; fields: by option of ``load_task("images", ...)``.
+        widget: the fields, folded away; fields: by option of ``load_task("images", ...)``; size: the side in pixels,
+            that of the folder's images where they are squares of one size and nobody moved the slider.
     """
 
     def __init__(self, use: Callable[[Task], None]) -> None:
@@ -68,7 +70,9 @@ class FolderForm:
             option: w.Text(description=label, placeholder=hint, continuous_update=False,
                            style={"description_width": "8em"}, layout=w.Layout(width="44em", max_width="100%"))
             for option, (label, hint) in _FIELDS.items()}
-        self.size = slider(64, 8, 256, step=8, label="side in pixels").widget("size")
+        self.size = slider(64, 8, 256, step=4, label="side in pixels").widget("size")
+        self._size_chosen = False
+        self.size.observe(self._choose_size, names="value")
         self.button = w.Button(description="Load", tooltip="read the folder and offer it as a task",
                                layout=w.Layout(width="auto", align_self="flex-start"))
         self.button.add_class("kd-load")
@@ -101,8 +105,19 @@ class FolderForm:
         """Allow or forbid loading."""
         self.button.disabled = not on
 
+    def _choose_size(self, _: Any) -> None:
+        self._size_chosen = True
+
+    def _own_size(self, root: str) -> int:
+        if not self._size_chosen and (side := common_size(root)) is not None:
+            self.size.value = side
+            self._size_chosen = False  # the next folder may have another one
+        return int(self.size.value)
+
     def _work(self, options: dict[str, Any]) -> None:
         try:
+            if "root" in options:
+                options["size"] = self._own_size(options["root"])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what is skipped is in the task's notes, shown below
                 task = load_task("images", **options)
