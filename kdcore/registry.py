@@ -210,7 +210,8 @@ class MethodCard:
 def _html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
     """Rows of plain text as an HTML table; the first cell of a row is its header."""
     left = ' style="text-align:left"'
-    top = "<tr>" + "".join(f"<th{left}>{html.escape(c)}</th>" for c in head) + "</tr>" if head else ""
+    cells = "".join(f"<th{left}>{html.escape(c)}</th>" if c else "<td></td>" for c in head)  # "" heads nothing
+    top = f"<tr>{cells}</tr>" if head else ""
     body = "".join(f'<tr><th scope="row"{left}>{html.escape(row[0])}</th>'
                    + "".join(f"<td{left}>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows)
     return f"<table>{top}{body}</table>"

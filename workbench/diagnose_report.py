@@ -47,8 +47,9 @@ def _models(diagnosis: Diagnosis) -> str:
              "flops": "floating-point operations per sample", "latency_ms": "latency of one sample (ms)",
              "batch_ms_per_sample": "time per sample in a batch (ms)", "input": "input"}
     rows = {row["model"]: row for row in diagnosis.models()}
-    return table_html(pd.DataFrame([{"": words} | {role: _cell(name, row.get(name)) for role, row in rows.items()}
-                                    for name, words in names.items()]), "The two models")
+    return table_html(pd.DataFrame([
+        {"measure": words} | {role: _cell(name, row.get(name)) for role, row in rows.items()}
+        for name, words in names.items()]), "The two models")
 
 
 def _cell(name: str, value: Any) -> str:
@@ -65,8 +66,9 @@ def _agreement(diagnosis: Diagnosis) -> str:
     words = {"top1": "same first class", "top5": "overlap of the five first classes",
              "kendall": "Kendall's tau, all classes", "kendall_nontarget": "Kendall's tau, classes beside the label",
              "kl": "KL divergence from the teacher (nats)", "kl_t4": "the same at temperature 4"}
-    return table_html(pd.DataFrame([{"": words.get(k, k), "value": percent(v) if k.startswith("top") else f"{v:.3g}"}
-                                    for k, v in diagnosis.agreement.items()]), "How far they agree")
+    return table_html(pd.DataFrame([
+        {"measure": words.get(k, k), "value": percent(v) if k.startswith("top") else f"{v:.3g}"}
+        for k, v in diagnosis.agreement.items()]), "How far they agree")
 
 
 def diagnosis_report(diagnosis: Diagnosis, *, title: str = "Diagnosis of a pair", about: dict[str, Any] | None = None

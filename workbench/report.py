@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _CSS = """
-:root{color-scheme:light dark;--ink:#1b1b1b;--paper:#fff;--soft:#f4f5f7;--line:#d5d8dd;--link:#0058a3;
+:root{color-scheme:light dark;--ink:#1b1b1b;--paper:#fff;--soft:#f7f8fa;--line:#d5d8dd;--link:#0058a3;
 --good:#00694d;--bad:#a33d00}
 @media (prefers-color-scheme:dark){:root{--ink:#e8e8e8;--paper:#16181c;--soft:#22252b;--line:#3a3d44;--link:#7cc0ff;
 --good:#4fd1a5;--bad:#ffa366}}
@@ -34,7 +34,8 @@ var(--line)} h3{font-size:1.08rem}a{color:var(--link)}nav ul{display:flex;flex-w
 th{background:var(--soft)}
 code,pre{font-family:ui-monospace,Consolas,monospace;font-size:.9em}pre{background:var(--soft);padding:.7em
 1em;overflow-x:auto; border-radius:4px}.good{color:var(--good)}.bad{color:var(--bad)}.verdict{margin:.3em
-0}small,.quiet{opacity:.8} img{max-width:100%;height:auto}math[display=block]{margin:.7em 0;overflow-x:auto}
+0}small,.quiet{opacity:.8} img{max-width:100%;height:auto}
+math[display=block]{margin:.3em 0;padding:.4em 0;overflow-x:auto}
 """
 _NOTEBOOK_CSS = """
 .prompt{font:.75rem ui-monospace,Consolas,monospace;opacity:.65}.prompt:empty,.anchor-link{display:none}
@@ -182,6 +183,7 @@ def notebook_html(
 
     node = nbformat.read(notebook, as_version=4) if isinstance(notebook, str | Path) else notebook
     body, _ = _exporter().from_notebook_node(node)
+    body = body.replace("<pre>", '<pre tabindex="0">')  # long lines scroll, by keyboard too
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
     body = _relink(body, links or {})
     link = f'<nav><a href="{html.escape(back, quote=True)}">← report</a></nav>' if back else ""

@@ -18,6 +18,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from support.accessibility import WCAG, violations
 
 from workbench.lab_server import free_port, lab_command, lab_url, new_token, private_environment
 
@@ -36,9 +37,10 @@ def chromium_path() -> str | None:
 def skip_reason() -> str | None:
     """Why browser tests cannot run here, or ``None``."""
     try:
+        import axe_playwright_python  # noqa: F401
         import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return "playwright (Python package) is not installed: pip install -e '.[dev]'"
+    except ImportError as error:
+        return f"{error.name} (Python package) is not installed: pip install -e '.[dev]'"
     return None if chromium_path() else "no Chromium found: apt-get install chromium, or set KDW_CHROMIUM to its path"
 
 
@@ -179,6 +181,10 @@ class Notebook:
         return self.page.evaluate(
             f"() => {_OUTPUTS}.filter(o => o.output_type === 'stream' && o.name === 'stderr').map(o => "
             f"[].concat(o.text).join(''))")
+
+    def violations(self, selector: str) -> list[str]:
+        """What axe-core finds wrong below ``selector``, a line per rule."""
+        return violations(self.page, selector, rules=WCAG)
 
     def locate(self, selector: str) -> Any:
         return self.page.locator(f".jp-NotebookPanel:not(.lm-mod-hidden) {selector}")

@@ -24,4 +24,5 @@ def test_runs_live_without_errors(lab: Any, open_notebook: Callable[..., Any], p
         .filter(i => i.getAttribute('src') && i.complete && !i.naturalWidth).map(i => i.outerHTML.slice(0, 300))""")
     assert broken == []
     assert "Error displaying widget" not in notebook.locate(".jp-Notebook").inner_text()
+    assert notebook.violations(".jp-OutputArea-output") == []
     notebook.screenshot_whole(Path(path).stem)

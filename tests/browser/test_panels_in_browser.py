@@ -173,6 +173,7 @@ def test_our_part_of_the_page_is_named_and_readable(lab: Any, open_notebook: Cal
         assert report["checked"] >= 5
         assert report["problems"] == []
         assert notebook.locate(panel).first.evaluate((HERE / "contrast.js").read_text()) == []
+        assert notebook.violations(panel) == []
         notebook.screenshot(f"{panel[1:]}_{'dark' if dark else 'light'}", panel)
     shown = picture(notebook).first
     assert shown.get_attribute("class") == ("kd-dark" if dark else "kd-light")

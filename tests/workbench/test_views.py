@@ -359,6 +359,7 @@ def test_colours_are_told_apart_without_colour_vision() -> None:
 
 def test_numbers_and_ink() -> None:
     assert [number(v) for v in (38416.0, 0.123456, 12.0)] == ["38416", "0.1235", "12"]
+    assert text_colour((0.47, 0.47, 0.465)) == "#000000"  # 4.76 against 4.41 for white
     assert text_colour((0.1, 0.1, 0.3)) == "#ffffff" and text_colour((0.9, 0.9, 0.4)) == "#000000"
 
 

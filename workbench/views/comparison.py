@@ -12,7 +12,7 @@ from kdcore.experiment import mean_interval
 
 from .base import View
 from .drawing import WIDTH, Array, as_array, check_names, heatmap, legend_above, limits, subplots
-from .theme import CATEGORICAL, DASHES, DIVERGING, MARKERS, SEQUENTIAL, Theme
+from .theme import CATEGORICAL, DASHES, DIVERGING, MARKERS, SEQUENTIAL, Theme, text_colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +97,7 @@ def confusion_view(matrices: Mapping[str, Any] | Any, class_names: Sequence[str]
             share = a / np.maximum(a.sum(1, keepdims=True), 1)
             image = heatmap(ax, share, theme, rows=names, columns=names, vmin=0, vmax=1)
             if size <= 12:
-                _counts(ax, a, share)
+                _counts(ax, a, image.to_rgba(share))
             ax.set(title=n, xlabel="predicted")
         axes[0, 0].set_ylabel("truth")
         figure.colorbar(image, ax=list(axes[0]), label="share of the class", fraction=0.04, pad=0.02)
@@ -111,11 +111,11 @@ def _recall(counts: Array) -> Array:
     return np.divide(np.diag(counts), totals, out=np.full(len(counts), np.nan), where=totals > 0)
 
 
-def _counts(ax: Any, counts: Array, share: Array) -> None:
+def _counts(ax: Any, counts: Array, colours: Array) -> None:
     for (i, j), value in np.ndenumerate(counts):
         if value:
-            ax.text(j, i, int(value), ha="center", va="center", fontsize=8.5, color="#000000" if share[i, j] > 0.55
-                    else "#ffffff")
+            ax.text(j, i, int(value), ha="center", va="center", fontsize=8.5,
+                    color=text_colour(colours[i, j].tolist()))
 
 
 def scatter_view(x: Any, y: Any, *, x_label: str, y_label: str, title: str, groups: Sequence[str] | None = None,

@@ -79,6 +79,7 @@ def text_table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> str:
     """A table of words as HTML, columns aligned left (JupyterLab aligns to the right, which suits numbers)."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     text = frame.to_html(index=False, border=0, justify="left", float_format="{:.3f}".format)
+    text = text.replace("<th></th>", "<td></td>")  # an empty corner heads nothing
     return text.replace("<td>", '<td style="text-align:left">').replace("<th>", '<th style="text-align:left">')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class Theme:
         }
 
 
-LIGHT = Theme("light", ink="#1b1b1b", paper="#ffffff", grid="#dddddd", muted="#777777")
+LIGHT = Theme("light", ink="#1b1b1b", paper="#ffffff", grid="#dddddd", muted="#707070")
 DARK = Theme("dark", ink="#e8e8e8", paper="#16181c", grid="#3a3d44", muted="#9a9a9a")
 
 
@@ -53,7 +54,8 @@ def number(value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
-def text_colour(background: tuple[float, float, float]) -> str:
-    """Black or white, whichever reads better on an RGB background in [0, 1]."""
-    r, g, b = background[:3]
-    return "#000000" if 0.299 * r + 0.587 * g + 0.114 * b > 0.5 else "#ffffff"
+def text_colour(background: Sequence[float]) -> str:
+    """Black or white, whichever has the higher contrast (WCAG 2) on an RGB background in [0, 1]; at least 4.58."""
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3])
+    luminance = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    return "#000000" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#ffffff"
