@@ -218,6 +218,8 @@ class Diagnosis:
 
 def _times(ratio: float) -> str:
     """A ratio before "the ...": a share below one, a multiple above."""
+    if ratio < 0.01:
+        return "less than 1 % of"
     return f"{100 * ratio:.0f} % of" if ratio < 1.5 else f"{ratio:.1f} times"
 
 
