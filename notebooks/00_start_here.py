@@ -108,10 +108,7 @@ alone = compare(few, [first], student=student, seeds=n_seeds, progress=progress_
 full = compare("digits", [taught, last], student=student, seeds=n_seeds, progress=progress_line("The others"))
 
 # %%
-accuracies = {label: 100 * np.array(values) for label, (_, values) in curves.series.items()}
-epochs = range(1, 1 + len(accuracies["taught"]))
-training = views.lines_view(epochs, accuracies, x_label="epoch", y_label="test accuracy in percent",
-                            title=f"Three students learn, seed {n_seeds - 1}")
+training = curves.view()
 training if static_mode() else Markdown("*The chart above grew while you watched; it shows the last seed.*")
 
 # %%

@@ -227,6 +227,20 @@ def test_live_curves_hold_the_newest_run_of_every_arm() -> None:
     for arm in ("CE", "KD"):
         x, y = curves.series[arm]
         assert x == [1, 2] and y == [e.metrics["accuracy"] for e in result.histories[arm, 1]]
+    view = curves.view()
+    assert view.table["CE"].tolist() == curves.series["CE"][1] and "accuracy over epoch from 1 to 2" in view.alt
+    assert view.alt in curves._repr_mimebundle_()["text/plain"]
+
+
+def test_live_curves_of_unequal_length_are_drawn_as_far_as_they_go() -> None:
+    curves = LiveCurves("Accuracy")
+    assert "no epoch" in curves._repr_mimebundle_()["text/plain"]
+    with pytest.raises(ValueError, match="no epoch was followed"):
+        curves.view()
+    curves.series = {"long": ([1, 2, 3], [0.1, 0.5, 0.4]), "short": ([1, 2], [0.2, 0.3])}
+    view = curves.view()
+    assert "long goes from 0.1 to 0.4, highest 0.5 at 2; short goes from 0.2 to 0.3" in view.alt
+    assert view.table["short"].isna().tolist() == [False, False, True] and view.png()
 
 
 def test_live_curves_name_a_metric_that_is_not_measured() -> None:

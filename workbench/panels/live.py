@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import nan
 from typing import Any
 
 from kdcore.distiller import Epoch
+from workbench.views.base import View
+from workbench.views.comparison import lines_view
 
-from .base import static_mode
+from .base import static_mode, views_bundle
 from .widgets import LiveChart
 
 
@@ -20,8 +23,8 @@ class LiveCurves:
         compare("digits", [Arm("KD", "kd", train=curves.follow("KD"))], seeds=3)
 
     The chart appears with the first epoch and stays below the cell. Runs of one arm follow each other: each starts its
-    line anew, so that the newest seed is what is seen. Nothing is shown under ``KDW_STATIC=1`` and outside of IPython;
-    the numbers are collected all the same.
+    line anew, so that the newest seed is what is seen. No chart grows under ``KDW_STATIC=1`` and outside of IPython;
+    the numbers are collected all the same, and :meth:`view` draws them.
 
     Args:
         title: of the chart.
@@ -35,11 +38,30 @@ class LiveCurves:
         self.title, self.metric = title, metric
         self.series: dict[str, tuple[list[float], list[float]]] = {}
         self.chart: LiveChart | None = None
+        self._measured = metric or ""
 
     def follow(self, label: str) -> dict[str, Any]:
         """Training settings (``{"callbacks": ...}``) that draw this arm's line: ``Arm(..., train=curves.follow(...))``.
         """
         return {"callbacks": (self._listener(label),)}
+
+    def view(self) -> View:
+        """The newest runs as a picture, the chart's static form.
+
+        Raises:
+            ValueError: nothing was measured yet.
+        """
+        if not self.series:
+            raise ValueError("no epoch was followed yet: give follow(label) to an arm or to distill, and train.")
+        epochs = sorted({x for xs, _ in self.series.values() for x in xs})
+        known = {label: dict(zip(xs, ys, strict=True)) for label, (xs, ys) in self.series.items()}
+        return lines_view(epochs, {label: [at.get(x, nan) for x in epochs] for label, at in known.items()},
+                          x_label="epoch", y_label=self._measured, title=f"{self.title} (newest run)")
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        if not self.series:
+            return {"text/plain": f"LiveCurves({self.title!r}): no epoch was followed yet"}
+        return views_bundle([self.view()])
 
     def _listener(self, label: str) -> Callable[[object], None]:
         def listen(event: object) -> None:
@@ -51,6 +73,7 @@ class LiveCurves:
         metric = self.metric or next(iter(epoch.metrics))
         if metric not in epoch.metrics:
             raise ValueError(f"metric must be one that is measured ({', '.join(epoch.metrics)}), got {metric!r}.")
+        self._measured = metric
         if epoch.epoch == 0 or label not in self.series:
             self.series[label] = ([], [])
         x, y = self.series[label]

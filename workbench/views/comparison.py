@@ -169,7 +169,7 @@ def lines_view(x: Any, lines: Mapping[str, Any], *, x_label: str, y_label: str, 
     """Lines over a common x.
 
     Args:
-        x: ``(K,)``; lines: label -> ``(K,)``.
+        x: ``(K,)``; lines: label -> ``(K,)``, NaN where it is not known.
         bands: label -> lower and upper ends of a band about that line.
         mark: label -> x of a vertical mark.
     """
@@ -183,8 +183,9 @@ def lines_view(x: Any, lines: Mapping[str, Any], *, x_label: str, y_label: str, 
             raise ValueError(f"{n!r} must have {len(a)} values like x, got {len(v)}.")
     words = []
     for n, v in values.items():
-        i = int(np.nanargmax(v))
-        words.append(f"{n} goes from {v[0]:.3g} to {v[-1]:.3g}, highest {v[i]:.3g} at {a[i]:.3g}")
+        known = v[~np.isnan(v)]
+        words.append(f"{n} goes from {known[0]:.3g} to {known[-1]:.3g}, highest {known.max():.3g} at "
+                     f"{a[np.nanargmax(v)]:.3g}" if known.size else f"{n} is nowhere defined")
     alt = f"{y_label} over {x_label} from {a.min():.3g} to {a.max():.3g}: {'; '.join(words)}."
     band_columns = {f"{n}, {side}": end for n, pair in ends.items()
                     for side, end in zip(("low", "high"), pair, strict=True)}
