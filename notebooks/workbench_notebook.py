@@ -16,7 +16,7 @@
 # %% tags=["parameters"]
 task: str = "digits"  # a task by name (kdw tasks lists them), unless folder is given
 folder: str = ""  # images of your own: a folder with one sub-folder per class
-size: int = 64  # side in pixels to which images of your own are brought
+size: int = 0  # side in pixels of images of your own; 0: as they are if squares of one size, else 64
 options: list[str] = []  # further options of the task, such as train_size=200
 teacher: str = "cnn"  # a network the task names; for a folder also any timm name; empty: the first
 teacher_weights: str = ""  # for a folder: checkpoint of the teacher (safetensors or .pt)
@@ -40,7 +40,7 @@ from workbench.runs import record
 
 # %%
 own = {"root": folder, "teacher": teacher, "teacher_weights": teacher_weights, "student": student}
-given = {"size": size, **{name: value for name, value in own.items() if value}} if folder else {}
+given = {"size": size or None, **{name: value for name, value in own.items() if value}} if folder else {}
 data = load_task("images" if folder else task, seed=seed, **given, **parse_settings(options))
 data
 

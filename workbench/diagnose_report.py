@@ -132,8 +132,7 @@ def load_pair(teacher: str, student: str, data: str, *, size: int | None = None,
     Args:
         teacher, student: ``NAME`` or ``NAME:checkpoint``: a network of the task or any timm name.
         data: a folder of class folders (or with ``test/`` inside), or the name of a task (``digits``).
-        size: side in pixels of the images of a folder; ``None``: their own where they are squares of one size, else 64,
-            as for the task ``images``.
+        size: side in pixels of the images of a folder, as for the task ``images``.
         progress: called with (epochs done, epochs, text) while a teacher without a checkpoint is trained on the data's
             training part (kept for the next time).
 
@@ -141,7 +140,6 @@ def load_pair(teacher: str, student: str, data: str, *, size: int | None = None,
         ValueError: unknown names, or a checkpoint that does not fit. FileNotFoundError: no such folder.
     """
     from kdcore.tasks import list_tasks, load_task
-    from kdcore.tasks.images import common_size
     (teacher_name, teacher_file), (student_name, student_file) = _split(teacher), _split(student)
     if data in list_tasks() and not Path(data).is_dir():
         task = load_task(data)
@@ -154,9 +152,8 @@ def load_pair(teacher: str, student: str, data: str, *, size: int | None = None,
                 models.append(task.teacher(name, progress=progress) if role == "teacher" else
                               task.student(name, seed=seed).eval())
         return models[0], models[1], task
-    options = {} if (size := size or common_size(data)) is None else {"size": size}
     task = load_task("images", root=data, teacher=teacher_name, student=student_name, teacher_weights=teacher_file,
-                     student_weights=student_file, seed=seed, **options)
+                     student_weights=student_file, size=size, seed=seed)
     return task.teacher(teacher_name, progress=progress), task.student(student_name, seed=seed).eval(), task
 
 

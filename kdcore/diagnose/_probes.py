@@ -57,8 +57,9 @@ class Gain:
         role: which model. code: what the change says is wrong. words: the change, to be read after "with".
         before, after: accuracy on the same samples. samples: how many. p: by chance (one-sided McNemar).
         detail: what else is worth knowing (classes, names; ``p_likelihood``: by chance, that the labels become likelier
-        by a rearrangement of the pixels). logits: ``(samples, C)`` scores with the change, of the
-        last samples. behind: how many other repairs of this model do better, or as well and are simpler.
+            by a rearrangement of the pixels).
+        logits: ``(samples, C)`` scores with the change, of the last samples.
+        behind: how many other repairs of this model do better, or as well and are simpler.
     """
 
     role: Role
@@ -273,11 +274,6 @@ def _distinct(found: list[Change], net: Net, x: Tensor) -> list[Change]:
 
 # --------------------------------------------------------------------------------------------------------------- asking
 
-def _right(net: Net, sample: Sample, transform: Transform | None = None) -> Tensor:
-    assert sample.labels is not None
-    return net.over(sample.batches, transform).argmax(1) == sample.labels.cpu()
-
-
 def _likely(scores: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of the labels, ``(N,)``."""
     return scores.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
@@ -347,7 +343,7 @@ def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, 
         sample: with labels. right: ``(N,)``, where the model is right as it is.
         finalists: how many per code go from the screening to the judgement.
         logits: ``(N, C)``, what the model says as it is; with them rearrangements of the pixels are judged by the
-        likelihood of the labels too.
+            likelihood of the labels too.
     """
     if not changes or sample.labels is None or len(sample) < 2 * SCREEN:
         return []

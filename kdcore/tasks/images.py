@@ -25,6 +25,8 @@ from ._models import ModelSpec, Recipe, reference_models
 from ._task import Task
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+#: Side in pixels to which images of several sizes are brought.
+SIZE = 64
 TIMM_RECIPE = Recipe(epochs=30, batch_size=64, lr=1e-3, weight_decay=0.05)
 Network = str | nn.Module | ModelSpec
 
@@ -48,27 +50,25 @@ def read_image(path: Path, size: int) -> Tensor:
     return torch.from_numpy(np.asarray(fitted).transpose(2, 0, 1).copy())
 
 
-def common_size(root: str | Path, *, look_at: int = 64, most: int = 256) -> int | None:
-    """The side of the images below a folder, if they are squares of one size, as those prepared for a network are.
+def common_size(files: Sequence[Path], *, look_at: int = 64, most: int = 256) -> int | None:
+    """The side of images, if they are squares of one size, as those prepared for a network are.
 
     Args:
-        root: the folder, searched through all levels.
-        look_at: how many images are looked at, evenly spread over the sorted names; only their headers are read.
+        files: paths.
+        look_at: about how many are looked at, evenly spread; only their headers are read.
         most: larger sides are not returned.
 
     Returns:
         Side in pixels, at least 8, or ``None``: several sizes, not square, too large, or no image that can be read.
     """
     from PIL import Image
-    files = sorted(p for p in Path(root).expanduser().rglob("*") if p.suffix.lower() in SUFFIXES
-                   and not p.name.startswith(".") and p.is_file())
     sizes = set()
     for path in files[::max(1, len(files) // look_at)]:
         try:
             with Image.open(path) as image:
                 sizes.add(image.size)
         except (OSError, Image.DecompressionBombError):
-            continue  # named when the folder is loaded
+            continue  # named when the folder is scanned
     side = next(iter(sizes))[0] if len(sizes) == 1 else 0
     return side if sizes == {(side, side)} and 8 <= side <= most else None
 
@@ -216,7 +216,7 @@ def _menu(role: str, group: dict[str, ModelSpec], chosen: Network | None, weight
 
 def images(root: str | Path, teacher: Network | None = None, student: Network | None = None,
            teacher_weights: str | Path | None = None, student_weights: str | Path | None = None,
-           pretrained: bool = False, size: int = 64, seed: int = 0, train_fraction: float = 0.6,
+           pretrained: bool = False, size: int | None = None, seed: int = 0, train_fraction: float = 0.6,
            val_fraction: float = 0.0, train_size: int | None = None, omit_classes: Sequence[int | str] = (),
            augment: Callable[[Tensor], Tensor] | None = None) -> Task:
     """Your own folder of images (one sub-folder per class), any timm networks, your own checkpoints.
@@ -233,7 +233,7 @@ def images(root: str | Path, teacher: Network | None = None, student: Network | 
         teacher_weights, student_weights: checkpoints (safetensors, or weights-only .pt) of those networks. A teacher
             without one is trained on the folder.
         pretrained: let timm fetch its published weights for timm names (this uses the network).
-        size: side in pixels.
+        size: side in pixels; ``None``: those of the training images if squares of one size (<= 256), else 64.
         seed: of the splits and the reference teachers.
         train_fraction, val_fraction: shares where no ``test/`` or ``val/`` folder exists.
         train_size, omit_classes: what the student sees, as for the digits.
@@ -244,12 +244,14 @@ def images(root: str | Path, teacher: Network | None = None, student: Network | 
         ValueError: no classes, a class without readable images, splits whose classes differ, unknown network name.
     """
     root = Path(root).expanduser()
-    if not isinstance(size, int) or size < 8:
+    if size is not None and (not isinstance(size, int) or size < 8):
         raise ValueError(f"size must be a whole number of pixels >= 8, got {size!r}.")
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root} (option root).")
     has = {name for name in ("train", "val", "test") if (root / name).is_dir()}
     files, labels, names, bad = scan(root / "train" if "train" in has else root)
+    if size is None:
+        size = common_size(files) or SIZE
     pool = ImageFiles(files, labels, size)
     given: dict[str, ImageFiles] = {}
     for name in has - {"train"} if "train" in has else ():

@@ -84,6 +84,7 @@ def test_folder_and_timm_networks_of_your_own(lab: Any, open_notebook: Callable[
     for script in ("accessibility.js", "contrast.js"):
         found = notebook.locate(".kd-train").first.evaluate((HERE / script).read_text())
         assert (found if isinstance(found, list) else found["problems"]) == []
+    assert notebook.violations(".kd-train") == []
     button(notebook, "Start").click()
     wait_text(notebook, ".kd-explorer figcaption", "after KD", 180)
     assert notebook.page.get_by_label("student", exact=True).first.input_value() == "test_efficientnet"

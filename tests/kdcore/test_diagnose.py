@@ -332,4 +332,3 @@ def test_rearranged_channels_that_cost_few_answers_are_seen_by_the_likelihood_of
     assert first.code == "swapped_channels" and first.alarm and first.evidence["model"] == "student"
     assert first.evidence["p_likelihood"] <= LIKELIER
     assert diagnose(Tinted(), Tinted(), (x, y), **LIGHT).healthy
-

@@ -231,16 +231,27 @@ def test_no_warning_without_a_reason(folder: Path) -> None:
 
 
 def test_common_size_is_that_of_squares_of_one_size(tmp_path: Path) -> None:
-    assert common_size(tmp_path) is None
-    for k in range(3):
-        (tmp_path / "train" / f"class{k}").mkdir(parents=True)
-        Image.new("RGB", (32, 32)).save(tmp_path / "train" / f"class{k}" / "a.png")
-    (tmp_path / "train" / "class0" / "broken.png").write_bytes(b"no image")
-    assert common_size(tmp_path) == 32
-    assert common_size(tmp_path, most=31) is None
-    Image.new("RGB", (32, 48)).save(tmp_path / "train" / "class2" / "b.png")
-    assert common_size(tmp_path) is None  # several sizes
-    for path in tmp_path.rglob("*.png"):
-        path.unlink()
-    Image.new("RGB", (32, 48)).save(tmp_path / "train" / "class2" / "b.png")
-    assert common_size(tmp_path) is None  # not square
+    def image(name: str, *size: int) -> Path:
+        Image.new("RGB", (size[0], size[-1])).save(tmp_path / name)
+        return tmp_path / name
+
+    squares = [image(f"{k}.png", 32) for k in range(3)]
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert common_size([]) is None and common_size([tmp_path / "broken.png"]) is None
+    assert common_size([*squares, tmp_path / "broken.png"]) == 32
+    assert common_size(squares, most=31) is None
+    wide = image("wide.png", 32, 48)
+    assert common_size([*squares, wide]) is None and common_size([wide]) is None  # several sizes; not square
+    assert common_size([image("tiny.png", 4)]) is None
+
+
+def test_without_a_size_squares_of_one_size_stay_as_they_are(tmp_path: Path, folder: Path) -> None:
+    for part, count in (("train", 5), ("test", 2)):
+        for name in ("a", "b"):
+            (tmp_path / "squares" / part / name).mkdir(parents=True)
+            for k in range(count):
+                Image.new("RGB", (20, 20), (40 * k, 0, 0)).save(tmp_path / "squares" / part / name / f"{k}.png")
+    task = load_task("images", root=tmp_path / "squares")
+    assert task.input_shape == task.test[0][0].shape == (3, 20, 20) and "20x20" in task.words
+    assert load_task("images", root=tmp_path / "squares", size=16).input_shape == (3, 16, 16)
+    assert load_task("images", root=folder).input_shape == (3, 64, 64)  # not square

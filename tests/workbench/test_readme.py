@@ -120,11 +120,16 @@ def test_every_local_link_of_the_guides_leads_somewhere() -> None:
         assert not missing, f"{file} links to what does not exist: {missing}"
 
 
+def examples() -> list[str]:
+    """The README's Python examples."""
+    return re.findall(r"^```python\n(.*?)^```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+
+
 @pytest.mark.slow
 def test_the_first_example_of_the_readme_runs_and_prints(capsys: pytest.CaptureFixture[str], tmp_path: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
-    example = re.findall(r"^```python\n(.*?)^```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.M | re.S)[0]
+    example = examples()[0]
     assert len(example.splitlines()) <= 10
     exec(compile(example, "README.md", "exec"), {})
     out = capsys.readouterr().out
@@ -143,7 +148,7 @@ def test_the_second_example_of_the_readme_runs_on_a_folder(tmp_path: Path, monke
         for i in range(5):
             pixels = np.clip(brightness + noise.normal(0, 20, (100, 120, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "my_images" / name / f"{i}.png")
-    example = re.findall(r"^```python\n(.*?)^```", (PROJECT / "README.md").read_text(encoding="utf-8"), re.M | re.S)[1]
+    example = examples()[1]
     scope: dict[str, Any] = {}
     exec(compile(example, "README.md", "exec"), scope)
     comparison = scope["comparison"]

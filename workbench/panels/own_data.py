@@ -13,7 +13,6 @@ from typing import Any
 import ipywidgets as w
 
 from kdcore.tasks import Task, load_task
-from kdcore.tasks.images import common_size
 
 from .explorer import slider
 from .widgets import ViewBox, error_html
@@ -59,8 +58,8 @@ class FolderForm:
         use: called with the task, in a background thread.
 
     Attributes:
-        widget: the fields, folded away; fields: by option of ``load_task("images", ...)``; size: the side in pixels,
-            that of the folder's images where they are squares of one size and nobody moved the slider.
+        widget: the fields, folded away; fields: by option of ``load_task("images", ...)``; size: the side in pixels;
+            until somebody moves the slider the task decides, and the slider shows what it took.
     """
 
     def __init__(self, use: Callable[[Task], None]) -> None:
@@ -70,7 +69,8 @@ class FolderForm:
             option: w.Text(description=label, placeholder=hint, continuous_update=False,
                            style={"description_width": "8em"}, layout=w.Layout(width="44em", max_width="100%"))
             for option, (label, hint) in _FIELDS.items()}
-        self.size = slider(64, 8, 256, step=4, label="side in pixels").widget("size")
+        self.size = slider(64, 8, 256, label="side in pixels",
+                           help="left alone: the images' own, if squares of one size").widget("size")
         self._size_chosen = False
         self.size.observe(self._choose_size, names="value")
         self.button = w.Button(description="Load", tooltip="read the folder and offer it as a task",
@@ -85,8 +85,8 @@ class FolderForm:
 
     def options(self) -> dict[str, Any]:
         """What was filled in, as options of the task ``images``."""
-        given = {option: field.value.strip() for option, field in self.fields.items()}
-        return {"size": int(self.size.value), **{option: text for option, text in given.items() if text}}
+        given = {option: text for option, field in self.fields.items() if (text := field.value.strip())}
+        return given | {"size": int(self.size.value)} if self._size_chosen else given
 
     def load(self) -> None:
         """Read the folder; the task, or what is wrong, appears when it is known."""
@@ -108,19 +108,17 @@ class FolderForm:
     def _choose_size(self, _: Any) -> None:
         self._size_chosen = True
 
-    def _own_size(self, root: str) -> int:
-        if not self._size_chosen and (side := common_size(root)) is not None:
-            self.size.value = side
-            self._size_chosen = False  # the next folder may have another one
-        return int(self.size.value)
+    def _show_size(self, task: Task) -> None:
+        chosen = self._size_chosen
+        self.size.value = task.input_shape[-1]
+        self._size_chosen = chosen  # what the task took is no choice: the next folder may have another size
 
     def _work(self, options: dict[str, Any]) -> None:
         try:
-            if "root" in options:
-                options["size"] = self._own_size(options["root"])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what is skipped is in the task's notes, shown below
                 task = load_task("images", **options)
+            self._show_size(task)
             self._use(task)
             self._box.html = _summary(task)
         except Exception as error:  # a wrong path or name belongs in front of whoever typed it
