@@ -35,9 +35,9 @@ lab: $(STAMP)  ## JupyterLab on the start page
 test: $(STAMP) browser  ## all tests: units, contracts, notebooks against baselines, browser
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-lint: $(STAMP)  ## style, types, import direction, notebook pairs, README table
+lint: $(STAMP)  ## style, format, types, import direction, notebook pairs, README table
 	@failed=; \
-	for step in "ruff check ." mypy lint-imports "kdw pair --check" "python -m workbench.readme --check"; do \
+	for step in "ruff check ." "ruff format --check ." mypy lint-imports "kdw pair --check" "python -m workbench.readme --check"; do \
 	  echo "== $$step"; $(BIN)/$$step || failed="$$failed [$$step]"; done; \
 	if [ -n "$$failed" ]; then echo "lint: failed:$$failed" >&2; exit 1; fi
 

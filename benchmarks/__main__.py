@@ -47,8 +47,10 @@ def main() -> None:
     write_rows(rows, options.out)
     print(markdown(rows))
     short = sum(row.reached is False for row in rows)
-    print(f"\n{sum(row.reached is True for row in rows)} goals reached, {short} not; load average "
-          f"{', '.join(f'{load:.1f}' for load in os.getloadavg())}; json in {options.out}")
+    print(
+        f"\n{sum(row.reached is True for row in rows)} goals reached, {short} not; load average "
+        f"{', '.join(f'{load:.1f}' for load in os.getloadavg())}; json in {options.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ _BATCH, _SIZE = 128, 96
 def models() -> tuple[nn.Module, nn.Module]:
     """The pair, randomly initialised."""
     import timm
+
     torch.manual_seed(0)
     x = timm.create_model("resnet18")
     torch.manual_seed(1)
@@ -143,8 +144,10 @@ def peaks_of(tool: str, samples: int, processes: int, *, give_back: bool = False
     """
     command = [sys.executable, "-m", "benchmarks.cka", tool, str(samples)]
     environment = {**os.environ, **({"MALLOC_MMAP_THRESHOLD_": "131072"} if give_back else {})}
-    return sorted(float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
-                  for _ in range(processes))
+    return sorted(
+        float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+        for _ in range(processes)
+    )
 
 
 def _peak_here(tool: str, samples: int) -> float:
@@ -161,8 +164,9 @@ def measure(*, quick: bool = False) -> list[Row]:
     x, y = models()
     check_map(x, y)
     loader = batches(samples)
-    seconds = interleaved({"forwards": lambda: forwards(x, y, loader), "map": lambda: our_map(x, y, loader)},
-                          repeats=repeats, warm_up=0)
+    seconds = interleaved(
+        {"forwards": lambda: forwards(x, y, loader), "map": lambda: our_map(x, y, loader)}, repeats=repeats, warm_up=0
+    )
     products = bare_products(x, y, loader[0])
     seconds["products"] = len(loader) * min(cpu_seconds(products) for _ in range(repeats))
     first = our_map(x, y, loader, keep_grams=True)
@@ -170,36 +174,88 @@ def measure(*, quick: bool = False) -> list[Row]:
     kept = first.grams_x, first.grams_y
     again = min(cpu_seconds(lambda: cka_map(*kept)) for _ in range(5))
     few = loader[:2]
-    popular = interleaved({"forwards": lambda: forwards(x, y, few), "popular": lambda: reference_map(x, y, few),
-                           "map": lambda: our_map(x, y, few)}, repeats=1 if quick else 2, warm_up=0)
+    popular = interleaved(
+        {
+            "forwards": lambda: forwards(x, y, few),
+            "popular": lambda: reference_map(x, y, few),
+            "map": lambda: our_map(x, y, few),
+        },
+        repeats=1 if quick else 2,
+        warm_up=0,
+    )
     counts = (128, 256) if quick else (256, 1024)
     plain = {tool: peaks_of(tool, counts[1], 1 if quick else 7) for tool in ("forwards", "map")}
-    alive = {(tool, n): peaks_of(tool, n, 1 if quick else 3, give_back=True)
-             for tool in ("forwards", "map") for n in counts}
+    alive = {
+        (tool, n): peaks_of(tool, n, 1 if quick else 3, give_back=True) for tool in ("forwards", "map") for n in counts
+    }
     more = {n: median(alive["map", n]) - median(alive["forwards", n]) for n in counts}
     errors = {offset: offset_error(offset) for offset in OFFSETS}
     what = f"`cka_map` resnet18 x vit_tiny, {_SIZE} px, 16 x 12 layers, b {_BATCH}"
     detail = {f"{k}_s": v for k, v in seconds.items()}
     memory = {f"{tool}_{n}_alive_MB": found for (tool, n), found in alive.items()}
     return [
-        Row(what=f"{what}, N {samples}: time", against="the two forwards", value=seconds["map"] / seconds["forwards"],
-            goal=1.05, detail=detail),
-        Row(what="of which the bare Gram products (BLAS `syrk`)", against="the two forwards",
-            value=seconds["products"] / seconds["forwards"], detail=detail),
-        Row(what=f"a second map from kept Grams, N {samples}", against="the first map", unit="%", goal=2.0,
-            value=100 * again / seconds["map"], detail=detail | {"second_s": again}),
-        Row(what=f"{what}, N {counts[1]}: peak memory", against="that of the two forwards", unit="MB more", goal=100,
-            value=median(plain["map"]) - median(plain["forwards"]), detail={f"{k}_MB": v for k, v in plain.items()}),
-        Row(what="the same, freed memory given back at once", against="that of the two forwards", unit="MB more",
-            goal=100, value=more[counts[1]], detail=memory),
-        Row(what=f"growth of that from N {counts[0]} to N {counts[1]}", against="growth of the forwards' peak",
-            unit="MB more", goal=10, value=more[counts[1]] - more[counts[0]], detail=memory),
-        Row(what=f"error of float32 CKA at mean/std up to {OFFSETS[-1]:g}", against="float64 without the offset",
-            unit="", goal=1e-5, value=max(errors.values()), detail={f"at_{k:g}": v for k, v in errors.items()}),
-        Row(what="what a map costs beyond the forwards, N 256", against="the map pair by pair (as torch_cka)",
-            sense=">=", unit="x less", detail={f"{k}_s": v for k, v in popular.items()},
-            value=(popular["popular"] - popular["forwards"]) / max(popular["map"] - popular["forwards"],
-                                                                  0.01 * popular["forwards"])),
+        Row(
+            what=f"{what}, N {samples}: time",
+            against="the two forwards",
+            value=seconds["map"] / seconds["forwards"],
+            goal=1.05,
+            detail=detail,
+        ),
+        Row(
+            what="of which the bare Gram products (BLAS `syrk`)",
+            against="the two forwards",
+            value=seconds["products"] / seconds["forwards"],
+            detail=detail,
+        ),
+        Row(
+            what=f"a second map from kept Grams, N {samples}",
+            against="the first map",
+            unit="%",
+            goal=2.0,
+            value=100 * again / seconds["map"],
+            detail=detail | {"second_s": again},
+        ),
+        Row(
+            what=f"{what}, N {counts[1]}: peak memory",
+            against="that of the two forwards",
+            unit="MB more",
+            goal=100,
+            value=median(plain["map"]) - median(plain["forwards"]),
+            detail={f"{k}_MB": v for k, v in plain.items()},
+        ),
+        Row(
+            what="the same, freed memory given back at once",
+            against="that of the two forwards",
+            unit="MB more",
+            goal=100,
+            value=more[counts[1]],
+            detail=memory,
+        ),
+        Row(
+            what=f"growth of that from N {counts[0]} to N {counts[1]}",
+            against="growth of the forwards' peak",
+            unit="MB more",
+            goal=10,
+            value=more[counts[1]] - more[counts[0]],
+            detail=memory,
+        ),
+        Row(
+            what=f"error of float32 CKA at mean/std up to {OFFSETS[-1]:g}",
+            against="float64 without the offset",
+            unit="",
+            goal=1e-5,
+            value=max(errors.values()),
+            detail={f"at_{k:g}": v for k, v in errors.items()},
+        ),
+        Row(
+            what="what a map costs beyond the forwards, N 256",
+            against="the map pair by pair (as torch_cka)",
+            sense=">=",
+            unit="x less",
+            detail={f"{k}_s": v for k, v in popular.items()},
+            value=(popular["popular"] - popular["forwards"])
+            / max(popular["map"] - popular["forwards"], 0.01 * popular["forwards"]),
+        ),
     ]
 
 

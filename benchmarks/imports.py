@@ -28,8 +28,17 @@ def measure(*, quick: bool = False) -> list[Row]:
     rounds = [{name: child_seconds(program) for name, program in PROGRAMS.items()} for _ in range(1 if quick else 7)]
     seconds = {name: min(r[name] for r in rounds) for name in PROGRAMS}
     detail = {f"{name}_s": value for name, value in seconds.items()}
-    return [Row(what=what, against="`import torch`", value=seconds[name] - seconds["torch"], goal=0.15,
-                unit="CPU s", detail=detail)
-            for what, name in (("`import kdcore`, beyond torch", "torch + kdcore"),
-                               ("`from kdcore import *` (all public names), beyond torch",
-                                "torch + every public name of kdcore"))]
+    return [
+        Row(
+            what=what,
+            against="`import torch`",
+            value=seconds[name] - seconds["torch"],
+            goal=0.15,
+            unit="CPU s",
+            detail=detail,
+        )
+        for what, name in (
+            ("`import kdcore`, beyond torch", "torch + kdcore"),
+            ("`from kdcore import *` (all public names), beyond torch", "torch + every public name of kdcore"),
+        )
+    ]

@@ -29,7 +29,7 @@ TEMPERATURE = 4.0
 def kd_reference(s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
     """``KLDivLoss(log_softmax, softmax)`` summed over classes, mean over samples, times ``T^2``."""
     kl = F.kl_div(F.log_softmax(s / TEMPERATURE, dim=1), F.softmax(t / TEMPERATURE, dim=1), reduction="none")
-    return kl.sum(1).mean() * TEMPERATURE ** 2
+    return kl.sum(1).mean() * TEMPERATURE**2
 
 
 def dkd_reference(s: Tensor, t: Tensor, labels: Tensor, alpha: float = 1.0, beta: float = 8.0) -> Tensor:
@@ -40,22 +40,33 @@ def dkd_reference(s: Tensor, t: Tensor, labels: Tensor, alpha: float = 1.0, beta
     def binary(p: Tensor) -> Tensor:
         return torch.cat([(p * target).sum(1, keepdim=True), (p * rest).sum(1, keepdim=True)], dim=1)
 
-    scale = TEMPERATURE ** 2 / len(labels)
-    tckd = F.kl_div(binary(F.softmax(s / TEMPERATURE, dim=1)).log(), binary(F.softmax(t / TEMPERATURE, dim=1)),
-                    reduction="sum") * scale
-    nckd = F.kl_div(F.log_softmax(s / TEMPERATURE - 1000.0 * target, dim=1),
-                    F.softmax(t / TEMPERATURE - 1000.0 * target, dim=1), reduction="sum") * scale
+    scale = TEMPERATURE**2 / len(labels)
+    tckd = (
+        F.kl_div(
+            binary(F.softmax(s / TEMPERATURE, dim=1)).log(), binary(F.softmax(t / TEMPERATURE, dim=1)), reduction="sum"
+        )
+        * scale
+    )
+    nckd = (
+        F.kl_div(
+            F.log_softmax(s / TEMPERATURE - 1000.0 * target, dim=1),
+            F.softmax(t / TEMPERATURE - 1000.0 * target, dim=1),
+            reduction="sum",
+        )
+        * scale
+    )
     return alpha * tckd + beta * nckd
 
 
 def dist_reference(s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
     """Pearson as cosine of centred rows, the second time on the transposed probabilities."""
+
     def pearson(a: Tensor, b: Tensor) -> Tensor:
         a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
         return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
 
     q, p = (s / TEMPERATURE).softmax(1), (t / TEMPERATURE).softmax(1)
-    return TEMPERATURE ** 2 * ((1 - pearson(q, p).mean()) + (1 - pearson(q.t(), p.t()).mean()))
+    return TEMPERATURE**2 * ((1 - pearson(q, p).mean()) + (1 - pearson(q.t(), p.t()).mean()))
 
 
 def pld_reference(s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -75,6 +86,7 @@ def cached_pld(sets: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Loss:
     def loss(s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         ranking, weights = kept[id(t)]
         return weighted_choice_loss(s.gather(1, ranking), weights).mean()
+
     return loss
 
 
@@ -124,9 +136,12 @@ def check(name: str, reference: Loss, ours: Prepare, samples: int, classes: int)
         mine = value_and_gradient(ours([given]), *given)
         for part, value, wanted in zip(("value", "gradient"), mine, expected, strict=True):
             must_agree(f"{part} of {name} in {dtype} at ({samples}, {classes})", value, wanted)
-    return {"error_value": relative_error(mine[0], truth[0]), "error_gradient": relative_error(mine[1], truth[1]),
-            "reference_error_value": relative_error(theirs[0], truth[0]),
-            "reference_error_gradient": relative_error(theirs[1], truth[1])}
+    return {
+        "error_value": relative_error(mine[0], truth[0]),
+        "error_gradient": relative_error(mine[1], truth[1]),
+        "reference_error_value": relative_error(theirs[0], truth[0]),
+        "reference_error_gradient": relative_error(theirs[1], truth[1]),
+    }
 
 
 def stepping(loss: Loss, sets: list[tuple[Tensor, Tensor, Tensor]]) -> Callable[[], None]:
@@ -137,6 +152,7 @@ def stepping(loss: Loss, sets: list[tuple[Tensor, Tensor, Tensor]]) -> Callable[
         s, t, labels = next(turns)
         s.grad = None
         loss(s, t, labels).backward()
+
     return step
 
 
@@ -147,9 +163,20 @@ def measure(*, quick: bool = False) -> list[Row]:
         sets = [problem(samples, classes, seed) for seed in range(3)]
         for name, (reference, ours, goal) in PAIRS.items():
             detail = check(name, reference, ours, samples, classes)
-            seconds = interleaved({"reference": stepping(reference, sets), "ours": stepping(ours(sets), sets)},
-                                  repeats=2 if quick else 60 if classes < 5000 else 15, warm_up=3)
-            rows.append(Row(what=f"{name}, ({samples}, {classes})", against="the reference formulation", sense=">=",
-                            value=seconds["reference"] / seconds["ours"], goal=goal, unit="x faster",
-                            detail=detail | {f"{k}_ms": 1e3 * v for k, v in seconds.items()}))
+            seconds = interleaved(
+                {"reference": stepping(reference, sets), "ours": stepping(ours(sets), sets)},
+                repeats=2 if quick else 60 if classes < 5000 else 15,
+                warm_up=3,
+            )
+            rows.append(
+                Row(
+                    what=f"{name}, ({samples}, {classes})",
+                    against="the reference formulation",
+                    sense=">=",
+                    value=seconds["reference"] / seconds["ours"],
+                    goal=goal,
+                    unit="x faster",
+                    detail=detail | {f"{k}_ms": 1e3 * v for k, v in seconds.items()},
+                )
+            )
     return rows

@@ -30,9 +30,15 @@ def maps(models: list[nn.Module], images: Tensor, windows: Tensor, classes: Tens
 def captum_map(model: nn.Module, images: Tensor, classes: Tensor, perturbations: int = 1) -> Tensor:
     """The same from captum, one window per forward unless told otherwise."""
     from captum.attr import Occlusion
+
     channels = images.shape[1]
-    given = Occlusion(model).attribute(images, sliding_window_shapes=(channels, _WINDOW, _WINDOW), target=classes,
-                                       strides=(channels, _STRIDE, _STRIDE), perturbations_per_eval=perturbations)
+    given = Occlusion(model).attribute(
+        images,
+        sliding_window_shapes=(channels, _WINDOW, _WINDOW),
+        target=classes,
+        strides=(channels, _STRIDE, _STRIDE),
+        perturbations_per_eval=perturbations,
+    )
     return given[:, 0]
 
 
@@ -40,13 +46,17 @@ def check_map(model: nn.Module, images: Tensor, windows: Tensor, classes: Tensor
     """Assert that the map is captum's, in float64."""
     wide = copy.deepcopy(model).double()
     with torch.no_grad():
-        must_agree("occlusion map against captum", maps([wide], images.double(), windows, classes)[0],
-                   captum_map(wide, images.double(), classes))
+        must_agree(
+            "occlusion map against captum",
+            maps([wide], images.double(), windows, classes)[0],
+            captum_map(wide, images.double(), classes),
+        )
 
 
 def measure(*, quick: bool = False) -> list[Row]:
     """Ratio to the two forwards; for information, captum's default against ours."""
     import timm
+
     names, size, count = ("resnet18", "mobilenetv3_small_100"), 96, 1 if quick else 4
     torch.manual_seed(0)
     models = [timm.create_model(name, num_classes=10).eval() for name in names]
@@ -67,11 +77,26 @@ def measure(*, quick: bool = False) -> list[Row]:
             for model in models:
                 captum_map(model, images, classes)
 
-    seconds = interleaved({"forwards": forwards, "ours": lambda: maps(models, images, windows, classes),
-                           "captum": captum}, repeats=1 if quick else 7)
+    seconds = interleaved(
+        {"forwards": forwards, "ours": lambda: maps(models, images, windows, classes), "captum": captum},
+        repeats=1 if quick else 7,
+    )
     detail = {f"{k}_s": v for k, v in seconds.items()}
     what = f"occlusion maps of {names[0]} and {names[1]}, {count} images of {size} px, {len(windows)} windows"
-    return [Row(what=what, against="the two batched forwards", value=seconds["ours"] / seconds["forwards"], goal=1.1,
-                detail=detail),
-            Row(what=what, against="captum `Occlusion`, default settings", sense=">=", unit="x faster",
-                value=seconds["captum"] / seconds["ours"], detail=detail)]
+    return [
+        Row(
+            what=what,
+            against="the two batched forwards",
+            value=seconds["ours"] / seconds["forwards"],
+            goal=1.1,
+            detail=detail,
+        ),
+        Row(
+            what=what,
+            against="captum `Occlusion`, default settings",
+            sense=">=",
+            unit="x faster",
+            value=seconds["captum"] / seconds["ours"],
+            detail=detail,
+        ),
+    ]

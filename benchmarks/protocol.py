@@ -45,8 +45,13 @@ class Row:
 
     def cells(self) -> tuple[str, str, str, str, str]:
         """The row as text: what, against, value, goal, verdict."""
-        shown = f"{self.value:.2e}" if 0 < abs(self.value) < 1e-2 else f"{self.value:.3f}" if self.value < 2 else (
-            f"{self.value:.1f}")
+        shown = (
+            f"{self.value:.2e}"
+            if 0 < abs(self.value) < 1e-2
+            else f"{self.value:.3f}"
+            if self.value < 2
+            else (f"{self.value:.1f}")
+        )
         goal = "" if self.goal is None else f"{self.sense} {self.goal:g} {self.unit}".rstrip()
         verdict = {True: "yes", False: "**no**", None: ""}[self.reached]
         return self.what, self.against, f"{shown} {self.unit}".rstrip(), goal, verdict
@@ -66,8 +71,9 @@ def read_rows(path: Path) -> list[Row]:
 def markdown(rows: list[Row]) -> str:
     """The table, as it stands in ``docs/performance.md``."""
     header = ("what", "against", "measured", "goal", "reached")
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in
-                     (header, ("---",) * len(header), *(row.cells() for row in rows)))
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in (header, ("---",) * len(header), *(row.cells() for row in rows))
+    )
 
 
 def cpu_seconds(function: Callable[[], object]) -> float:

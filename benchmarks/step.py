@@ -73,9 +73,13 @@ def sgd(student: nn.Module) -> torch.optim.SGD:
 def by_hand(teacher: nn.Module, student: nn.Module, data: DataLoader, epochs: int) -> Iterator[Tensor]:
     """Distillation with six taps, yielding the loss of every step."""
     kept: dict[tuple[str, str], Tensor] = {}
-    handles = [model.get_submodule(name).register_forward_hook(
-        lambda module, args, out, key=(role, name): kept.__setitem__(key, out))
-        for role, model in (("teacher", teacher), ("student", student)) for name in TAPS]
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda module, args, out, key=(role, name): kept.__setitem__(key, out)
+        )
+        for role, model in (("teacher", teacher), ("student", student))
+        for name in TAPS
+    ]
     optimizer = sgd(student)
     for _ in range(epochs):
         student.train()
@@ -85,8 +89,11 @@ def by_hand(teacher: nn.Module, student: nn.Module, data: DataLoader, epochs: in
             mine = student(x)
             gaps = [F.mse_loss(kept["student", n], kept["teacher", n]) for n in TAPS]
             log_q, p = F.log_softmax(mine / 4.0, dim=1), F.softmax(theirs / 4.0, dim=1)
-            loss = (16.0 * F.kl_div(log_q, p, reduction="batchmean") + _PENALTY * torch.stack(gaps).sum()
-                    + F.cross_entropy(mine, labels))
+            loss = (
+                16.0 * F.kl_div(log_q, p, reduction="batchmean")
+                + _PENALTY * torch.stack(gaps).sum()
+                + F.cross_entropy(mine, labels)
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -108,19 +115,38 @@ def student_alone(student: nn.Module, data: DataLoader, epochs: int) -> Iterator
         yield
 
 
-def distiller(teacher: nn.Module, student: nn.Module, method: Method, data: DataLoader, epochs: int,
-              cache: TeacherCache | None = None) -> Distiller:
+def distiller(
+    teacher: nn.Module,
+    student: nn.Module,
+    method: Method,
+    data: DataLoader,
+    epochs: int,
+    cache: TeacherCache | None = None,
+) -> Distiller:
     """The library's loop with the same settings."""
-    return Distiller(teacher, student, method, data, epochs=epochs, optimizer=sgd(student), scheduler="constant",
-                     student_transform=nn.Identity(), teacher_transform=nn.Identity(), cache=cache, accelerator="cpu")
+    return Distiller(
+        teacher,
+        student,
+        method,
+        data,
+        epochs=epochs,
+        optimizer=sgd(student),
+        scheduler="constant",
+        student_transform=nn.Identity(),
+        teacher_transform=nn.Identity(),
+        cache=cache,
+        accelerator="cpu",
+    )
 
 
 def check_losses(steps: int = 4, size: int = 8) -> None:
     """Assert that both loops give the same losses, step by step, in float64."""
     teacher, student = (model.double() for model in networks())
     batches = list(loader(steps, size))
-    data = DataLoader(TensorDataset(torch.cat([x for x, _ in batches]).double(), torch.cat([y for _, y in batches])),
-                      batch_size=_BATCH)
+    data = DataLoader(
+        TensorDataset(torch.cat([x for x, _ in batches]).double(), torch.cat([y for _, y in batches])),
+        batch_size=_BATCH,
+    )
     mine = next_epoch(distiller(copy.deepcopy(teacher), copy.deepcopy(student), SixTaps(), data, 1).run())
     theirs = torch.stack(list(by_hand(teacher, student, data, 1)))
     must_agree("losses of the two loops in float64", torch.tensor(mine, dtype=torch.float64), theirs)
@@ -130,13 +156,18 @@ def step_seconds(steps: int, dropped: int) -> dict[str, float]:
     """Minimum over interleaved steps, the first ones dropped; the losses of both loops must agree."""
     teacher, student = networks()
     data = loader(steps)
-    mine = (e for e in distiller(copy.deepcopy(teacher), copy.deepcopy(student), SixTaps(), data, 1).run()
-            if isinstance(e, Step))
+    mine = (
+        e
+        for e in distiller(copy.deepcopy(teacher), copy.deepcopy(student), SixTaps(), data, 1).run()
+        if isinstance(e, Step)
+    )
     theirs = by_hand(teacher, student, data, 1)
     times: dict[str, list[float]] = {"ours": [], "by_hand": []}
     said: dict[str, Tensor] = {}
-    turns = [("by_hand", lambda: said.__setitem__("by_hand", next(theirs))),
-             ("ours", lambda: said.__setitem__("ours", torch.tensor(next(mine).loss)))]
+    turns = [
+        ("by_hand", lambda: said.__setitem__("by_hand", next(theirs))),
+        ("ours", lambda: said.__setitem__("ours", torch.tensor(next(mine).loss))),
+    ]
     for number in range(steps):
         for name, turn in turns if number % 2 else turns[::-1]:
             times[name].append(cpu_seconds(turn))
@@ -161,8 +192,9 @@ def epoch_seconds(steps: int, epochs: int) -> dict[str, float]:
     teacher, student = networks()
     data = loader(steps)
     with tempfile.TemporaryDirectory() as folder:
-        cache = TeacherCache(Path(folder) / "cache").build(teacher, data.dataset, batch_size=_BATCH,
-                                                           transform=nn.Identity())
+        cache = TeacherCache(Path(folder) / "cache").build(
+            teacher, data.dataset, batch_size=_BATCH, transform=nn.Identity()
+        )
         running = distiller(teacher, copy.deepcopy(student), LogitsOnly(), data, epochs)
         cached_run = distiller(teacher, copy.deepcopy(student), LogitsOnly(), data, epochs, cache)
         plain, cached, alone = running.run(), cached_run.run(), student_alone(student, data, epochs)
@@ -170,8 +202,10 @@ def epoch_seconds(steps: int, epochs: int) -> dict[str, float]:
             raise AssertionError("the losses with a cached teacher differ from those with a running one.")
         next(alone)
         turns = [("cached", lambda: next_epoch(cached)), ("alone", lambda: next(alone))]
-        rounds = [{name: cpu_seconds(turn) for name, turn in (turns if number % 2 else turns[::-1])}
-                  for number in range(epochs - 1)]
+        rounds = [
+            {name: cpu_seconds(turn) for name, turn in (turns if number % 2 else turns[::-1])}
+            for number in range(epochs - 1)
+        ]
         if forwards := cached_run.result().teacher_forwards:
             raise AssertionError(f"the cached teacher was run {forwards} times.")
         for events in (plain, cached):
@@ -186,7 +220,19 @@ def measure(*, quick: bool = False) -> list[Row]:
     step = step_seconds(*((3, 1) if quick else (60, 4)))
     epoch = epoch_seconds(*((2, 2) if quick else (8, 7)))
     what = f"resnet56 to resnet20, batch {_BATCH}, 32 px"
-    return [Row(what=f"distillation step, {what}, 6 taps", against="a hand-written loop", goal=1.03,
-                value=step["ours"] / step["by_hand"], detail={f"{k}_s": v for k, v in step.items()}),
-            Row(what=f"epoch with a cached teacher, {what}", against="the student alone, by hand", goal=1.05,
-                value=epoch["cached"] / epoch["alone"], detail={f"{k}_s": v for k, v in epoch.items()})]
+    return [
+        Row(
+            what=f"distillation step, {what}, 6 taps",
+            against="a hand-written loop",
+            goal=1.03,
+            value=step["ours"] / step["by_hand"],
+            detail={f"{k}_s": v for k, v in step.items()},
+        ),
+        Row(
+            what=f"epoch with a cached teacher, {what}",
+            against="the student alone, by hand",
+            goal=1.05,
+            value=epoch["cached"] / epoch["alone"],
+            detail={f"{k}_s": v for k, v in epoch.items()},
+        ),
+    ]

@@ -56,6 +56,7 @@ def recompute(model: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
             if tensor is not None:
                 seen.setdefault(name, []).append(tensor.clone())
             return out
+
         return call
 
     modules = {name: module for name, module in model.named_modules() if name}
@@ -89,6 +90,7 @@ def enliven(model: nn.Module) -> None:
 def build(name: str) -> tuple[nn.Module, Tensor]:
     """The model at the smallest square input it takes, and two images."""
     import timm
+
     faults = []
     for size in _SIZES:
         choices: tuple[dict[str, Any], ...] = ({}, {"img_size": size})
@@ -109,8 +111,13 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 
 def different(features: Any, expected: dict[str, Tensor]) -> list[str]:
     """Taps that differ by more than what two runs of the same kernels may differ by."""
-    return [name for name, value in expected.items() if not torch.allclose(
-        features[name], value, rtol=1e-5, atol=1e-5 * max(1.0, float(value.abs().max())), equal_nan=True)]
+    return [
+        name
+        for name, value in expected.items()
+        if not torch.allclose(
+            features[name], value, rtol=1e-5, atol=1e-5 * max(1.0, float(value.abs().max())), equal_nan=True
+        )
+    ]
 
 
 def check(model: nn.Module, x: Tensor, partner: tuple[nn.Module, Tensor]) -> dict[str, Any]:
@@ -128,8 +135,11 @@ def check(model: nn.Module, x: Tensor, partner: tuple[nn.Module, Tensor]) -> dic
     found = layers(model, x)
     if not found:
         faults.append("layers: none found")
-    faults += [f"layers: {info.name} is said to be {info.shape}" for info in found
-               if info.shape != tuple(truth[info.name][0].shape[1:])]
+    faults += [
+        f"layers: {info.name} is said to be {info.shape}"
+        for info in found
+        if info.shape != tuple(truth[info.name][0].shape[1:])
+    ]
     faults += _check_repeated(model, x, [info.name for info in found])
     if [i.depth for i in found] != sorted(i.depth for i in found):
         faults.append("layers: not in order of depth")
@@ -138,8 +148,13 @@ def check(model: nn.Module, x: Tensor, partner: tuple[nn.Module, Tensor]) -> dic
     depths = [(p.student.depth, p.teacher.depth) for p in pairs]
     if not pairs or depths != sorted(depths) or len({p.teacher.name for p in pairs}) < len(pairs):
         faults.append("pair_layers: crossing, repeated or empty")
-    return {"taps": len(expected), "layers": [i.name for i in found], "kinds": sorted({i.kind for i in found}),
-            "pairs": len(pairs), "faults": faults}
+    return {
+        "taps": len(expected),
+        "layers": [i.name for i in found],
+        "kinds": sorted({i.kind for i in found}),
+        "pairs": len(pairs),
+        "faults": faults,
+    }
 
 
 def _check_repeated(model: nn.Module, x: Tensor, names: list[str]) -> list[str]:
@@ -168,6 +183,7 @@ def _check_embedding(model: nn.Module, x: Tensor, truth: dict[str, list[Tensor]]
 def parameters(name: str) -> float:
     """Number of parameters, found on the meta device; infinite where that is impossible."""
     import timm
+
     try:
         with torch.device("meta"):
             return sum(p.numel() for p in timm.create_model(name, pretrained=False, num_classes=7).parameters())
@@ -181,8 +197,10 @@ def candidates() -> list[str]:
     Every implementation comes first once, then twice, ...: breadth before variants.
     """
     import timm
-    names = {module: sorted(timm.list_models(module=module), key=lambda n: (len(n), n))
-             for module in timm.list_modules()}
+
+    names = {
+        module: sorted(timm.list_models(module=module), key=lambda n: (len(n), n)) for module in timm.list_modules()
+    }
     longest = max(map(len, names.values()))
     return [group[i] for i in range(longest) for group in names.values() if i < len(group)]
 
@@ -190,6 +208,7 @@ def candidates() -> list[str]:
 def examine(name: str, partner: tuple[nn.Module, Tensor]) -> dict[str, Any] | None:
     """One line of the record; ``None`` for a model that is too large to be small."""
     import timm
+
     size = parameters(name)
     if MOST_PARAMETERS < size < float("inf"):
         return None
@@ -216,14 +235,18 @@ def known() -> dict[str, dict[str, Any]]:
 
 def table(records: list[dict[str, Any]]) -> str:
     """The result table in markdown, failures first."""
-    head = ["| architecture | timm module | input | parameters | taps compared | layers proposed | pairs | result |",
-            "|---|---|---|---|---|---|---|---|"]
+    head = [
+        "| architecture | timm module | input | parameters | taps compared | layers proposed | pairs | result |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     lines = []
     for r in sorted(records, key=lambda r: (not r["faults"], r["module"], r["name"])):
         result = "; ".join(r["faults"]).replace("|", "\\|").replace("\n", " ") or "equal"
-        lines.append(f"| `{r['name']}` | {r['module']} | {r.get('size', '')} | {r.get('parameters', 0) / 1e6:.1f} M | "
-                     f"{r.get('taps', '')} | {len(r.get('layers', []))} ({', '.join(r.get('kinds', []))}) | "
-                     f"{r.get('pairs', '')} | {result[:220]} |")
+        lines.append(
+            f"| `{r['name']}` | {r['module']} | {r.get('size', '')} | {r.get('parameters', 0) / 1e6:.1f} M | "
+            f"{r.get('taps', '')} | {len(r.get('layers', []))} ({', '.join(r.get('kinds', []))}) | "
+            f"{r.get('pairs', '')} | {result[:220]} |"
+        )
     return "\n".join([*head, *lines])
 
 
@@ -238,7 +261,7 @@ def main() -> None:
     if options.write:
         marker = "<!-- table -->"
         text = options.write.read_text()
-        options.write.write_text(text[:text.index(marker) + len(marker)] + "\n\n" + table(list(done.values())) + "\n")
+        options.write.write_text(text[: text.index(marker) + len(marker)] + "\n\n" + table(list(done.values())) + "\n")
         return
     os.nice(19)
     torch.set_num_threads(1)
@@ -256,8 +279,11 @@ def main() -> None:
         done[name] = entry
         with RECORD.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-        print(f"{len(done):4} {name:40} {entry['cpu_seconds']:6.1f} s  {'; '.join(entry['faults']) or 'ok'}"[:200],
-              file=sys.stderr, flush=True)
+        print(
+            f"{len(done):4} {name:40} {entry['cpu_seconds']:6.1f} s  {'; '.join(entry['faults']) or 'ok'}"[:200],
+            file=sys.stderr,
+            flush=True,
+        )
         gc.collect()
     faulty = Counter(bool(e["faults"]) for e in done.values())
     print(f"{len(done)} architectures: {faulty[False]} equal everywhere, {faulty[True]} with faults")

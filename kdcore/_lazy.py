@@ -14,6 +14,7 @@ def lazy(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], C
         package: its ``__name__``.
         home: public name -> submodule, relative to the package.
     """
+
     def attribute(name: str) -> Any:
         if name in home:
             return getattr(import_module(f"{package}.{home[name]}"), name)

@@ -37,8 +37,14 @@ class Given:
 class Objective(nn.Module):
     """Student and methods in one forward, so that one wrapper (autocast, DDP) covers everything that learns."""
 
-    def __init__(self, student: Any, methods: Sequence[Method], transform: Callable[[Any], Any], taps: Taps | None,
-                 ce_weight: float | None) -> None:
+    def __init__(
+        self,
+        student: Any,
+        methods: Sequence[Method],
+        transform: Callable[[Any], Any],
+        taps: Taps | None,
+        ce_weight: float | None,
+    ) -> None:
         super().__init__()
         self.student, self.methods = student, nn.ModuleList(methods)
         self.transform, self.taps, self.fixed_ce_weight = transform, taps, ce_weight
@@ -54,14 +60,17 @@ class Objective(nn.Module):
         logits = widened(self.student(self.transform(given.x)))
         features = dict(self.taps.features) if self.taps is not None else {}
         base = Signals(student_logits=logits, student_features=features, **given.signals)
-        self.signals = [replace(base, class_means=means, teacher_logits=base.teacher_logits if reads else None)
-                        for means, reads in zip(self.class_means, self.reads_logits, strict=True)]
+        self.signals = [
+            replace(base, class_means=means, teacher_logits=base.teacher_logits if reads else None)
+            for means, reads in zip(self.class_means, self.reads_logits, strict=True)
+        ]
         terms: dict[str, Tensor] = {}
         for method, s in zip(self.methods, self.signals, strict=True):
             for name, term in method(s).items():
                 if name in terms or name == "ce":
-                    raise ValueError(f"two parts of the objective are called {name!r}: rename a term of "
-                                     f"{type(method).__name__}.")
+                    raise ValueError(
+                        f"two parts of the objective are called {name!r}: rename a term of {type(method).__name__}."
+                    )
                 if not isinstance(term, Tensor) or term.ndim:
                     raise ValueError(f"term {name!r} must be a scalar tensor, got {describe(term)}.")
                 terms[name] = widened(term)
@@ -79,15 +88,23 @@ class Objective(nn.Module):
                 raise ValueError(given.label_fault)
             terms["ce"] = weight * F.cross_entropy(s.student_logits, s.labels)
         if not terms:
-            raise ValueError(f"nothing to learn from: {first.name!r} gave no terms, and cross-entropy has no weight or "
-                             "no labels.")
+            raise ValueError(
+                f"nothing to learn from: {first.name!r} gave no terms, and cross-entropy has no weight or no labels."
+            )
 
 
 class TeacherAnswers:
     """Answers for a batch by running the teacher or reading its cache, and counts the samples it was run on."""
 
-    def __init__(self, model: nn.Module | None, fabric: Any, transform: Callable[[Any], Any] | None = None, *,
-                 logits: bool = False, runs: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module | None,
+        fabric: Any,
+        transform: Callable[[Any], Any] | None = None,
+        *,
+        logits: bool = False,
+        runs: bool = False,
+    ) -> None:
         self.model, self.fabric, self.transform = model, fabric, transform
         self.logits, self.runs = logits, runs
         self.cache: TeacherCache | None = None
@@ -108,8 +125,10 @@ class TeacherAnswers:
         else:
             parts = [self.cache.read(batch.index, batch.view if batch.view is not None else 0)]
         device = self.fabric.device
-        return (torch.cat([logits for logits, _ in parts]).to(device),
-                {name: torch.cat([f[name] for _, f in parts]).to(device) for name in parts[0][1]})
+        return (
+            torch.cat([logits for logits, _ in parts]).to(device),
+            {name: torch.cat([f[name] for _, f in parts]).to(device) for name in parts[0][1]},
+        )
 
     def _run(self, x: Any, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert self.model is not None and self.transform is not None
@@ -126,8 +145,10 @@ class BatchNormAdvice(AbstractContextManager):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
-            raise ValueError("a batch of one sample cannot go through batch norm in training mode: pass drop_last=True "
-                             "to the training loader, or another batch size.") from error
+            raise ValueError(
+                "a batch of one sample cannot go through batch norm in training mode: pass drop_last=True "
+                "to the training loader, or another batch size."
+            ) from error
 
 
 class Untouched(AbstractContextManager):
@@ -172,15 +193,18 @@ def loader_length(loader: Any) -> int:
     try:
         length = len(loader)
     except TypeError as error:
-        raise ValueError("the training loader must have a length (the learning rate and 'progress' follow the number "
-                         f"of steps), got {type(loader).__name__} without one.") from error
+        raise ValueError(
+            "the training loader must have a length (the learning rate and 'progress' follow the number "
+            f"of steps), got {type(loader).__name__} without one."
+        ) from error
     if length < 1:
         raise ValueError("the training loader is empty: no data, or drop_last with fewer samples than one batch.")
     return length
 
 
-def make_optimizer(optimizer: Any, groups: list[dict[str, Any]], extra: list[dict[str, Any]], lr: float,
-                    weight_decay: float | None) -> Optimizer:
+def make_optimizer(
+    optimizer: Any, groups: list[dict[str, Any]], extra: list[dict[str, Any]], lr: float, weight_decay: float | None
+) -> Optimizer:
     if isinstance(optimizer, torch.optim.Optimizer):
         for group in extra:
             optimizer.add_param_group(group)
@@ -191,8 +215,10 @@ def make_optimizer(optimizer: Any, groups: list[dict[str, Any]], extra: list[dic
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=5e-4 if weight_decay is None else weight_decay)
     if callable(optimizer):
         return optimizer(groups)
-    raise ValueError("optimizer must be None, 'adamw', 'sgd', a callable taking parameter groups or an Optimizer, "
-                     f"got {optimizer!r}.")
+    raise ValueError(
+        "optimizer must be None, 'adamw', 'sgd', a callable taking parameter groups or an Optimizer, "
+        f"got {optimizer!r}."
+    )
 
 
 def label_fault(labels: Tensor, classes: int) -> str | None:
@@ -201,8 +227,10 @@ def label_fault(labels: Tensor, classes: int) -> str | None:
     if not bool(outside.any()):
         return None
     where = outside.nonzero()[0].tolist()
-    return (f"labels must be in [0, {classes}) as the student has {classes} classes, got {labels[outside][0].item()} "
-            f"(at position {where[0] if len(where) == 1 else where}).")
+    return (
+        f"labels must be in [0, {classes}) as the student has {classes} classes, got {labels[outside][0].item()} "
+        f"(at position {where[0] if len(where) == 1 else where})."
+    )
 
 
 def widened(logits: Any) -> Any:

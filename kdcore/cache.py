@@ -34,8 +34,12 @@ from .inputs import Batch, check_finite, read_batch
 from .taps import Taps, evaluating, resolve_names
 
 _FORMAT = 1
-_DTYPES: dict[torch.dtype, Any] = {torch.float64: np.float64, torch.float32: np.float32, torch.float16: np.float16,
-                                   torch.bfloat16: np.int16}
+_DTYPES: dict[torch.dtype, Any] = {
+    torch.float64: np.float64,
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.bfloat16: np.int16,
+}
 _PROBES, _READS = 16, 3
 _LOGITS = ":logits"  # no tap can be called that
 
@@ -82,8 +86,10 @@ class TeacherCache:
         """
         if self._manifest is None:
             if not self.complete:
-                raise CacheError(f"there is no complete teacher cache in {self.folder}: build() makes it (an "
-                                 "interrupted build is made again from the start).")
+                raise CacheError(
+                    f"there is no complete teacher cache in {self.folder}: build() makes it (an "
+                    "interrupted build is made again from the start)."
+                )
             self._manifest = self._load_manifest()
         return self._manifest
 
@@ -100,10 +106,21 @@ class TeacherCache:
     def __len__(self) -> int:
         return int(self.manifest["key"]["samples"])
 
-    def build(self, teacher: nn.Module, dataset: Dataset, taps: Sequence[str] = (), views: int = 1, *,
-              batch_size: int = 128, transform: Callable[[Any], Any] | None = None, num_workers: int = 0,
-              collate_fn: Callable[[list[Any]], Any] | None = None, device: torch.device | str | None = None,
-              overwrite: bool = False, on_batch: Callable[[int, int], None] | None = None) -> TeacherCache:
+    def build(
+        self,
+        teacher: nn.Module,
+        dataset: Dataset,
+        taps: Sequence[str] = (),
+        views: int = 1,
+        *,
+        batch_size: int = 128,
+        transform: Callable[[Any], Any] | None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        device: torch.device | str | None = None,
+        overwrite: bool = False,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> TeacherCache:
         """Run the teacher once per sample and view, unless that has been done already.
 
         Args:
@@ -139,9 +156,16 @@ class TeacherCache:
         self._publish(key, outputs)
         return self
 
-    def validate(self, teacher: nn.Module, dataset: Dataset, taps: Sequence[str] = (), views: int = 1, *,
-                 transform: Callable[[Any], Any] | None = None,
-                 collate_fn: Callable[[list[Any]], Any] | None = None) -> None:
+    def validate(
+        self,
+        teacher: nn.Module,
+        dataset: Dataset,
+        taps: Sequence[str] = (),
+        views: int = 1,
+        *,
+        transform: Callable[[Any], Any] | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
         """Raise :class:`StaleCacheError` naming what differs unless the cache answers for exactly these arguments.
 
         A cache with more taps or views than asked for will do.
@@ -174,23 +198,49 @@ class TeacherCache:
     # How it is made ---------------------------------------------------------------------------------------------------
 
     def _key(self, teacher: nn.Module, source: _Source, taps: Sequence[str], transform: Any) -> dict[str, Any]:
-        return {"format": _FORMAT, "teacher": type(teacher).__qualname__, "weights": state_hash(teacher),
-                "taps": list(taps), "views": source.views, "dtype": str(self.dtype).removeprefix("torch."),
-                "transform": _describe_transform(transform), "samples": len(source), "data": source.fingerprint()}
+        return {
+            "format": _FORMAT,
+            "teacher": type(teacher).__qualname__,
+            "weights": state_hash(teacher),
+            "taps": list(taps),
+            "views": source.views,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "transform": _describe_transform(transform),
+            "samples": len(source),
+            "data": source.fingerprint(),
+        }
 
     def _refuse_stale(self, key: dict[str, Any]) -> None:
         have, differs = self.manifest["key"], []
         for name, wanted in key.items():
-            fits = (set(wanted) <= set(have[name]) if name == "taps" else wanted <= have[name] if name == "views" else
-                    _same_data(wanted, have[name]) if name == "data" else wanted == have[name])
+            fits = (
+                set(wanted) <= set(have[name])
+                if name == "taps"
+                else wanted <= have[name]
+                if name == "views"
+                else _same_data(wanted, have[name])
+                if name == "data"
+                else wanted == have[name]
+            )
             if not fits:
                 differs.append(f"{name} (cached {_short(have[name])}, now {_short(wanted)})")
         if differs:
-            raise StaleCacheError(f"the teacher cache in {self.folder} is stale: it differs in {', '.join(differs)}. "
-                                  "Use another folder, or build(..., overwrite=True).")
+            raise StaleCacheError(
+                f"the teacher cache in {self.folder} is stale: it differs in {', '.join(differs)}. "
+                "Use another folder, or build(..., overwrite=True)."
+            )
 
-    def _fill(self, teacher: nn.Module, source: _Source, taps: list[str], batch_size: int, transform: Any,
-              num_workers: int, device: Any, on_batch: Any) -> dict[str, dict[str, Any]]:
+    def _fill(
+        self,
+        teacher: nn.Module,
+        source: _Source,
+        taps: list[str],
+        batch_size: int,
+        transform: Any,
+        num_workers: int,
+        device: Any,
+        on_batch: Any,
+    ) -> dict[str, dict[str, Any]]:
         """Write all files; returns what each output is."""
         device = torch.device(device) if device is not None else _device_of(teacher)
         outputs: dict[str, dict[str, Any]] = {}
@@ -216,30 +266,50 @@ class TeacherCache:
                     file.flush()
         return outputs
 
-    def _write(self, maps: dict[str, np.memmap], outputs: dict[str, dict[str, Any]], view: int, batch: Batch,
-               values: dict[str, Tensor], samples: int) -> None:
+    def _write(
+        self,
+        maps: dict[str, np.memmap],
+        outputs: dict[str, dict[str, Any]],
+        view: int,
+        batch: Batch,
+        values: dict[str, Tensor],
+        samples: int,
+    ) -> None:
         for number, (name, value) in enumerate(values.items()):
             if not isinstance(value, Tensor) or value.shape[:1] != (batch.size,):
-                raise CacheError(f"the teacher's {name} must be a tensor with one row per sample ({batch.size}), "
-                                 f"got {describe(value)}.")
+                raise CacheError(
+                    f"the teacher's {name} must be a tensor with one row per sample ({batch.size}), "
+                    f"got {describe(value)}."
+                )
             if not torch.isfinite(value).all():
-                raise CacheError(f"the teacher's {name} is NaN or infinite for some of the samples "
-                                 f"{cast(Tensor, batch.index).tolist()[:8]}: it is not cached.")
+                raise CacheError(
+                    f"the teacher's {name} is NaN or infinite for some of the samples "
+                    f"{cast(Tensor, batch.index).tolist()[:8]}: it is not cached."
+                )
             shape = [samples, *value.shape[1:]]
             entry = outputs.setdefault(name, {"file": f"tap{number}" if number else "logits", "shape": shape})
             if name not in maps:
                 maps[name] = _new_map(self._file(entry, view), tuple(entry["shape"]), _DTYPES[self.dtype])
             if entry["shape"] != shape:
-                raise CacheError(f"the teacher's {name} changes its shape from {entry['shape'][1:]} to {shape[1:]} "
-                                 "between batches: it cannot be cached.")
+                raise CacheError(
+                    f"the teacher's {name} changes its shape from {entry['shape'][1:]} to {shape[1:]} "
+                    "between batches: it cannot be cached."
+                )
             stored = value.detach().to("cpu", self.dtype)
             maps[name][cast(Tensor, batch.index).numpy()] = (
-                stored.view(torch.int16) if self.dtype is torch.bfloat16 else stored).numpy()
+                stored.view(torch.int16) if self.dtype is torch.bfloat16 else stored
+            ).numpy()
 
     def _publish(self, key: dict[str, Any], outputs: dict[str, dict[str, Any]]) -> None:
-        manifest = {"key": key, "outputs": outputs,
-                    "bytes": {self._file(o, v).name: self._file(o, v).stat().st_size
-                              for o in outputs.values() for v in range(key["views"])}}
+        manifest = {
+            "key": key,
+            "outputs": outputs,
+            "bytes": {
+                self._file(o, v).name: self._file(o, v).stat().st_size
+                for o in outputs.values()
+                for v in range(key["views"])
+            },
+        }
         write_atomic(self._manifest_path, lambda file: file.write(json.dumps(manifest, indent=1).encode()))
         self._manifest = manifest
 
@@ -257,8 +327,9 @@ class TeacherCache:
             manifest = json.loads(self._manifest_path.read_text())
             sizes = manifest["bytes"]
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise CacheError(f"{self._manifest_path} is damaged ({error}): build(..., overwrite=True) makes the cache "
-                             "again.") from error
+            raise CacheError(
+                f"{self._manifest_path} is damaged ({error}): build(..., overwrite=True) makes the cache again."
+            ) from error
         for name, size in sizes.items():
             path = self.folder / name
             if not path.is_file() or path.stat().st_size != size:
@@ -298,8 +369,10 @@ class TeacherCache:
         if not self.complete:
             return f"TeacherCache({str(self.folder)!r}, not built)"
         size = sum(self.manifest["bytes"].values()) / 2**20
-        return (f"TeacherCache({str(self.folder)!r}, {len(self)} samples x {self.views} views, logits"
-                f"{''.join(f' + {t}' for t in self.taps)}, {self.manifest['key']['dtype']}, {size:.1f} MiB)")
+        return (
+            f"TeacherCache({str(self.folder)!r}, {len(self)} samples x {self.views} views, logits"
+            f"{''.join(f' + {t}' for t in self.taps)}, {self.manifest['key']['dtype']}, {size:.1f} MiB)"
+        )
 
 
 class _Source:
@@ -307,8 +380,9 @@ class _Source:
 
     def __init__(self, dataset: Dataset, views: int, collate_fn: Callable[[list[Any]], Any] | None) -> None:
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-            raise ValueError("a teacher cache needs a map-style dataset (its samples have positions), got "
-                             f"{type(dataset).__name__}.")
+            raise ValueError(
+                f"a teacher cache needs a map-style dataset (its samples have positions), got {type(dataset).__name__}."
+            )
         declared = getattr(dataset, "views", None)
         if views < 1 or (declared is not None and views > declared):
             raise ValueError(f"views must be >= 1 and at most what the dataset declares ({declared}), got {views}.")
@@ -319,20 +393,24 @@ class _Source:
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
-    def batches(self, view: int, batch_size: int, num_workers: int = 0,
-                positions: Sequence[int] | None = None) -> Iterator[Batch]:
+    def batches(
+        self, view: int, batch_size: int, num_workers: int = 0, positions: Sequence[int] | None = None
+    ) -> Iterator[Batch]:
         """The samples of one view in order, with their positions as index."""
         order = list(range(len(self)) if positions is None else positions)
         items = [(i, view) for i in order] if self.declared else order
-        loader = DataLoader(self.dataset, batch_size=batch_size, sampler=items, num_workers=num_workers,
-                            collate_fn=self.collate_fn)
+        loader = DataLoader(
+            self.dataset, batch_size=batch_size, sampler=items, num_workers=num_workers, collate_fn=self.collate_fn
+        )
         start = 0
         for raw in loader:
             batch = read_batch(raw, views=1 if self.declared else self.views)
-            position = torch.tensor(order[start:start + batch.size])
+            position = torch.tensor(order[start : start + batch.size])
             if batch.index is not None and not torch.equal(batch.index.long().cpu(), position):
-                raise ValueError(f"the dataset's own index must be the sample's position (the cache is keyed by it), "
-                                 f"got {batch.index.tolist()[:4]} at {position.tolist()[:4]}.")
+                raise ValueError(
+                    f"the dataset's own index must be the sample's position (the cache is keyed by it), "
+                    f"got {batch.index.tolist()[:4]} at {position.tolist()[:4]}."
+                )
             start += batch.size
             yield Batch(x=batch.x[view] if isinstance(batch.x, tuple) else batch.x, labels=batch.labels, index=position)
 
@@ -360,7 +438,8 @@ class _Source:
             raise CacheError(
                 "the dataset gives different data when the same sample is read again (random augmentation): the cached "
                 "teacher would answer for images that the student never sees. Declare reproducible views (an attribute "
-                "'views' and dataset[index, view]), or train without a cache.")
+                "'views' and dataset[index, view]), or train without a cache."
+            )
         return digests[0]
 
 
@@ -374,8 +453,10 @@ def _new_map(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     except OSError as error:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         path.unlink(missing_ok=True)
-        raise CacheError(f"cannot reserve {size / 2**20:.3g} MiB for {path}: {error.strerror or error}. Free space, "
-                         "cache fewer taps, or use dtype=torch.float16.") from error
+        raise CacheError(
+            f"cannot reserve {size / 2**20:.3g} MiB for {path}: {error.strerror or error}. Free space, "
+            "cache fewer taps, or use dtype=torch.float16."
+        ) from error
     return created
 
 
@@ -402,13 +483,20 @@ def _describe_transform(transform: Any) -> str:
     if code is None:
         return f"{type(transform).__module__}.{type(transform).__qualname__} {transform!r}"
     closure = [cell.cell_contents for cell in transform.__closure__ or ()]
-    body = repr((code.co_code, [c for c in code.co_consts if not hasattr(c, "co_code")], code.co_names,
-                 transform.__defaults__, closure))
+    body = repr(
+        (
+            code.co_code,
+            [c for c in code.co_consts if not hasattr(c, "co_code")],
+            code.co_names,
+            transform.__defaults__,
+            closure,
+        )
+    )
     return f"{transform.__module__}.{transform.__qualname__} {hashlib.sha256(body.encode()).hexdigest()[:16]}"
 
 
 def _same_data(wanted: list[str], have: list[str]) -> bool:
-    return wanted == have[:len(wanted)]
+    return wanted == have[: len(wanted)]
 
 
 def _short(value: Any) -> str:

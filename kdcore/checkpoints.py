@@ -62,8 +62,11 @@ def write_atomic(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise CheckpointError(f"cannot write {path.name} in folder {path.parent}: {error.strerror or error}. Nothing "
-                              "half-written was left there; free space or choose a writable folder.", path) from error
+        raise CheckpointError(
+            f"cannot write {path.name} in folder {path.parent}: {error.strerror or error}. Nothing "
+            "half-written was left there; free space or choose a writable folder.",
+            path,
+        ) from error
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
@@ -88,8 +91,10 @@ def check_writable(folder: str | Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0")
     except OSError as error:
-        raise CheckpointError(f"cannot write in folder {folder}: {error.strerror or error}. Free space or choose a "
-                              "writable folder.", folder) from error
+        raise CheckpointError(
+            f"cannot write in folder {folder}: {error.strerror or error}. Free space or choose a writable folder.",
+            folder,
+        ) from error
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
@@ -128,7 +133,7 @@ def save_checkpoint(folder: str | Path, state: Mapping[str, Any], *, step: int, 
     folder = Path(folder)
     path = write_atomic(folder / f"step-{step:09d}.ckpt", write)
     older = [p for p in list_checkpoints(folder) if p != path]
-    for stale in [*older[keep - 1:], *folder.glob(f".{_PATTERN}.*.tmp")]:
+    for stale in [*older[keep - 1 :], *folder.glob(f".{_PATTERN}.*.tmp")]:
         stale.unlink(missing_ok=True)
     return path
 
@@ -168,11 +173,17 @@ def newest_checkpoint(source: str | Path) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     payload = _verified(path)
     if payload is None:
-        previous = next((p for p in list_checkpoints(path.parent) if _step_of(p) < _step_of(path)
-                         and _verified(p) is not None), None)
+        previous = next(
+            (p for p in list_checkpoints(path.parent) if _step_of(p) < _step_of(path) and _verified(p) is not None),
+            None,
+        )
         offer = f"The newest intact one before it is {previous}." if previous else "No intact older one is beside it."
-        raise CheckpointError(f"{path} is damaged (truncated, altered, or no kdcore checkpoint): its content does not "
-                              f"match its checksum. {offer}", path, previous)
+        raise CheckpointError(
+            f"{path} is damaged (truncated, altered, or no kdcore checkpoint): its content does not "
+            f"match its checksum. {offer}",
+            path,
+            previous,
+        )
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -203,6 +214,7 @@ def save_weights(module: nn.Module, path: str | Path) -> Path:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     if path.suffix == ".safetensors":
         from safetensors.torch import save
+
         names: dict[tuple[int, torch.Size, tuple[int, ...], int], str] = {}
         kept, aliases = {}, {}
         for name, tensor in module.state_dict().items():
@@ -234,6 +246,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"there is no weights file at {path}.", path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
+
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 aliases = file.metadata() or {}
@@ -249,7 +262,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is refused: it is a pickle that holds more than weights, and reading it could run code. If you "
             "trust its source, convert it once: torch.save(torch.load(path, weights_only=False).state_dict(), "
-            "'weights.pt') for a pickled module; or save its state dict as .safetensors.", path) from error
+            "'weights.pt') for a pickled module; or save its state dict as .safetensors.",
+            path,
+        ) from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or not a torch weights file: {error}", path) from error
     for key in ("state_dict", "model_state_dict", "model"):
@@ -268,10 +283,22 @@ def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
             then unchanged.
     """
     path, own, state = Path(path), module.state_dict(), read_weights(path)
-    faults = [f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" for what, names in (
-        ("missing", [n for n in own if n not in state]), ("unexpected", [n for n in state if n not in own]),
-        ("another shape", [f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}" for n in own
-                           if n in state and state[n].shape != own[n].shape])) if names]
+    faults = [
+        f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+        for what, names in (
+            ("missing", [n for n in own if n not in state]),
+            ("unexpected", [n for n in state if n not in own]),
+            (
+                "another shape",
+                [
+                    f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}"
+                    for n in own
+                    if n in state and state[n].shape != own[n].shape
+                ],
+            ),
+        )
+        if names
+    ]
     if faults:
         raise CheckpointError(f"{path} does not fit {type(module).__name__}; {'; '.join(faults)}.", path)
     module.load_state_dict(state)
@@ -306,11 +333,13 @@ def capture_rng(*generators: torch.Generator | None) -> dict[str, Any]:
     """The state of every global random generator, and of ``generators``, as something a checkpoint can hold."""
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    return {"python": [version, list(internal), gauss],
-            "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64).copy()), position, has_gauss, cached],
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-            "generators": [g.get_state() if g is not None else None for g in generators]}
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64).copy()), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "generators": [g.get_state() if g is not None else None for g in generators],
+    }
 
 
 def restore_rng(state: Mapping[str, Any], *generators: torch.Generator | None) -> None:
@@ -337,6 +366,21 @@ def preserved_rng(*generators: torch.Generator | None) -> Iterator[None]:
         restore_rng(state, *generators)
 
 
-__all__ = ["CheckpointError", "capture_rng", "check_writable", "hash_tensor", "list_checkpoints", "load_checkpoint",
-           "load_weights", "newest_checkpoint", "preserved_rng", "read_weights", "restore_rng", "save_checkpoint",
-           "save_weights", "seed_everything", "state_hash", "write_atomic"]
+__all__ = [
+    "CheckpointError",
+    "capture_rng",
+    "check_writable",
+    "hash_tensor",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_weights",
+    "newest_checkpoint",
+    "preserved_rng",
+    "read_weights",
+    "restore_rng",
+    "save_checkpoint",
+    "save_weights",
+    "seed_everything",
+    "state_hash",
+    "write_atomic",
+]

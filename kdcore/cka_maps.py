@@ -66,18 +66,25 @@ class KeptGrams:
         wanted = (names,) if isinstance(names, str) else tuple(names)
         for name in wanted:
             if name not in self.layers:
-                raise KeyError(f"no Grams are kept of layer {name!r}.{closest(name, self.layers)} Kept: "
-                               f"{', '.join(self.layers)}.")
+                raise KeyError(
+                    f"no Grams are kept of layer {name!r}.{closest(name, self.layers)} Kept: {', '.join(self.layers)}."
+                )
         rows = [self.layers.index(name) for name in wanted]
-        return KeptGrams(wanted, tuple(self.shapes[r] for r in rows), self.settings, [b[rows] for b in self.batches],
-                         self.marks)
+        return KeptGrams(
+            wanted, tuple(self.shapes[r] for r in rows), self.settings, [b[rows] for b in self.batches], self.marks
+        )
 
     def check_marks(self, position: int, marks: Tensor) -> None:
         """Raise ``ValueError`` unless the samples of this batch are those the Grams were made of."""
-        if position >= len(self.marks) or self.marks[position].shape != marks.shape or not torch.allclose(
-                self.marks[position], marks, rtol=1e-9, atol=1e-12):
-            raise ValueError(f"the kept Grams were made of other samples than batch {position}: use the same data, "
-                             "batch size and order (no new shuffling), or make new Grams with keep_grams=True.")
+        if (
+            position >= len(self.marks)
+            or self.marks[position].shape != marks.shape
+            or not torch.allclose(self.marks[position], marks, rtol=1e-9, atol=1e-12)
+        ):
+            raise ValueError(
+                f"the kept Grams were made of other samples than batch {position}: use the same data, "
+                "batch size and order (no new shuffling), or make new Grams with keep_grams=True."
+            )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,9 +126,11 @@ class CKAResult:
                 interval, ``low``, ``high``.
         """
         import pandas as pd
+
         if not long:
-            return pd.DataFrame(self.matrix.numpy(), index=pd.Index(self.layers_x, name="x"),
-                                columns=pd.Index(self.layers_y, name="y"))
+            return pd.DataFrame(
+                self.matrix.numpy(), index=pd.Index(self.layers_x, name="x"), columns=pd.Index(self.layers_y, name="y")
+            )
         index = pd.MultiIndex.from_product([self.layers_x, self.layers_y], names=["layer_x", "layer_y"])
         columns = {"cka": self.matrix.flatten().numpy()}
         if self.interval is not None:
@@ -146,18 +155,39 @@ class CKAResult:
     def plot(self) -> Figure:
         """Interactive heat map: hover shows layers, shapes, value, interval; dots mark each row's best column."""
         import plotly.graph_objects as go
-        shapes = [[f"{format_shape(a)} and {format_shape(b)}" + self._range(i, j) for j, b in enumerate(self.shapes_y)]
-                  for i, a in enumerate(self.shapes_x)]
-        figure = go.Figure(go.Heatmap(
-            z=self.matrix.tolist(), x=list(self.layers_y), y=list(self.layers_x), customdata=shapes,
-            colorscale="Cividis", zmin=0, zmax=1, colorbar={"title": "CKA"},
-            hovertemplate="x: %{y}<br>y: %{x}<br>CKA %{z:.3f}<br>%{customdata}<extra></extra>"))
+
+        shapes = [
+            [f"{format_shape(a)} and {format_shape(b)}" + self._range(i, j) for j, b in enumerate(self.shapes_y)]
+            for i, a in enumerate(self.shapes_x)
+        ]
+        figure = go.Figure(
+            go.Heatmap(
+                z=self.matrix.tolist(),
+                x=list(self.layers_y),
+                y=list(self.layers_x),
+                customdata=shapes,
+                colorscale="Cividis",
+                zmin=0,
+                zmax=1,
+                colorbar={"title": "CKA"},
+                hovertemplate="x: %{y}<br>y: %{x}<br>CKA %{z:.3f}<br>%{customdata}<extra></extra>",
+            )
+        )
         best = self.best_pairs()
-        figure.add_scatter(x=[m.layer_y for m in best], y=[m.layer_x for m in best], mode="markers", hoverinfo="skip",
-                           marker={"color": "#D55E00", "size": 7, "line": {"color": "white", "width": 1}},
-                           showlegend=False)
-        return figure.update_layout(title=f"CKA ({self.kernel}, {self.mode}, {self.n_samples} samples)",
-                                    yaxis_autorange="reversed", xaxis_title="layers of y", yaxis_title="layers of x")
+        figure.add_scatter(
+            x=[m.layer_y for m in best],
+            y=[m.layer_x for m in best],
+            mode="markers",
+            hoverinfo="skip",
+            marker={"color": "#D55E00", "size": 7, "line": {"color": "white", "width": 1}},
+            showlegend=False,
+        )
+        return figure.update_layout(
+            title=f"CKA ({self.kernel}, {self.mode}, {self.n_samples} samples)",
+            yaxis_autorange="reversed",
+            xaxis_title="layers of y",
+            yaxis_title="layers of x",
+        )
 
     def _range(self, i: int, j: int) -> str:
         if self.interval is None:
@@ -166,16 +196,25 @@ class CKAResult:
         return f"<br>{self.confidence:.0%} interval {low:.3f} to {high:.3f}"
 
     def __repr__(self) -> str:
-        return (f"CKAResult({len(self.layers_x)} x {len(self.layers_y)} layers, {self.n_samples} samples in "
-                f"{self.n_batches} batches, {self.mode}, {self.kernel})")
+        return (
+            f"CKAResult({len(self.layers_x)} x {len(self.layers_y)} layers, {self.n_samples} samples in "
+            f"{self.n_batches} batches, {self.mode}, {self.kernel})"
+        )
 
 
 class _Side:
     """One of the two models: taps whose hooks return Grams (or pooled features), or Grams kept from before."""
 
-    def __init__(self, source: nn.Module | KeptGrams, names: str | Sequence[str] | None,
-                 transform: Transform | None, *, exact: bool, settings: dict[str, Any],
-                 dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        source: nn.Module | KeptGrams,
+        names: str | Sequence[str] | None,
+        transform: Transform | None,
+        *,
+        exact: bool,
+        settings: dict[str, Any],
+        dtype: torch.dtype | None,
+    ) -> None:
         self.names, self.transform = names, transform
         self.exact, self.settings, self.dtype = exact, settings, dtype
         self.kept: KeptGrams | None = None
@@ -230,8 +269,10 @@ class _Side:
             return list(self.kept.batches[position])
         assert self.taps is not None
         if not self.layers:
-            shapes = {name: next((s for r, s in self._seen if r is feature), tuple(feature.shape))
-                      for name, feature in self.taps.features.items()}
+            shapes = {
+                name: next((s for r, s in self._seen if r is feature), tuple(feature.shape))
+                for name, feature in self.taps.features.items()
+            }
             self._seen.clear()
             silent = [name for name in self.taps.names if name not in shapes and f"{name}#0" not in shapes]
             if silent:
@@ -240,8 +281,10 @@ class _Side:
         values = [self.taps.features[name] for name in self.layers]
         for name, value in zip(self.layers, values, strict=True):
             if len(value) != n:
-                raise ValueError(f"layer {name!r} gave {len(value)} rows for a batch of {n}: its first dimension does "
-                                 "not count samples. Choose other layers.")
+                raise ValueError(
+                    f"layer {name!r} gave {len(value)} rows for a batch of {n}: its first dimension does "
+                    "not count samples. Choose other layers."
+                )
         return values
 
 
@@ -250,8 +293,9 @@ def _marks(batch: Batch) -> Tensor:
     parts = batch.x.values() if isinstance(batch.x, dict) else (batch.x,)
     flat = [p.reshape(batch.size, -1) for p in parts if isinstance(p, Tensor)]
     sums = sum(f.sum(1, dtype=torch.float64) for f in flat)
-    norms = sum(torch.linalg.vector_norm(f if f.is_floating_point() else f.double(), dim=1, dtype=torch.float64)
-                for f in flat)
+    norms = sum(
+        torch.linalg.vector_norm(f if f.is_floating_point() else f.double(), dim=1, dtype=torch.float64) for f in flat
+    )
     return torch.stack([torch.as_tensor(sums), torch.as_tensor(norms)], 1).cpu()
 
 
@@ -287,13 +331,29 @@ def _placed(sides: Sequence[_Side], device: torch.device | str | None) -> Iterat
         yield stack
 
 
-def cka_map(model_x: nn.Module | KeptGrams, model_y: nn.Module | KeptGrams, loader: Iterable[Any] | None = None, *,
-            layers_x: str | Sequence[str] | None = None, layers_y: str | Sequence[str] | None = None,
-            mode: str = "minibatch", kernel: str = "linear", bandwidth: float = 0.5, batch_weighting: str = "pairs",
-            pooling: str = "flatten", dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-            limit: int | None = None, transform_x: Transform | None = None, transform_y: Transform | None = None,
-            keep_grams: bool = False, bootstrap: int = 0, confidence: float = 0.95, seed: int = 0,
-            progress: Callable[[int, int | None], None] | None = None) -> CKAResult:
+def cka_map(
+    model_x: nn.Module | KeptGrams,
+    model_y: nn.Module | KeptGrams,
+    loader: Iterable[Any] | None = None,
+    *,
+    layers_x: str | Sequence[str] | None = None,
+    layers_y: str | Sequence[str] | None = None,
+    mode: str = "minibatch",
+    kernel: str = "linear",
+    bandwidth: float = 0.5,
+    batch_weighting: str = "pairs",
+    pooling: str = "flatten",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    limit: int | None = None,
+    transform_x: Transform | None = None,
+    transform_y: Transform | None = None,
+    keep_grams: bool = False,
+    bootstrap: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> CKAResult:
     """CKA of all pairs of layers of two models on the same samples, in one pass.
 
     Unbiased linear minibatch CKA by default; see :class:`~kdcore.functional.similarity.CKAMap` for the estimators.
@@ -352,12 +412,22 @@ def cka_map(model_x: nn.Module | KeptGrams, model_y: nn.Module | KeptGrams, load
     for grams in kept:
         if grams.settings != settings:
             raise ValueError(f"the kept Grams were made with {grams.settings}, asked for is {settings}.")
-    x, y = (_Side(model, names, transform, exact=exact, settings=settings, dtype=dtype)
-            for model, names, transform in ((model_x, layers_x, transform_x), (model_y, layers_y, transform_y)))
+    x, y = (
+        _Side(model, names, transform, exact=exact, settings=settings, dtype=dtype)
+        for model, names, transform in ((model_x, layers_x, transform_x), (model_y, layers_y, transform_y))
+    )
 
     def new_map() -> CKAMap:
-        return CKAMap(x.layers, y.layers, mode=mode, kernel=kernel, batch_weighting=batch_weighting,
-                      bandwidth=bandwidth, dtype=dtype or torch.float32, keep_batches=bootstrap > 0)
+        return CKAMap(
+            x.layers,
+            y.layers,
+            mode=mode,
+            kernel=kernel,
+            batch_weighting=batch_weighting,
+            bandwidth=bandwidth,
+            dtype=dtype or torch.float32,
+            keep_batches=bootstrap > 0,
+        )
 
     keepers: tuple[KeptGrams, ...] = ()
     if loader is None:
@@ -366,11 +436,23 @@ def cka_map(model_x: nn.Module | KeptGrams, model_y: nn.Module | KeptGrams, load
     else:
         total, keepers = _from_models(new_map, x, y, loader, limit, device, keep_grams, progress)
     return CKAResult(
-        matrix=total.compute().cpu(), layers_x=x.layers, layers_y=y.layers, shapes_x=x.shapes, shapes_y=y.shapes,
-        n_samples=total.n_samples, n_batches=total.n_batches, n_skipped=total.n_skipped, mode=mode, kernel=kernel,
-        batch_weighting=batch_weighting, pooling=pooling, confidence=confidence,
+        matrix=total.compute().cpu(),
+        layers_x=x.layers,
+        layers_y=y.layers,
+        shapes_x=x.shapes,
+        shapes_y=y.shapes,
+        n_samples=total.n_samples,
+        n_batches=total.n_batches,
+        n_skipped=total.n_skipped,
+        mode=mode,
+        kernel=kernel,
+        batch_weighting=batch_weighting,
+        pooling=pooling,
+        confidence=confidence,
         interval=total.bootstrap(bootstrap, confidence=confidence, seed=seed).cpu() if bootstrap else None,
-        grams_x=keepers[0] if keepers else None, grams_y=keepers[1] if keepers else None)
+        grams_x=keepers[0] if keepers else None,
+        grams_y=keepers[1] if keepers else None,
+    )
 
 
 def _from_grams(total: CKAMap, x: KeptGrams, y: KeptGrams) -> CKAMap:
@@ -382,9 +464,16 @@ def _from_grams(total: CKAMap, x: KeptGrams, y: KeptGrams) -> CKAMap:
     return total
 
 
-def _from_models(new_map: Callable[[], CKAMap], x: _Side, y: _Side, loader: Iterable[Any], limit: int | None,
-                 device: torch.device | str | None, keep: bool,
-                 progress: Callable[[int, int | None], None] | None) -> tuple[CKAMap, tuple[KeptGrams, ...]]:
+def _from_models(
+    new_map: Callable[[], CKAMap],
+    x: _Side,
+    y: _Side,
+    loader: Iterable[Any],
+    limit: int | None,
+    device: torch.device | str | None,
+    keep: bool,
+    progress: Callable[[int, int | None], None] | None,
+) -> tuple[CKAMap, tuple[KeptGrams, ...]]:
     sides = (x, y)
     once = x.model is not None and x.model is y.model and x.transform is y.transform  # one forward feeds both
     length = len(loader) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
@@ -409,8 +498,10 @@ def _from_models(new_map: Callable[[], CKAMap], x: _Side, y: _Side, loader: Iter
                     keepers = tuple(KeptGrams(s.layers, s.shapes, s.settings) for s in sides)
             if x.exact:
                 home = values_x[0].device
-                total.update(dict(zip(x.layers, values_x, strict=True)),
-                             {name: v.to(home) for name, v in zip(y.layers, values_y, strict=True)})
+                total.update(
+                    dict(zip(x.layers, values_x, strict=True)),
+                    {name: v.to(home) for name, v in zip(y.layers, values_y, strict=True)},
+                )
             else:
                 grams = torch.stack(values_x), torch.stack(values_y)
                 total.update_grams(grams[0], grams[1].to(grams[0].device))
@@ -428,8 +519,10 @@ def _from_models(new_map: Callable[[], CKAMap], x: _Side, y: _Side, loader: Iter
         total.skip(n)
     for side in sides:
         if side.kept is not None and len(side.kept.batches) != used:
-            raise ValueError(f"the kept Grams hold {len(side.kept.batches)} batches, loader gave {used}: use the same "
-                             "data and limit.")
+            raise ValueError(
+                f"the kept Grams hold {len(side.kept.batches)} batches, loader gave {used}: use the same "
+                "data and limit."
+            )
     return total, keepers
 
 
@@ -448,8 +541,15 @@ class BatchEstimate(NamedTuple):
     naive: Tensor
 
 
-def batch_estimates(features_x: Mapping[str, Tensor], features_y: Mapping[str, Tensor], batch_sizes: Sequence[int], *,
-                    kernel: str = "linear", bandwidth: float = 0.5, seed: int = 0) -> list[BatchEstimate]:
+def batch_estimates(
+    features_x: Mapping[str, Tensor],
+    features_y: Mapping[str, Tensor],
+    batch_sizes: Sequence[int],
+    *,
+    kernel: str = "linear",
+    bandwidth: float = 0.5,
+    seed: int = 0,
+) -> list[BatchEstimate]:
     """What batches of several sizes say of a map whose whole-set value is :func:`cka_matrix` of the same features.
 
     Args:
@@ -471,7 +571,7 @@ def batch_estimates(features_x: Mapping[str, Tensor], features_y: Mapping[str, T
         streamed = CKAMap([*features_x], [*features_y], kernel=kernel, bandwidth=bandwidth)
         naive = []
         for start in range(0, n - size + 1, size):
-            x, y = ({name: f[start:start + size] for name, f in features.items()} for features in shuffled)
+            x, y = ({name: f[start : start + size] for name, f in features.items()} for features in shuffled)
             streamed.update(x, y)
             naive.append(cka_matrix(x, y, kernel=kernel, unbiased=False, bandwidth=bandwidth))
         estimates.append(BatchEstimate(size, len(naive), streamed.compute(), torch.stack(naive).mean(0)))

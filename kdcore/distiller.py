@@ -157,20 +157,34 @@ class DistillResult:
     def to_dataframe(self) -> pd.DataFrame:
         """One row per epoch; loss terms as ``loss/<name>``, metrics as ``val/<name>``."""
         import pandas as pd
-        return pd.DataFrame([
-            {k: v for k, v in asdict(e).items() if k not in ("terms", "metrics")}
-            | {f"loss/{k}": v for k, v in e.terms.items()} | {f"val/{k}": v for k, v in e.metrics.items()}
-            for e in self.history])
+
+        return pd.DataFrame(
+            [
+                {k: v for k, v in asdict(e).items() if k not in ("terms", "metrics")}
+                | {f"loss/{k}": v for k, v in e.terms.items()}
+                | {f"val/{k}": v for k, v in e.metrics.items()}
+                for e in self.history
+            ]
+        )
 
     def _repr_html_(self) -> str:
         def shown(value: float | None) -> str:
             return "-" if value is None else f"{value:.4f}"
-        rows = {"method": self.method, f"last {self.metric_name}": shown(self.last_metric),
-                f"best {self.metric_name}": f"{shown(self.best_metric)} (epoch {self.best_epoch})", "steps": self.steps,
-                "seconds": f"{self.seconds:.1f}", "teacher forwards": self.teacher_forwards,
-                "stopped early": self.stopped}
-        return "<table>" + "".join(f'<tr><th scope="row" style="text-align:left">{k}</th><td>{v}</td></tr>'
-                                   for k, v in rows.items()) + "</table>"
+
+        rows = {
+            "method": self.method,
+            f"last {self.metric_name}": shown(self.last_metric),
+            f"best {self.metric_name}": f"{shown(self.best_metric)} (epoch {self.best_epoch})",
+            "steps": self.steps,
+            "seconds": f"{self.seconds:.1f}",
+            "teacher forwards": self.teacher_forwards,
+            "stopped early": self.stopped,
+        }
+        return (
+            "<table>"
+            + "".join(f'<tr><th scope="row" style="text-align:left">{k}</th><td>{v}</td></tr>' for k, v in rows.items())
+            + "</table>"
+        )
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -181,11 +195,22 @@ class NonFiniteLossError(ArithmeticError):
         index: sample ids of that batch, if known; checkpoint: the last good checkpoint, if any.
     """
 
-    def __init__(self, term: str, value: float, epoch: int, step: int, batch: int, index: list[int] | None,
-                 checkpoint: Path | None) -> None:
+    def __init__(
+        self,
+        term: str,
+        value: float,
+        epoch: int,
+        step: int,
+        batch: int,
+        index: list[int] | None,
+        checkpoint: Path | None,
+    ) -> None:
         samples = f", samples {index[:16]}{' ...' if len(index) > 16 else ''}" if index is not None else ""
-        kept = (f"The last good checkpoint is {checkpoint}." if checkpoint else
-                "No checkpoint was written (checkpoint_dir); the student still holds the weights before this step.")
+        kept = (
+            f"The last good checkpoint is {checkpoint}."
+            if checkpoint
+            else "No checkpoint was written (checkpoint_dir); the student still holds the weights before this step."
+        )
         super().__init__(f"loss term {term!r} is {value} in epoch {epoch}, step {step}, batch {batch}{samples}. {kept}")
         self.term, self.epoch, self.step, self.batch = term, epoch, step, batch
         self.index, self.checkpoint = index, checkpoint
@@ -207,9 +232,15 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable[Any], *, metric: Callable[[Tensor, Tensor], float] = accuracy,
-             transform: Callable[[Any], Any] | None = None, device: torch.device | str | None = None,
-             stop: StopSignal | None = None) -> dict[str, float]:
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    metric: Callable[[Tensor, Tensor], float] = accuracy,
+    transform: Callable[[Any], Any] | None = None,
+    device: torch.device | str | None = None,
+    stop: StopSignal | None = None,
+) -> dict[str, float]:
     """A model's metric, and its cross-entropy where labels are classes, over a whole loader.
 
     Args:
@@ -225,7 +256,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any], *, metric: Callable[[Tenso
         ValueError: an empty loader or unlabelled batches.
     """
     device = torch.device(device) if device is not None else device_of(model)
-    transform = (transform if transform is not None else input_normalization(model).to(device))
+    transform = transform if transform is not None else input_normalization(model).to(device)
     logits, labels = [], []
     with preserved_rng(getattr(loader, "generator", None)), evaluating(model):
         for number, raw in enumerate(loader):
@@ -255,20 +286,39 @@ class Distiller:
     An object trains once: build another one to train again.
     """
 
-    def __init__(self, teacher: nn.Module | None, student: nn.Module, method: str | Method | Sequence[str | Method],
-                 train: Iterable[Any], val: Iterable[Any] | None = None, *, epochs: int,
-                 optimizer: str | Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
-                 lr: float = 1e-3, weight_decay: float | None = None,
-                 scheduler: str | Callable[[Optimizer, int], Any] = "cosine", precision: str = "32-true",
-                 accumulate: int = 1, accelerator: str = "auto", devices: int | str | list[int] = 1,
-                 strategy: Any = "auto", clip_grad: float | None = None,
-                 callbacks: Sequence[Callable[[Step | Epoch], object]] = (), checkpoint_dir: str | Path | None = None,
-                 checkpoint_every: int | None = None, resume: bool | str | Path = False,
-                 cache: TeacherCache | str | Path | None = None, seed: int = 0,
-                 metric: Callable[[Tensor, Tensor], float] | None = None, ce_weight: float | None = None,
-                 student_transform: Callable[[Any], Any] | None = None,
-                 teacher_transform: Callable[[Any], Any] | None = None, teacher_train_mode: bool = False,
-                 stop: StopSignal | None = None, compile: bool = False) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module | None,
+        student: nn.Module,
+        method: str | Method | Sequence[str | Method],
+        train: Iterable[Any],
+        val: Iterable[Any] | None = None,
+        *,
+        epochs: int,
+        optimizer: str | Optimizer | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+        lr: float = 1e-3,
+        weight_decay: float | None = None,
+        scheduler: str | Callable[[Optimizer, int], Any] = "cosine",
+        precision: str = "32-true",
+        accumulate: int = 1,
+        accelerator: str = "auto",
+        devices: int | str | list[int] = 1,
+        strategy: Any = "auto",
+        clip_grad: float | None = None,
+        callbacks: Sequence[Callable[[Step | Epoch], object]] = (),
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool | str | Path = False,
+        cache: TeacherCache | str | Path | None = None,
+        seed: int = 0,
+        metric: Callable[[Tensor, Tensor], float] | None = None,
+        ce_weight: float | None = None,
+        student_transform: Callable[[Any], Any] | None = None,
+        teacher_transform: Callable[[Any], Any] | None = None,
+        teacher_train_mode: bool = False,
+        stop: StopSignal | None = None,
+        compile: bool = False,
+    ) -> None:
         check_choice("precision", precision, PRECISIONS)
         for name, value in (("epochs", epochs), ("accumulate", accumulate), ("checkpoint_every", checkpoint_every)):
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -293,8 +343,12 @@ class Distiller:
         self.cache = cache if isinstance(cache, TeacherCache) or cache is None else TeacherCache(cache)
         self.student_transform, self.teacher_transform = student_transform, teacher_transform
         self.teacher_train_mode = teacher_train_mode
-        self._fabric_options: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "strategy": strategy,
-                                                "precision": precision}
+        self._fabric_options: dict[str, Any] = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "strategy": strategy,
+            "precision": precision,
+        }
         changing = [m.name for m in self.methods if type(m).on_batch is not Method.on_batch]
         if cache is not None and changing:
             raise ValueError(f"method {changing[0]!r} changes the samples: the teacher's answers cannot be cached.")
@@ -339,8 +393,9 @@ class Distiller:
                 return
             terms, norm, lr = self._update(group)
             at.add(terms, sum(b.size for b in group), len(group), time.perf_counter() - began)
-            event = Step(at.epoch, at.step, terms, math.fsum(terms.values()), lr, norm,
-                         at.last_rate, self._teacher.forwards)
+            event = Step(
+                at.epoch, at.step, terms, math.fsum(terms.values()), lr, norm, at.last_rate, self._teacher.forwards
+            )
             if self.checkpoint_every and at.step % self.checkpoint_every == 0:
                 self._save()
             yield self._emit(event)
@@ -397,8 +452,9 @@ class Distiller:
         self._objective.signals = []
         return terms, numbers[-1], lr
 
-    def _checked_terms(self, group: list[Batch], names: list[tuple[str, ...]], numbers: list[float],
-                       samples: int) -> dict[str, float]:
+    def _checked_terms(
+        self, group: list[Batch], names: list[tuple[str, ...]], numbers: list[float], samples: int
+    ) -> dict[str, float]:
         """Mean of each term over the step's samples, once all of them, and the gradient, are known to be finite."""
         at, values = self._state, iter(numbers)
         terms: dict[str, float] = {}
@@ -429,10 +485,17 @@ class Distiller:
             at.best_metric, at.best_epoch = metrics.get(name), at.epoch
             at.best_state = {k: v.detach().cpu().clone() for k, v in self.student.state_dict().items()}
         at.total_seconds += (validating := time.perf_counter() - began)
-        event = Epoch(at.epoch, at.step, {k: v / at.samples for k, v in at.sums.items()}, metrics,
-                      float(self._raw_optimizer.param_groups[0]["lr"]), at.seconds + validating,
-                      at.samples / max(at.seconds, 1e-9),
-                      self._teacher.forwards, is_best)
+        event = Epoch(
+            at.epoch,
+            at.step,
+            {k: v / at.samples for k, v in at.sums.items()},
+            metrics,
+            float(self._raw_optimizer.param_groups[0]["lr"]),
+            at.seconds + validating,
+            at.samples / max(at.seconds, 1e-9),
+            self._teacher.forwards,
+            is_best,
+        )
         at.next_epoch(event)
         self._save()
         return event
@@ -440,8 +503,14 @@ class Distiller:
     def _validate(self) -> dict[str, float]:
         assert self.val is not None
         with self._fabric.autocast():
-            metrics = evaluate(self.student, self.val, metric=self.metric, transform=self._objective.transform,
-                               device=self._fabric.device, stop=self.stop)
+            metrics = evaluate(
+                self.student,
+                self.val,
+                metric=self.metric,
+                transform=self._objective.transform,
+                device=self._fabric.device,
+                stop=self.stop,
+            )
         return self._fabric.broadcast(metrics) if self._fabric.world_size > 1 else metrics
 
     def _emit(self, event: Any) -> Any:
@@ -472,15 +541,24 @@ class Distiller:
         for method in self.methods:
             local = method.on_batch(local, self._generator)
             if local.size != batch.size:
-                raise ValueError(f"on_batch of {method.name!r} must keep the number of samples, {batch.size}, "
-                                 f"got {local.size}.")
+                raise ValueError(
+                    f"on_batch of {method.name!r} must keep the number of samples, {batch.size}, got {local.size}."
+                )
         x, labels, view = local.joined()
         logits, features = self._teacher(local, x)
         index = batch.index.repeat(self.views) if batch.index is not None and self.views > 1 else batch.index
-        signals = {"teacher_logits": logits, "teacher_features": features, "labels": labels, "inputs": x,
-                   "index": index.to(self._fabric.device) if index is not None else None, "view": view,
-                   "epoch": at.epoch, "step": at.step, "progress": min(1.0, at.step / self._total_steps),
-                   "generator": self._generator}
+        signals = {
+            "teacher_logits": logits,
+            "teacher_features": features,
+            "labels": labels,
+            "inputs": x,
+            "index": index.to(self._fabric.device) if index is not None else None,
+            "view": view,
+            "epoch": at.epoch,
+            "step": at.step,
+            "progress": min(1.0, at.step / self._total_steps),
+            "generator": self._generator,
+        }
         return Given(x, signals, fault)
 
     # Before the first step --------------------------------------------------------------------------------------------
@@ -505,6 +583,7 @@ class Distiller:
     def _prepare(self, stack: ExitStack) -> None:
         """From arguments to a state in which :meth:`_train_epoch` can run; ``stack`` undoes what must be undone."""
         from lightning.fabric import Fabric
+
         if self._fabric_options["precision"] == "16-mixed" and not torch.cuda.is_available():
             raise ValueError("precision '16-mixed' needs a CUDA device, use 'bf16-mixed' on a CPU.")
         checkpoint = self._find_checkpoint()
@@ -532,8 +611,9 @@ class Distiller:
         student = torch.compile(self.student) if self.compile else self.student
         self._objective = Objective(student, self.methods, student_transform, tapped, self.ce_weight)
         stack.callback(self.student.eval)
-        self._objective.class_means = (checkpoint["class_means"] if checkpoint is not None else
-                                       self._class_means(teacher_transform))
+        self._objective.class_means = (
+            checkpoint["class_means"] if checkpoint is not None else self._class_means(teacher_transform)
+        )
         self._objective.class_means = [None if m is None else m.to(fabric.device) for m in self._objective.class_means]
         self._total_steps = self.epochs * math.ceil(self._length / self.accumulate)
         self._raw_optimizer, self._scheduler = self._prepare_optimizer()
@@ -582,8 +662,10 @@ class Distiller:
                 theirs = self.teacher(teacher_transform(x))
             strict = all(m.needs.same_classes for m in self.methods if m.needs.teacher_logits)
             if not isinstance(theirs, Tensor) or (strict and theirs.shape[1:2] != logits.shape[1:2]):
-                raise ValueError(f"the student has {self._classes} classes and the teacher answers {describe(theirs)}: "
-                                 "logit distillation needs the same classes in the same order.")
+                raise ValueError(
+                    f"the student has {self._classes} classes and the teacher answers {describe(theirs)}: "
+                    "logit distillation needs the same classes in the same order."
+                )
         self._check_known_labels()
         own = {id(p) for p in self.teacher.parameters()} if self.teacher is not None else set()
         for method in self.methods:
@@ -599,19 +681,26 @@ class Distiller:
     def _check_range(self, x: Any, *transforms: Any) -> None:
         given = (self.student_transform, self.teacher_transform)
         if isinstance(x, Tensor) and x.dtype == torch.uint8 and None in given:
-            raise ValueError("images must be floating, in [0, 1], got uint8: divide them by 255 in the data set or "
-                             "pass student_transform and teacher_transform that do.")
+            raise ValueError(
+                "images must be floating, in [0, 1], got uint8: divide them by 255 in the data set or "
+                "pass student_transform and teacher_transform that do."
+            )
         automatic = any(isinstance(t, Normalize) and g is None for t, g in zip(transforms, given, strict=True))
         if automatic and isinstance(x, Tensor) and (x.min() < -0.5 or x.max() > 1.5):
-            raise ValueError(f"images must be in [0, 1], got [{x.min().item():.3g}, {x.max().item():.3g}]: the model's "
-                             "pretrained_cfg normalises them. If the loader has done that already, pass "
-                             "student_transform=nn.Identity() and teacher_transform=nn.Identity().")
+            raise ValueError(
+                f"images must be in [0, 1], got [{x.min().item():.3g}, {x.max().item():.3g}]: the model's "
+                "pretrained_cfg normalises them. If the loader has done that already, pass "
+                "student_transform=nn.Identity() and teacher_transform=nn.Identity()."
+            )
 
     def _check_known_labels(self) -> None:
         """Labels that the dataset lists are checked at once, all others batch by batch."""
         dataset = getattr(self.train, "dataset", None)
-        labels = (dataset.tensors[1] if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1 else
-                  getattr(dataset, "targets", None))
+        labels = (
+            dataset.tensors[1]
+            if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1
+            else getattr(dataset, "targets", None)
+        )
         weight = self.ce_weight if self.ce_weight is not None else self.methods[0].knob.ce_weight
         if labels is None or not weight:
             return
@@ -630,9 +719,11 @@ class Distiller:
         for m in self.methods:
             if smallest < m.min_batch():
                 advice = "pass drop_last=True to the training loader, or another" if rest else "use a larger"
-                raise ValueError(f"method {m.name!r} needs batches of at least {m.min_batch()} samples, but the "
-                                 f"{'last' if rest else 'batch size'} {'has' if rest else 'is'} {smallest}: {advice} "
-                                 "batch size.")
+                raise ValueError(
+                    f"method {m.name!r} needs batches of at least {m.min_batch()} samples, but the "
+                    f"{'last' if rest else 'batch size'} {'has' if rest else 'is'} {smallest}: {advice} "
+                    "batch size."
+                )
         if smallest > 1 or not isinstance(x, Tensor) or self.views > 1:
             return
         norms = [m for m in self.student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -654,15 +745,23 @@ class Distiller:
         index = sample.index is None and (self.cache is not None or any(m.needs.index for m in self.methods))
         if not isinstance(loader, DataLoader):
             if index or self.cache is not None or fabric.world_size > 1:
-                raise ValueError("a cache, sample indices and several devices need a torch DataLoader over a map-style "
-                                 f"dataset, got {type(loader).__name__}.")
+                raise ValueError(
+                    "a cache, sample indices and several devices need a torch DataLoader over a map-style "
+                    f"dataset, got {type(loader).__name__}."
+                )
             return loader
         sampler: DistributedSampler | None = None
         if fabric.world_size > 1 and not isinstance(loader.sampler, DistributedSampler):
             if loader.batch_size is None:
                 raise ValueError("several devices need a DataLoader with batch_size, or its own DistributedSampler.")
-            sampler = DistributedSampler(loader.dataset, fabric.world_size, fabric.global_rank, seed=self.seed,
-                                         shuffle=isinstance(loader.sampler, RandomSampler), drop_last=loader.drop_last)
+            sampler = DistributedSampler(
+                loader.dataset,
+                fabric.world_size,
+                fabric.global_rank,
+                seed=self.seed,
+                shuffle=isinstance(loader.sampler, RandomSampler),
+                drop_last=loader.drop_last,
+            )
         fresh = loader.persistent_workers and self.checkpoint_dir is not None
         if not (index or sampler is not None or fresh):
             return loader
@@ -678,16 +777,25 @@ class Distiller:
         means = resolved(self.teacher, [m.class_mean_tap() for m in self.methods if m.needs.class_means])
         if not (self._wants_logits or taps or (means and self.cache is not None)):
             return TeacherAnswers(None, self._fabric)
-        answer = TeacherAnswers(self.teacher, self._fabric, transform, logits=self._wants_logits,
-                                runs=bool(self._wants_logits or taps))
+        answer = TeacherAnswers(
+            self.teacher, self._fabric, transform, logits=self._wants_logits, runs=bool(self._wants_logits or taps)
+        )
         if self.cache is not None:
             assert isinstance(self.train, DataLoader)
             dataset, kept = self.train.dataset, list(dict.fromkeys([*taps, *means]))
             options: dict[str, Any] = {"transform": transform, "collate_fn": self.train.collate_fn}
             if self._fabric.is_global_zero:
                 before = self.cache.complete
-                self.cache.build(self.teacher, dataset, kept, self._cache_views(dataset), device=self._fabric.device,
-                                 batch_size=self.train.batch_size or 128, num_workers=self.train.num_workers, **options)
+                self.cache.build(
+                    self.teacher,
+                    dataset,
+                    kept,
+                    self._cache_views(dataset),
+                    device=self._fabric.device,
+                    batch_size=self.train.batch_size or 128,
+                    num_workers=self.train.num_workers,
+                    **options,
+                )
                 answer.forwards += 0 if before else len(self.cache) * self.cache.views
             self._fabric.barrier()
             answer.cache = self.cache
@@ -704,6 +812,7 @@ class Distiller:
         if not any(m.needs.class_means for m in self.methods):
             return [None] * len(self.methods)
         from .functional.prototypes import ClassMeanAccumulator
+
         assert self.teacher is not None
         names = [resolved(self.teacher, [m.class_mean_tap()])[0] if m.needs.class_means else "" for m in self.methods]
         wanted = list(dict.fromkeys(n for n in names if n))
@@ -742,13 +851,16 @@ class Distiller:
             return optimizer, None
         if self.scheduler == "cosine":
             return optimizer, torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step, total_steps) / total_steps)))
+                optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step, total_steps) / total_steps))
+            )
         if self.scheduler == "steps":
             return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(f * total_steps) for f in _STEPS])
         if callable(self.scheduler):
             return optimizer, self.scheduler(optimizer, total_steps)
-        raise ValueError("scheduler must be 'cosine', 'steps', 'constant' or a callable(optimizer, total_steps), "
-                         f"got {self.scheduler!r}.")
+        raise ValueError(
+            "scheduler must be 'cosine', 'steps', 'constant' or a callable(optimizer, total_steps), "
+            f"got {self.scheduler!r}."
+        )
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -770,16 +882,24 @@ class Distiller:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be continued."""
-        return {"methods": [m.name for m in self.methods], "knobs": [m.settings for m in self.methods],
-                "seed": self.seed, "accumulate": self.accumulate, "batches per epoch": self._length,
-                "processes": self._fabric.world_size}
+        return {
+            "methods": [m.name for m in self.methods],
+            "knobs": [m.settings for m in self.methods],
+            "seed": self.seed,
+            "accumulate": self.accumulate,
+            "batches per epoch": self._length,
+            "processes": self._fabric.world_size,
+        }
 
     def _find_checkpoint(self) -> dict[str, Any] | None:
         folder = self.checkpoint_dir
         if self.resume is False:
             if folder is not None and list_checkpoints(folder):
-                raise CheckpointError(f"{folder} holds checkpoints of another run: pass resume=True (or 'auto') to go "
-                                      "on with it, or choose another folder.", folder)
+                raise CheckpointError(
+                    f"{folder} holds checkpoints of another run: pass resume=True (or 'auto') to go "
+                    "on with it, or choose another folder.",
+                    folder,
+                )
             return None
         if self.resume == "auto":
             if folder is None or not list_checkpoints(folder):
@@ -796,17 +916,29 @@ class Distiller:
         at, fabric = self._state, self._fabric
         rng, epoch_rng = gathered(fabric, self._rng()), gathered(fabric, at.epoch_rng)
         if fabric.is_global_zero:
-            state = {"identity": self._identity(), "epochs": self.epochs, "student": self.student.state_dict(),
-                     "methods": [m.state_dict() for m in self.methods], "optimizer": self._raw_optimizer.state_dict(),
-                     "scheduler": self._scheduler.state_dict() if self._scheduler is not None else {},
-                     "precision": fabric.strategy.precision.state_dict(), "rng": rng, "epoch_rng": epoch_rng,
-                     "teacher_forwards": self._teacher.forwards, "class_means": self._objective.class_means,
-                     "progress": at.state_dict()}
+            state = {
+                "identity": self._identity(),
+                "epochs": self.epochs,
+                "student": self.student.state_dict(),
+                "methods": [m.state_dict() for m in self.methods],
+                "optimizer": self._raw_optimizer.state_dict(),
+                "scheduler": self._scheduler.state_dict() if self._scheduler is not None else {},
+                "precision": fabric.strategy.precision.state_dict(),
+                "rng": rng,
+                "epoch_rng": epoch_rng,
+                "teacher_forwards": self._teacher.forwards,
+                "class_means": self._objective.class_means,
+                "progress": at.state_dict(),
+            }
             try:
                 self._last_checkpoint = save_checkpoint(self.checkpoint_dir, state, step=at.step)
             except CheckpointError as error:
-                raise CheckpointError(f"{error} The training result is not lost: the student in memory holds the "
-                                      f"weights after step {at.step}.", error.path, self._last_checkpoint) from error
+                raise CheckpointError(
+                    f"{error} The training result is not lost: the student in memory holds the "
+                    f"weights after step {at.step}.",
+                    error.path,
+                    self._last_checkpoint,
+                ) from error
         fabric.barrier()
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
@@ -836,29 +968,62 @@ class Distiller:
         last = at.history[-1].metrics.get(name) if at.history else None
         teacher = getattr(self, "_teacher", None)
         return DistillResult(
-            student=self.student, method="+".join(m.name for m in self.methods), history=list(at.history),
-            last_metric=last, best_metric=at.best_metric, best_epoch=at.best_epoch, metric_name=name,
+            student=self.student,
+            method="+".join(m.name for m in self.methods),
+            history=list(at.history),
+            last_metric=last,
+            best_metric=at.best_metric,
+            best_epoch=at.best_epoch,
+            metric_name=name,
             best_state=at.best_state,
-            teacher_forwards=teacher.forwards if teacher is not None else 0, steps=at.step, seconds=at.total_seconds,
-            stopped=at.epoch < self.epochs, checkpoint_dir=self.checkpoint_dir, settings=self.settings)
+            teacher_forwards=teacher.forwards if teacher is not None else 0,
+            steps=at.step,
+            seconds=at.total_seconds,
+            stopped=at.epoch < self.epochs,
+            checkpoint_dir=self.checkpoint_dir,
+            settings=self.settings,
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
         """Arguments and knobs as plain values, for run records."""
-        optimizer = (self.optimizer if isinstance(self.optimizer, str) else "adamw" if self.optimizer is None else
-                     getattr(self.optimizer, "__name__", type(self.optimizer).__name__))
-        return {"methods": {m.name: m.settings for m in self.methods}, "epochs": self.epochs, "optimizer": optimizer,
-                "lr": self.lr, "weight_decay": self.weight_decay,
-                "scheduler": self.scheduler if isinstance(self.scheduler, str) else getattr(
-                    self.scheduler, "__name__", type(self.scheduler).__name__),
-                "precision": self._fabric_options["precision"], "accumulate": self.accumulate,
-                "clip_grad": self.clip_grad, "ce_weight": self.ce_weight, "seed": self.seed,
-                "batches_per_epoch": self._length, "cached_teacher": self.cache is not None,
-                "teacher_train_mode": self.teacher_train_mode}
+        optimizer = (
+            self.optimizer
+            if isinstance(self.optimizer, str)
+            else "adamw"
+            if self.optimizer is None
+            else getattr(self.optimizer, "__name__", type(self.optimizer).__name__)
+        )
+        return {
+            "methods": {m.name: m.settings for m in self.methods},
+            "epochs": self.epochs,
+            "optimizer": optimizer,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "scheduler": self.scheduler
+            if isinstance(self.scheduler, str)
+            else getattr(self.scheduler, "__name__", type(self.scheduler).__name__),
+            "precision": self._fabric_options["precision"],
+            "accumulate": self.accumulate,
+            "clip_grad": self.clip_grad,
+            "ce_weight": self.ce_weight,
+            "seed": self.seed,
+            "batches_per_epoch": self._length,
+            "cached_teacher": self.cache is not None,
+            "teacher_train_mode": self.teacher_train_mode,
+        }
 
 
-def distill(teacher: nn.Module | None, student: nn.Module, method: str | Method | Sequence[str | Method],
-            train: Iterable[Any], val: Iterable[Any] | None = None, *, epochs: int, **options: Any) -> DistillResult:
+def distill(
+    teacher: nn.Module | None,
+    student: nn.Module,
+    method: str | Method | Sequence[str | Method],
+    train: Iterable[Any],
+    val: Iterable[Any] | None = None,
+    *,
+    epochs: int,
+    **options: Any,
+) -> DistillResult:
     """Train ``student`` with ``method`` and return the result.
 
     Args:

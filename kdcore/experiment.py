@@ -104,17 +104,20 @@ class Comparison:
     def rows(self) -> pd.DataFrame:
         """One row per run: arm, seed, last, best, best_epoch, epochs, seconds, teacher_forwards, extra metrics."""
         import pandas as pd
+
         return pd.DataFrame(self.records)
 
     def values(self, arm: str, metric: str = "last") -> np.ndarray:
         """A metric over the seeds of an arm, in the order of the seeds, ``(n,)`` float64."""
         if arm not in self.arms:
-            raise ValueError(f"arm must be one of {', '.join(map(repr, self.arms))}, got {arm!r}."
-                             f"{closest(arm, self.arms)}")
+            raise ValueError(
+                f"arm must be one of {', '.join(map(repr, self.arms))}, got {arm!r}.{closest(arm, self.arms)}"
+            )
         records = [r for r in self.records if r["arm"] == arm]
         if records and metric not in records[0]:
-            raise ValueError(f"there is no metric {metric!r}.{closest(metric, records[0])} "
-                             f"There are {', '.join(records[0])}.")
+            raise ValueError(
+                f"there is no metric {metric!r}.{closest(metric, records[0])} There are {', '.join(records[0])}."
+            )
         return np.array([r[metric] for r in records], dtype=float)
 
     def mean(self, arm: str, metric: str = "last") -> float:
@@ -138,6 +141,7 @@ class Comparison:
             (initial weights, order, and the split where the task changes with the seed), not other data sets.
         """
         import pandas as pd
+
         by_seed = {arm: {r["seed"]: float(r[metric]) for r in self.records if r["arm"] == arm} for arm in self.arms}
         if baseline is not None:
             self.values(baseline, metric)
@@ -145,8 +149,14 @@ class Comparison:
         for arm in self.arms:
             values = self.values(arm, metric)
             low, high = mean_interval(values)
-            row = {"arm": arm, "mean": self.mean(arm, metric), "std": _std(values), "n": len(values), "low": low,
-                   "high": high}
+            row = {
+                "arm": arm,
+                "mean": self.mean(arm, metric),
+                "std": _std(values),
+                "n": len(values),
+                "low": low,
+                "high": high,
+            }
             if baseline is not None:
                 common = [seed for seed in by_seed[arm] if seed in by_seed[baseline]] if arm != baseline else []
                 row |= paired_difference([by_seed[arm][s] for s in common], [by_seed[baseline][s] for s in common])
@@ -159,11 +169,16 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         table = self.table(self.arms[0] if len(self.arms) > 1 else None)
-        scaled = table.assign(**{c: 100 * table[c] for c in table.columns if c not in ("n", "p")}) \
-            if self.metric == "accuracy" else table
+        scaled = (
+            table.assign(**{c: 100 * table[c] for c in table.columns if c not in ("n", "p")})
+            if self.metric == "accuracy"
+            else table
+        )
         unit = " in %" if self.metric == "accuracy" else ""
-        caption = (f"{html.escape(self.metric)}{unit} of the last epoch on the test split, {len(self.seeds)} seeds; "
-                   f"95 % intervals; differences to {html.escape(self.arms[0])} paired by seed")
+        caption = (
+            f"{html.escape(self.metric)}{unit} of the last epoch on the test split, {len(self.seeds)} seeds; "
+            f"95 % intervals; differences to {html.escape(self.arms[0])} paired by seed"
+        )
         body = scaled.to_html(border=0, float_format=lambda v: f"{v:.3g}" if abs(v) < 1 else f"{v:.2f}", na_rep="")
         return body.replace("<thead>", f"<caption>{caption}</caption><thead>", 1)
 
@@ -171,6 +186,7 @@ class Comparison:
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Confidence interval of a mean by Student's t; NaN for fewer than two values or values that are not finite."""
     from scipy import stats
+
     x = np.asarray(values, dtype=float)
     if len(x) < 2 or not np.isfinite(x).all():
         return math.nan, math.nan
@@ -186,6 +202,7 @@ def paired_difference(left: Sequence[float], right: Sequence[float]) -> dict[str
         differences are equal (the test has no spread to compare with).
     """
     from scipy import stats
+
     x, y = np.asarray(left, dtype=float), np.asarray(right, dtype=float)
     d = x - y
     low, high = mean_interval(d)
@@ -198,10 +215,20 @@ def _std(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
-def compare(task: str | Task | Callable[[int], Task], arms: Sequence[Arm | str], *, seeds: int | Sequence[int] = 3,
-            teacher: str | nn.Module | None = None, student: str | None = None, quick: bool = False,
-            metrics: Mapping[str, Metric] | None = None, progress: Progress | None = None, stop: Any = None,
-            keep_students: bool = True, **train: Any) -> Comparison:
+def compare(
+    task: str | Task | Callable[[int], Task],
+    arms: Sequence[Arm | str],
+    *,
+    seeds: int | Sequence[int] = 3,
+    teacher: str | nn.Module | None = None,
+    student: str | None = None,
+    quick: bool = False,
+    metrics: Mapping[str, Metric] | None = None,
+    progress: Progress | None = None,
+    stop: Any = None,
+    keep_students: bool = True,
+    **train: Any,
+) -> Comparison:
     """Train every arm with every seed.
 
     Args:
@@ -235,8 +262,12 @@ def compare(task: str | Task | Callable[[int], Task], arms: Sequence[Arm | str],
         settings = {arm.label: _settings(current, arm, student, quick, train) for arm in checked}
         if comparison is None:
             comparison = Comparison(
-                arms=tuple(settings), seeds=numbers, metric=current.metric, higher_is_better=current.higher_is_better,
-                chosen_on="test" if current.val is None else "val")
+                arms=tuple(settings),
+                seeds=numbers,
+                metric=current.metric,
+                higher_is_better=current.higher_is_better,
+                chosen_on="test" if current.val is None else "val",
+            )
         in_all = len(numbers) * sum(s["epochs"] for s in settings.values())
         comparison.tasks[seed] = current
         for arm in checked:
@@ -248,8 +279,16 @@ def compare(task: str | Task | Callable[[int], Task], arms: Sequence[Arm | str],
                 comparison.teachers[seed] = _teacher(current, teacher, comparison, progress, done, in_all)
             report = _reporter(progress, done, in_all, f"{arm.label}, seed {seed}")
             try:
-                result = _run(current, arm, comparison.teachers[seed] if taught else None, arm.student or student, seed,
-                              settings[arm.label], report, stop)
+                result = _run(
+                    current,
+                    arm,
+                    comparison.teachers[seed] if taught else None,
+                    arm.student or student,
+                    seed,
+                    settings[arm.label],
+                    report,
+                    stop,
+                )
             except Exception as error:
                 error.add_note(f"(in arm {arm.label!r}, seed {seed})")
                 raise
@@ -298,12 +337,21 @@ def _teacherless(arm: Arm) -> bool:
 
 
 def _settings(task: Task, arm: Arm, student: str | None, quick: bool, train: Mapping[str, Any]) -> dict[str, Any]:
-    return task.recipe(arm.student or student, quick=quick).settings() | {
-        k: v for k, v in train.items() if v is not None} | dict(arm.train)
+    return (
+        task.recipe(arm.student or student, quick=quick).settings()
+        | {k: v for k, v in train.items() if v is not None}
+        | dict(arm.train)
+    )
 
 
-def _teacher(task: Task, teacher: str | nn.Module | None, comparison: Comparison, progress: Progress | None, done: int,
-             in_all: int) -> nn.Module:
+def _teacher(
+    task: Task,
+    teacher: str | nn.Module | None,
+    comparison: Comparison,
+    progress: Progress | None,
+    done: int,
+    in_all: int,
+) -> nn.Module:
     if isinstance(teacher, nn.Module):
         return task.check_model(teacher, "the teacher")
     for seed, earlier in comparison.tasks.items():
@@ -322,11 +370,20 @@ def _reporter(progress: Progress | None, done: int, in_all: int, text: str) -> C
     def report(event: object) -> None:
         if progress is not None and isinstance(event, Epoch):
             progress(done + event.epoch + 1, in_all, text)
+
     return report
 
 
-def _run(task: Task, arm: Arm, teacher: nn.Module | None, student: str | None, seed: int, settings: Mapping[str, Any],
-         report: Callable[[object], None], stop: Any) -> DistillResult:
+def _run(
+    task: Task,
+    arm: Arm,
+    teacher: nn.Module | None,
+    student: str | None,
+    seed: int,
+    settings: Mapping[str, Any],
+    report: Callable[[object], None],
+    stop: Any,
+) -> DistillResult:
     """One run; initial weights and batches depend on the seed alone."""
     options = {k: v for k, v in settings.items() if k not in ("batch_size", "callbacks")}
     train = task.loader("train", batch_size=settings["batch_size"], seed=seed)
@@ -337,12 +394,29 @@ def _run(task: Task, arm: Arm, teacher: nn.Module | None, student: str | None, s
 
     metric.__name__ = task.metric if task.higher_is_better else f"negative {task.metric}"
     with preserved_rng():
-        return distill(teacher, task.student(student, seed=seed), arm.objective(), train, watched, seed=seed, stop=stop,
-                       metric=metric, callbacks=(*settings.get("callbacks", ()), report), **options)
+        return distill(
+            teacher,
+            task.student(student, seed=seed),
+            arm.objective(),
+            train,
+            watched,
+            seed=seed,
+            stop=stop,
+            metric=metric,
+            callbacks=(*settings.get("callbacks", ()), report),
+            **options,
+        )
 
 
-def _keep(comparison: Comparison, task: Task, arm: Arm, seed: int, result: DistillResult, metrics: Mapping[str, Metric],
-          keep_students: bool) -> None:
+def _keep(
+    comparison: Comparison,
+    task: Task,
+    arm: Arm,
+    seed: int,
+    result: DistillResult,
+    metrics: Mapping[str, Metric],
+    keep_students: bool,
+) -> None:
     student = result.student.eval()
     last = task.evaluate(student)[task.metric]
     best = last
@@ -350,10 +424,19 @@ def _keep(comparison: Comparison, task: Task, arm: Arm, seed: int, result: Disti
         other = copy.deepcopy(student)
         other.load_state_dict(result.best_state)
         best = task.evaluate(other)[task.metric]
-    comparison.records.append({
-        "arm": arm.label, "seed": seed, "last": last, "best": best, "best_epoch": result.best_epoch,
-        "epochs": len(result.history), "seconds": result.seconds, "teacher_forwards": result.teacher_forwards,
-        **{name: float(f(student, task)) for name, f in metrics.items()}})
+    comparison.records.append(
+        {
+            "arm": arm.label,
+            "seed": seed,
+            "last": last,
+            "best": best,
+            "best_epoch": result.best_epoch,
+            "epochs": len(result.history),
+            "seconds": result.seconds,
+            "teacher_forwards": result.teacher_forwards,
+            **{name: float(f(student, task)) for name, f in metrics.items()},
+        }
+    )
     comparison.histories[arm.label, seed] = result.history
     if keep_students:
         comparison.students[arm.label, seed] = student
@@ -362,7 +445,13 @@ def _keep(comparison: Comparison, task: Task, arm: Arm, seed: int, result: Disti
 # Claims --------------------------------------------------------------------------------------------------------------
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne}
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 _WORDS = {">": "more than", ">=": "at least", "<": "less than", "<=": "at most", "==": "exactly", "!=": "other than"}
 #: Factor from stored values to the unit of the sentence and of the threshold.
 UNITS = {"points": 100.0, "%": 100.0}
@@ -423,10 +512,14 @@ class Claim:
         on_means = bool(judge(sides[0].mean(), np.mean(sides[1]))) and bool(np.isfinite(left - right).all())
         n = max(len(left), len(right))
         return Verdict(
-            claim=self, reproduced=bool(holds.all()) if self.every_seed else on_means, left=float(left.mean()),
-            right=None if self.right is None else float(right.mean()), n=n,
+            claim=self,
+            reproduced=bool(holds.all()) if self.every_seed else on_means,
+            left=float(left.mean()),
+            right=None if self.right is None else float(right.mean()),
+            n=n,
             seeds_holding=int(holds.sum()) if n > 1 else None,
-            interval=mean_interval(left - right) if n > 1 else (math.nan, math.nan))
+            interval=mean_interval(left - right) if n > 1 else (math.nan, math.nan),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -459,23 +552,45 @@ class Verdict:
             numbers = f"{_number(self.left)}{unit}, wanted {_WORDS[c.op]} {_number(c.threshold)}{unit}"
         else:
             difference = self.left - self.right
-            interval = (f" (95 % interval {_signed(self.interval[0])} to {_signed(self.interval[1])})"
-                        if math.isfinite(self.interval[0]) else "")
-            numbers = (f"{_number(self.left)} against {_number(self.right)}{unit}, "
-                       f"difference {_signed(difference)}{interval}, "
-                       f"wanted {_WORDS[c.op]} {_number(0.0 if c.threshold is None else c.threshold)}")
-        seeds = "" if self.seeds_holding is None else (
-            f"; holds on {self.seeds_holding} of {self.n} seeds" + (" (every seed wanted)" if c.every_seed else ""))
+            interval = (
+                f" (95 % interval {_signed(self.interval[0])} to {_signed(self.interval[1])})"
+                if math.isfinite(self.interval[0])
+                else ""
+            )
+            numbers = (
+                f"{_number(self.left)} against {_number(self.right)}{unit}, "
+                f"difference {_signed(difference)}{interval}, "
+                f"wanted {_WORDS[c.op]} {_number(0.0 if c.threshold is None else c.threshold)}"
+            )
+        seeds = (
+            ""
+            if self.seeds_holding is None
+            else (
+                f"; holds on {self.seeds_holding} of {self.n} seeds" + (" (every seed wanted)" if c.every_seed else "")
+            )
+        )
         return f"{head}: {c.text}: {numbers}{seeds}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and text for a run record; what is not finite is ``None``."""
+
         def plain(value: float | None) -> float | None:
             return value if value is not None and math.isfinite(value) else None
-        return {"text": self.claim.text, "reproduced": self.reproduced, "op": self.claim.op, "left": plain(self.left),
-                "right": plain(self.right), "threshold": plain(self.claim.threshold), "unit": self.claim.unit,
-                "every_seed": self.claim.every_seed, "n": self.n, "seeds_holding": self.seeds_holding,
-                "interval": [plain(v) for v in self.interval], "sentence": self.sentence}
+
+        return {
+            "text": self.claim.text,
+            "reproduced": self.reproduced,
+            "op": self.claim.op,
+            "left": plain(self.left),
+            "right": plain(self.right),
+            "threshold": plain(self.claim.threshold),
+            "unit": self.claim.unit,
+            "every_seed": self.claim.every_seed,
+            "n": self.n,
+            "seeds_holding": self.seeds_holding,
+            "interval": [plain(v) for v in self.interval],
+            "sentence": self.sentence,
+        }
 
     def __bool__(self) -> bool:
         return self.reproduced
@@ -486,9 +601,11 @@ class Verdict:
     def _repr_html_(self) -> str:
         symbol, colour = ("✓", "#009E73") if self.reproduced else ("✗", "#D55E00")
         head, _, rest = self.sentence.partition(": ")
-        return (f'<div class="kd-verdict" style="border-left:4px solid {colour};padding:.2em .8em;margin:.3em 0">'
-                f'<b><span aria-hidden="true" style="color:{colour}">{symbol}</span> {html.escape(head)}</b>: '
-                f"{html.escape(rest)}</div>")
+        return (
+            f'<div class="kd-verdict" style="border-left:4px solid {colour};padding:.2em .8em;margin:.3em 0">'
+            f'<b><span aria-hidden="true" style="color:{colour}">{symbol}</span> {html.escape(head)}</b>: '
+            f"{html.escape(rest)}</div>"
+        )
 
 
 def _number(value: float | None) -> str:

@@ -34,8 +34,9 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or not len(mean) or not all(s > 0 for s in std):
-            raise ValueError("mean and std must have the same length >= 1 and std > 0, "
-                             f"got {tuple(mean)} and {tuple(std)}.")
+            raise ValueError(
+                f"mean and std must have the same length >= 1 and std > 0, got {tuple(mean)} and {tuple(std)}."
+            )
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
@@ -90,11 +91,17 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``; the index stays on the CPU, where caches are read."""
+
         def move(value: Any) -> Any:
             return None if value is None else value.to(device, non_blocking=True)
-        x = (tuple(map(move, self.x)) if isinstance(self.x, tuple) else
-             {k: move(v) if isinstance(v, Tensor) else v for k, v in self.x.items()} if isinstance(self.x, dict) else
-             move(self.x))
+
+        x = (
+            tuple(map(move, self.x))
+            if isinstance(self.x, tuple)
+            else {k: move(v) if isinstance(v, Tensor) else v for k, v in self.x.items()}
+            if isinstance(self.x, dict)
+            else move(self.x)
+        )
         return Batch(x=x, labels=move(self.labels), index=self.index, view=self.view)
 
     def joined(self) -> tuple[Any, Tensor | None, Tensor | None]:
@@ -132,8 +139,10 @@ def read_batch(raw: Any, *, views: int = 1) -> Batch:
     elif isinstance(raw, tuple | list) and 1 <= len(raw) <= 4:
         batch = Batch(**dict(zip(("x", "labels", "index", "view"), raw, strict=False)))
     else:
-        raise ValueError("a batch must be (x, y), (x, y, index) or a dict with the keys x (or image, input), y (or "
-                         f"label, labels) and index, got {_shape_of(raw)}.")
+        raise ValueError(
+            "a batch must be (x, y), (x, y, index) or a dict with the keys x (or image, input), y (or "
+            f"label, labels) and index, got {_shape_of(raw)}."
+        )
     return _checked(batch, views)
 
 
@@ -142,8 +151,12 @@ def _read_mapping(raw: Mapping[str, Any]) -> Batch:
     source = next((k for k in INPUT_KEYS if k in raw), None)
     rest = {k: v for k, v in raw.items() if k not in (label, "index", "view")}
     graph = any(k in raw for k in GRAPH_KEYS)
-    return Batch(x=raw[source] if source and not graph else rest, labels=raw[label] if label else None,
-                 index=raw.get("index"), view=raw.get("view"))
+    return Batch(
+        x=raw[source] if source and not graph else rest,
+        labels=raw[label] if label else None,
+        index=raw.get("index"),
+        view=raw.get("view"),
+    )
 
 
 def _checked(batch: Batch, views: int) -> Batch:
@@ -153,8 +166,10 @@ def _checked(batch: Batch, views: int) -> Batch:
     if not parts or not all(isinstance(p, Tensor) and p.ndim for p in parts):
         raise ValueError(f"the batch's x must be a tensor, got {_shape_of(batch.x)}.")
     if isinstance(batch.x, tuple) != (views > 1) or (views > 1 and len(parts) != views):
-        raise ValueError(f"the batch's x must be {f'a tuple of {views} views' if views > 1 else 'one tensor'}, "
-                         f"got {_shape_of(batch.x)}.")
+        raise ValueError(
+            f"the batch's x must be {f'a tuple of {views} views' if views > 1 else 'one tensor'}, "
+            f"got {_shape_of(batch.x)}."
+        )
     n = len(parts[0])
     for name, value in (("y", batch.labels), ("index", batch.index), ("view", batch.view), *(("x", p) for p in parts)):
         if value is not None and (not isinstance(value, Tensor) or not value.ndim or len(value) != n):
@@ -230,30 +245,52 @@ class _Collate:
         return IndexedBatch(self.collate(list(samples)), torch.tensor(index), views)
 
 
-def rebuild_loader(loader: DataLoader, *, index: bool = False, sampler: Sampler | None = None,
-                   persistent_workers: bool | None = None) -> DataLoader:
+def rebuild_loader(
+    loader: DataLoader, *, index: bool = False, sampler: Sampler | None = None, persistent_workers: bool | None = None
+) -> DataLoader:
     """The same loader with sample positions added, another sampler, or workers that start afresh each epoch.
 
     Raises:
         ValueError: positions asked of an iterable dataset or of a loader that does not batch.
     """
     if index and (isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__getitem__")):
-        raise ValueError("sample indices are needed, but the dataset is iterable and its samples have no position: use "
-                         "a map-style dataset, or give batches (x, y, index).")
+        raise ValueError(
+            "sample indices are needed, but the dataset is iterable and its samples have no position: use "
+            "a map-style dataset, or give batches (x, y, index)."
+        )
     if loader.batch_sampler is None:
         raise ValueError("the loader has batch_size=None: let it make batches (batch_size or batch_sampler).")
     keep = loader.persistent_workers if persistent_workers is None else persistent_workers
     collate = loader.collate_fn or default_collate
-    batching: dict[str, Any] = ({"batch_sampler": loader.batch_sampler} if sampler is None else
-                                {"batch_size": loader.batch_size, "drop_last": loader.drop_last, "sampler": sampler})
+    batching: dict[str, Any] = (
+        {"batch_sampler": loader.batch_sampler}
+        if sampler is None
+        else {"batch_size": loader.batch_size, "drop_last": loader.drop_last, "sampler": sampler}
+    )
     if isinstance(loader.dataset, IterableDataset):
         batching = {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
-    return DataLoader(Indexed(loader.dataset) if index else loader.dataset, **batching,
-                      collate_fn=_Collate(collate) if index else collate, num_workers=loader.num_workers,
-                      pin_memory=loader.pin_memory, timeout=loader.timeout, worker_init_fn=loader.worker_init_fn,
-                      multiprocessing_context=loader.multiprocessing_context, generator=loader.generator,
-                      prefetch_factor=loader.prefetch_factor, persistent_workers=keep)
+    return DataLoader(
+        Indexed(loader.dataset) if index else loader.dataset,
+        **batching,
+        collate_fn=_Collate(collate) if index else collate,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        prefetch_factor=loader.prefetch_factor,
+        persistent_workers=keep,
+    )
 
 
-__all__ = ["Batch", "Indexed", "IndexedBatch", "Normalize", "check_finite", "input_normalization", "read_batch",
-           "rebuild_loader"]
+__all__ = [
+    "Batch",
+    "Indexed",
+    "IndexedBatch",
+    "Normalize",
+    "check_finite",
+    "input_normalization",
+    "read_batch",
+    "rebuild_loader",
+]

@@ -89,8 +89,9 @@ class Signals:
 
 def ce_weight_knob(default: float, source: str = "") -> Knob:
     """The knob every objective has: weight of the cross-entropy with the labels that the loop adds to its terms."""
-    return Knob("ce_weight", default, 0.0, 1.0, symbol="w_ce", help="weight of cross-entropy with the labels",
-                source=source)
+    return Knob(
+        "ce_weight", default, 0.0, 1.0, symbol="w_ce", help="weight of cross-entropy with the labels", source=source
+    )
 
 
 class Method(nn.Module):
@@ -131,8 +132,9 @@ class Method(nn.Module):
         known = {k.name: k for k in self.knobs}
         for given in knobs:
             if given not in known:
-                raise ValueError(f"{self.name} has no knob {given!r}.{closest(given, known)} "
-                                 f"It has: {', '.join(known)}.")
+                raise ValueError(
+                    f"{self.name} has no knob {given!r}.{closest(given, known)} It has: {', '.join(known)}."
+                )
         self.knob = SimpleNamespace(**{n: k.check(knobs.get(n, k.default)) for n, k in known.items()})
 
     # What the method reads. Names are dotted module names, see kdcore.taps.
@@ -142,8 +144,14 @@ class Method(nn.Module):
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
         """Called once before the optimizer is built: choose taps, build projectors from a sample batch."""
 
-    def settle_taps(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor, *,
-                    find: Callable[[nn.Module, Tensor], str] = embedding_tap) -> list[tuple[int, ...]]:
+    def settle_taps(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        sample: Tensor,
+        *,
+        find: Callable[[nn.Module, Tensor], str] = embedding_tap,
+    ) -> list[tuple[int, ...]]:
         """For :meth:`setup` of objectives that compare one layer of each model: name both layers and measure them.
 
         A tap that was assigned to the instance stays; one that is still the class's placeholder becomes what ``find``
@@ -232,8 +240,9 @@ class Method(nn.Module):
         return None
 
     @classmethod
-    def example(cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64,
-                seed: int = 0, match: bool = False) -> Signals:
+    def example(
+        cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0, match: bool = False
+    ) -> Signals:
         """Random signals on which the contract suite, and the two-tensor examples of lessons, evaluate the objective.
 
         Methods that read features or class means override it and add them. With ``match`` the student is the teacher.
@@ -243,18 +252,37 @@ class Method(nn.Module):
         noise = torch.randn(batch, classes, generator=g, dtype=torch.float64).to(dtype)
         student = teacher.clone() if match else teacher * 0.3 + noise
         labels = torch.randint(classes, (batch,), generator=g)
-        return Signals(student_logits=student.requires_grad_(), teacher_logits=teacher, labels=labels,
-                       generator=torch.Generator().manual_seed(seed))
+        return Signals(
+            student_logits=student.requires_grad_(),
+            teacher_logits=teacher,
+            labels=labels,
+            generator=torch.Generator().manual_seed(seed),
+        )
 
 
 class CrossEntropy(Method):
     """The baseline without a teacher: labels only. Not a paper of the collection, so it has no lesson of its own."""
 
     card = MethodCard(
-        slug="ce", title="Cross-entropy (no teacher)", authors="baseline", year=1922, family="foundations",
+        slug="ce",
+        title="Cross-entropy (no teacher)",
+        authors="baseline",
+        year=1922,
+        family="foundations",
         summary="The student learns from the labels alone: the baseline every distillation result is compared with.",
-        axes=Axes(knowledge="response", scheme="nokd", signal="hardce", task="classification", modality="image",
-                  teacher_access="none", data_regime="labelled", teachers="none", arch="any", goal="accuracy"))
+        axes=Axes(
+            knowledge="response",
+            scheme="nokd",
+            signal="hardce",
+            task="classification",
+            modality="image",
+            teacher_access="none",
+            data_regime="labelled",
+            teachers="none",
+            arch="any",
+            goal="accuracy",
+        ),
+    )
     name, label = "ce", "CE"
     knobs = (ce_weight_knob(1.0),)
     needs = Needs(teacher_logits=False)

@@ -69,7 +69,7 @@ class _TokensToMap(_Step):
         self.words = ("drop class token, " if prefix else "") + f"grid {format_shape(grid)}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, self.prefix:].transpose(1, 2).unflatten(2, self.grid)
+        return x[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
 
 
 class _MapToTokens(_Step):
@@ -88,12 +88,13 @@ class _ResizeTokens(_Step):
         super().__init__()
         self.to_map, self.prefix = _TokensToMap(source, prefix), prefix
         self.resize = nn.Sequential(*_resize(source, grid))
-        self.words = (f"grid {format_shape(source)}, " + ", ".join(_words(self.resize))
-                      + (", class token kept" if prefix else ""))
+        self.words = (
+            f"grid {format_shape(source)}, " + ", ".join(_words(self.resize)) + (", class token kept" if prefix else "")
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         patches = self.resize(self.to_map(x)).flatten(2).transpose(1, 2)
-        return torch.cat([x[:, :self.prefix], patches], 1) if self.prefix else patches
+        return torch.cat([x[:, : self.prefix], patches], 1) if self.prefix else patches
 
 
 class _DropTokens(_Step):
@@ -158,8 +159,16 @@ class Projector(nn.Module):
         drops_teacher_token: whether :meth:`target` leaves the teacher's class token out.
     """
 
-    def __init__(self, steps: Sequence[_Step], student_shape: Shape, teacher_shape: Shape, output_shape: Shape, *,
-                 student_name: str = "student", teacher_name: str = "teacher") -> None:
+    def __init__(
+        self,
+        steps: Sequence[_Step],
+        student_shape: Shape,
+        teacher_shape: Shape,
+        output_shape: Shape,
+        *,
+        student_name: str = "student",
+        teacher_name: str = "teacher",
+    ) -> None:
         super().__init__()
         self.steps = nn.Sequential(*steps)
         self.student_shape, self.teacher_shape, self.output_shape = student_shape, teacher_shape, output_shape
@@ -223,16 +232,25 @@ def _checked(argument: str, shape: Sequence[int]) -> Shape:
 class _Plan:
     """Works out the steps; ``shape`` is what has been reached so far, maps always channels first."""
 
-    def __init__(self, student: Shape, teacher: Shape, layouts: tuple[str, str], kind: str,
-                 grids: tuple[tuple[int, int] | None, tuple[int, int] | None], names: tuple[str, str]) -> None:
+    def __init__(
+        self,
+        student: Shape,
+        teacher: Shape,
+        layouts: tuple[str, str],
+        kind: str,
+        grids: tuple[tuple[int, int] | None, tuple[int, int] | None],
+        names: tuple[str, str],
+    ) -> None:
         self.student, self.teacher, self.layouts = student, teacher, layouts
         self.kind, self.grids, self.names = kind, grids, names
         self.steps: list[_Step] = []
         self.output = teacher
 
     def refuse(self, why: str, advice: str) -> ValueError:
-        return ValueError(f"no projector from {self.names[0]} {format_shape(self.student)} ({self.layouts[0]}) to "
-                          f"{self.names[1]} {format_shape(self.teacher)} ({self.layouts[1]}): {why}; {advice}.")
+        return ValueError(
+            f"no projector from {self.names[0]} {format_shape(self.student)} ({self.layouts[0]}) to "
+            f"{self.names[1]} {format_shape(self.teacher)} ({self.layouts[1]}): {why}; {advice}."
+        )
 
     def grid(self, side: int) -> tuple[tuple[int, int], int]:
         """Grid and number of class tokens of a token sequence."""
@@ -240,10 +258,14 @@ class _Plan:
         found = token_grid(count, given)
         if found is None:
             argument = ("grid", "teacher_grid")[side]
-            reason = (f"{argument}={given} holds {given[0] * given[1]} tokens" if given else
-                      f"{count} tokens of {self.names[side]} are no square grid, with or without a class token")
-            raise self.refuse(reason, f"pass {argument}=(height, width), drop extra tokens first, or choose another "
-                              "layer pair")
+            reason = (
+                f"{argument}={given} holds {given[0] * given[1]} tokens"
+                if given
+                else f"{count} tokens of {self.names[side]} are no square grid, with or without a class token"
+            )
+            raise self.refuse(
+                reason, f"pass {argument}=(height, width), drop extra tokens first, or choose another layer pair"
+            )
         return (found[0], found[1]), found[2]
 
     def width(self, layout: str, width: int, out: int) -> None:
@@ -313,16 +335,27 @@ class _Plan:
         self.width("vector", s[0], t[0])
 
     def _vector_to_map(self, s: Shape, t: Shape) -> None:
-        raise self.refuse("a vector has no positions", "choose a student layer that still has some, or pool the "
-                          "teacher's feature first (kdcore.functional.pooling)")
+        raise self.refuse(
+            "a vector has no positions",
+            "choose a student layer that still has some, or pool the "
+            "teacher's feature first (kdcore.functional.pooling)",
+        )
 
     _vector_to_tokens = _vector_to_map
 
 
-def make_projector(student_shape: Sequence[int], teacher_shape: Sequence[int], *, kind: str = "auto",
-                   grid: tuple[int, int] | None = None, teacher_grid: tuple[int, int] | None = None,
-                   student_layout: str | None = None, teacher_layout: str | None = None,
-                   student_name: str = "student", teacher_name: str = "teacher") -> Projector:
+def make_projector(
+    student_shape: Sequence[int],
+    teacher_shape: Sequence[int],
+    *,
+    kind: str = "auto",
+    grid: tuple[int, int] | None = None,
+    teacher_grid: tuple[int, int] | None = None,
+    student_layout: str | None = None,
+    teacher_layout: str | None = None,
+    student_name: str = "student",
+    teacher_name: str = "teacher",
+) -> Projector:
     """The adapter from one shape to the other; deterministic under ``torch.manual_seed``.
 
     ====================  ======================================================================================
@@ -365,8 +398,12 @@ def make_projector(student_shape: Sequence[int], teacher_shape: Sequence[int], *
         if len(shape) != {"vector": 1, "tokens": 2}.get(layout, 3):
             raise ValueError(f"{argument}={layout!r} does not fit the shape {shape}.")
         layouts.append(layout)
-    if teacher_grid is None and grid is not None and layouts[1] == "tokens" and (
-            layouts[0] != "tokens" or token_grid(teacher[0], grid)):
+    if (
+        teacher_grid is None
+        and grid is not None
+        and layouts[1] == "tokens"
+        and (layouts[0] != "tokens" or token_grid(teacher[0], grid))
+    ):
         teacher_grid = grid
     names = (student_name, teacher_name)
     plan = _Plan(student, teacher, (layouts[0], layouts[1]), kind, (grid, teacher_grid), names).run()
@@ -395,12 +432,21 @@ class ProjectorBank(nn.Module):
         projectors = []
         for pair in pairs:
             if pair.student.shape is None or pair.teacher.shape is None:
-                raise ValueError(f"pairs need shapes, {pair.student.name!r} and {pair.teacher.name!r} have none: "
-                                 "pair_layers gives them.")
-            projectors.append(make_projector(
-                pair.student.shape, pair.teacher.shape, kind=kind, student_layout=pair.student.kind,
-                teacher_layout=pair.teacher.kind, student_name=f"student.{pair.student.name}",
-                teacher_name=f"teacher.{pair.teacher.name}"))
+                raise ValueError(
+                    f"pairs need shapes, {pair.student.name!r} and {pair.teacher.name!r} have none: "
+                    "pair_layers gives them."
+                )
+            projectors.append(
+                make_projector(
+                    pair.student.shape,
+                    pair.teacher.shape,
+                    kind=kind,
+                    student_layout=pair.student.kind,
+                    teacher_layout=pair.teacher.kind,
+                    student_name=f"student.{pair.student.name}",
+                    teacher_name=f"teacher.{pair.teacher.name}",
+                )
+            )
         self.projectors = nn.ModuleList(projectors)
 
     @property
@@ -421,14 +467,18 @@ class ProjectorBank(nn.Module):
 
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Projected student feature and detached teacher target of every pair, same shapes within a pair."""
-        return [(self[i](student[pair.student.name]), self[i].target(teacher[pair.teacher.name]))
-                for i, pair in enumerate(self.pairs)]
+        return [
+            (self[i](student[pair.student.name]), self[i].target(teacher[pair.teacher.name]))
+            for i, pair in enumerate(self.pairs)
+        ]
 
     def describe(self) -> str:
         """A table in words: what is projected, onto which teacher layer, with how many parameters, and why."""
         sizes = [sum(p.numel() for p in projector.parameters()) for projector in self.projectors]
-        rows = [(self[i].describe(), f"teacher.{pair.teacher.name}", f"{sizes[i]:,}", pair.reason)
-                for i, pair in enumerate(self.pairs)]
+        rows = [
+            (self[i].describe(), f"teacher.{pair.teacher.name}", f"{sizes[i]:,}", pair.reason)
+            for i, pair in enumerate(self.pairs)
+        ]
         head = ("projection", "teacher layer", "parameters", "reason")
         widths = [max(len(row[c]) for row in (head, *rows)) for c in range(3)]
         return "\n".join("  ".join([*(row[c].ljust(widths[c]) for c in range(3)), row[3]]) for row in (head, *rows))

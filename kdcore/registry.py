@@ -28,19 +28,76 @@ FAMILIES = ("foundations", "ranking", "features", "masks", "domains", "data", "l
 AXES: dict[str, tuple[str, ...]] = {
     "knowledge": ("response", "feature", "relation", "prototype", "ranking", "text", "data", "structure"),
     "scheme": ("offline", "online", "self", "reverse", "meta", "loop", "nokd"),
-    "signal": ("kl", "softce", "hardce", "bce", "mse", "l1", "cosine", "contrastive", "listwise", "pairwise",
-               "affinity", "adversarial", "attention", "reconstruction", "statistics", "selection", "policy"),
-    "task": ("classification", "detection", "segmentation", "instseg", "tracking", "superres", "anomaly", "actionseg",
-             "retrieval", "embedding", "ner", "textclass", "langmodel", "recommendation", "graphnode", "graphlink",
-             "generation", "continual", "discovery", "search", "dd", "analysis"),
+    "signal": (
+        "kl",
+        "softce",
+        "hardce",
+        "bce",
+        "mse",
+        "l1",
+        "cosine",
+        "contrastive",
+        "listwise",
+        "pairwise",
+        "affinity",
+        "adversarial",
+        "attention",
+        "reconstruction",
+        "statistics",
+        "selection",
+        "policy",
+    ),
+    "task": (
+        "classification",
+        "detection",
+        "segmentation",
+        "instseg",
+        "tracking",
+        "superres",
+        "anomaly",
+        "actionseg",
+        "retrieval",
+        "embedding",
+        "ner",
+        "textclass",
+        "langmodel",
+        "recommendation",
+        "graphnode",
+        "graphlink",
+        "generation",
+        "continual",
+        "discovery",
+        "search",
+        "dd",
+        "analysis",
+    ),
     "modality": ("image", "video", "text", "audio", "graph", "tabular", "log", "multimodal"),
     "teacher_access": ("text", "outputs", "whitebox", "none"),
-    "data_regime": ("labelled", "semi", "unlabelled", "web", "synthetic", "stream", "paired", "crossdomain",
-                    "deletion"),
+    "data_regime": (
+        "labelled",
+        "semi",
+        "unlabelled",
+        "web",
+        "synthetic",
+        "stream",
+        "paired",
+        "crossdomain",
+        "deletion",
+    ),
     "teachers": ("one", "many", "self", "none"),
     "arch": ("same", "any", "cross", "converted"),
-    "goal": ("compress", "accuracy", "transfer", "continual", "unlearn", "datasize", "labelcost", "search", "detect",
-             "insight"),
+    "goal": (
+        "compress",
+        "accuracy",
+        "transfer",
+        "continual",
+        "unlearn",
+        "datasize",
+        "labelcost",
+        "search",
+        "detect",
+        "insight",
+    ),
 }
 
 #: What a loss promises; each value is a test in ``tests/contract``.
@@ -128,7 +185,7 @@ class Parity:
     """How the method was checked against code or text that is not ours."""
 
     status: str = "none"  # "exact": every vector reproduced; "partial": see note; "none": no official values exist
-    source: str = ""      # e.g. "megvii-research/mdistiller"
+    source: str = ""  # e.g. "megvii-research/mdistiller"
     tolerance: float | None = None
     note: str = ""
 
@@ -212,8 +269,12 @@ def _html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
     left = ' style="text-align:left"'
     cells = "".join(f"<th{left}>{html.escape(c)}</th>" if c else "<td></td>" for c in head)  # "" heads nothing
     top = f"<tr>{cells}</tr>" if head else ""
-    body = "".join(f'<tr><th scope="row"{left}>{html.escape(row[0])}</th>'
-                   + "".join(f"<td{left}>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows)
+    body = "".join(
+        f'<tr><th scope="row"{left}>{html.escape(row[0])}</th>'
+        + "".join(f"<td{left}>{html.escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
     return f"<table>{top}{body}</table>"
 
 
@@ -235,22 +296,32 @@ def card_html(card: MethodCard) -> str:
     if card.official_code:
         about.append(f'code: <a href="https://github.com/{e(card.official_code)}">{e(card.official_code)}</a>')
     parity = card.parity
-    checked = [parity.status, f"with {parity.source}" if parity.source else "",
-               f"(tolerance {parity.tolerance:g})" if parity.tolerance else "", parity.note]
+    checked = [
+        parity.status,
+        f"with {parity.source}" if parity.source else "",
+        f"(tolerance {parity.tolerance:g})" if parity.tolerance else "",
+        parity.note,
+    ]
     facts = [("family", card.family), ("reads", card.taps), ("parity", " ".join(filter(None, checked)))]
     if card.invariances:
         facts.append(("promises", "; ".join(INVARIANCES[i] for i in card.invariances)))
-    parts = [f'<b style="font-size:1.15em">{e(card.title)}</b><br>{" · ".join(about)}<p>{e(card.summary)}</p>',
-             _html_table(facts)]
+    parts = [
+        f'<b style="font-size:1.15em">{e(card.title)}</b><br>{" · ".join(about)}<p>{e(card.summary)}</p>',
+        _html_table(facts),
+    ]
     for name, knobs in {n: cls.knobs for n, cls in card.objectives.items()}.items() or [(card.slug, card.knobs)]:
         if knobs:
             head = ("name", "symbol", "default", "explored range", "meaning", "source of default")
-            parts.append(f"<details><summary>knobs of <code>{e(name)}</code></summary>"
-                         f"{_html_table(_knob_rows(knobs), head)}</details>")
+            parts.append(
+                f"<details><summary>knobs of <code>{e(name)}</code></summary>"
+                f"{_html_table(_knob_rows(knobs), head)}</details>"
+            )
     if card.evidence:
         rows = [(r.what, r.paper, r.code, r.here) for r in card.evidence]
-        parts.append("<details open><summary>paper / released code / here</summary>"
-                     f"{_html_table(rows, ('', 'paper', 'released code', 'here'))}</details>")
+        parts.append(
+            "<details open><summary>paper / released code / here</summary>"
+            f"{_html_table(rows, ('', 'paper', 'released code', 'here'))}</details>"
+        )
     if card.deviations:
         parts.append("<b>We differ:</b><ul>" + "".join(f"<li>{e(d)}</li>" for d in card.deviations) + "</ul>")
     style = "border:1px solid #8884;border-left:4px solid #0072B2;border-radius:6px;padding:.6em 1em;max-width:60em"
@@ -260,8 +331,11 @@ def card_html(card: MethodCard) -> str:
 @cache
 def _modules() -> dict[str, Any]:
     methods = importlib.import_module(f"{__package__}.methods")  # by name: methods sit above the registry
-    return {info.name: importlib.import_module(f"{methods.__name__}.{info.name}")
-            for info in pkgutil.iter_modules(methods.__path__) if not info.name.startswith("_")}
+    return {
+        info.name: importlib.import_module(f"{methods.__name__}.{info.name}")
+        for info in pkgutil.iter_modules(methods.__path__)
+        if not info.name.startswith("_")
+    }
 
 
 @cache
@@ -280,6 +354,7 @@ def _cards() -> dict[str, MethodCard]:
 @cache
 def _objectives() -> dict[str, type[Method]]:
     from .method import CrossEntropy, Method
+
     found: dict[str, type[Method]] = {"ce": CrossEntropy}
     for module in _modules().values():
         for cls in vars(module).values():
@@ -331,8 +406,9 @@ def get_card(slug: str) -> MethodCard:
         return _cards()[slug]
     if slug in _objectives():
         return _objectives()[slug].card
-    raise ValueError(f"no method is called {slug!r}.{closest(slug, [*_cards(), *_objectives()])} "
-                     "list_methods() names them all.")
+    raise ValueError(
+        f"no method is called {slug!r}.{closest(slug, [*_cards(), *_objectives()])} list_methods() names them all."
+    )
 
 
 def objective_class(name: str) -> type[Method]:
@@ -344,8 +420,9 @@ def objective_class(name: str) -> type[Method]:
         if classes:
             return classes[0]
         raise ValueError(f"{name!r} is not a training objective: its functions live in kdcore.methods.{name}.")
-    raise ValueError(f"no method is called {name!r}.{closest(name, [*_cards(), *_objectives()])} "
-                     "list_objectives() names them all.")
+    raise ValueError(
+        f"no method is called {name!r}.{closest(name, [*_cards(), *_objectives()])} list_objectives() names them all."
+    )
 
 
 def create_method(name: str, **knobs: Any) -> Method:
@@ -366,6 +443,21 @@ def knob_names(knobs: Sequence[Knob]) -> tuple[str, ...]:
     return tuple(k.name for k in knobs)
 
 
-__all__ = ["AXES", "FAMILIES", "INVARIANCES", "Axes", "Evidence", "Knob", "MethodCard", "Parity", "card_html",
-           "create_method", "get_card", "knob_names", "list_methods", "list_objectives", "objective_class",
-           "split_values"]
+__all__ = [
+    "AXES",
+    "FAMILIES",
+    "INVARIANCES",
+    "Axes",
+    "Evidence",
+    "Knob",
+    "MethodCard",
+    "Parity",
+    "card_html",
+    "create_method",
+    "get_card",
+    "knob_names",
+    "list_methods",
+    "list_objectives",
+    "objective_class",
+    "split_values",
+]

@@ -44,12 +44,15 @@ def representation_task(seed: int = 0) -> Task:
     Args:
         seed: of the split and of the teacher.
     """
+
     def spec(words: str, *channels: int, epochs: int) -> ModelSpec:
         return ModelSpec(build=partial(ConvNet, channels), recipe=Recipe(epochs=epochs), words=words)
 
-    return replace(load_task("digits", seed=seed),
-                   teachers={"wide": spec("four convolutions, 16-32-32-32 channels", 16, 32, 32, 32, epochs=12)},
-                   students={"narrow": spec("four convolutions, 6-12-12-12 channels", 6, 12, 12, 12, epochs=12)})
+    return replace(
+        load_task("digits", seed=seed),
+        teachers={"wide": spec("four convolutions, 16-32-32-32 channels", 16, 32, 32, 32, epochs=12)},
+        students={"narrow": spec("four convolutions, 6-12-12-12 channels", 6, 12, 12, 12, epochs=12)},
+    )
 
 
 #: Layers of the ResNets of :func:`cifar100_representation_task`: every block, and the logits.
@@ -69,11 +72,16 @@ def cifar100_representation_task(seed: int = 0, *, folder: str | Path | None = N
     """
     task = cifar100_task(folder=folder, seed=seed)
     sgd = Recipe(epochs=epochs, batch_size=128, lr=0.1, optimizer="sgd", weight_decay=5e-4)
-    teacher, small, tokens = (reference_models(task.input_shape, task.num_classes)[i][name]
-                              for i, name in ((0, "resnet56"), (1, "resnet20"), (1, "vit-tiny")))
+    teacher, small, tokens = (
+        reference_models(task.input_shape, task.num_classes)[i][name]
+        for i, name in ((0, "resnet56"), (1, "resnet20"), (1, "vit-tiny"))
+    )
     adamw = replace(tokens.recipe, epochs=epochs, batch_size=128, lr=1e-3)
-    return replace(task, teachers={"resnet56": replace(teacher, recipe=sgd)},
-                   students={"resnet20": replace(small, recipe=sgd), "vit-tiny": replace(tokens, recipe=adamw)})
+    return replace(
+        task,
+        teachers={"resnet56": replace(teacher, recipe=sgd)},
+        students={"resnet20": replace(small, recipe=sgd), "vit-tiny": replace(tokens, recipe=adamw)},
+    )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -95,11 +103,21 @@ class Representations:
     def networks(self, seed: int) -> dict[str, nn.Module]:
         """The twin, the students of every arm and an untrained student, by name."""
         task = self.comparison.tasks[seed]
-        return {"twin": self.twins[seed], **{arm: self.comparison.students[arm, seed] for arm in self.comparison.arms},
-                "untrained": task.student(self.student, seed=seed).eval()}
+        return {
+            "twin": self.twins[seed],
+            **{arm: self.comparison.students[arm, seed] for arm in self.comparison.arms},
+            "untrained": task.student(self.student, seed=seed).eval(),
+        }
 
-    def features(self, model: nn.Module, seed: int, *, layers: Sequence[str] = COMPARED_LAYERS,
-                 pooling: str = "gap", images: int = COMPARED_IMAGES) -> dict[str, Tensor]:
+    def features(
+        self,
+        model: nn.Module,
+        seed: int,
+        *,
+        layers: Sequence[str] = COMPARED_LAYERS,
+        pooling: str = "gap",
+        images: int = COMPARED_IMAGES,
+    ) -> dict[str, Tensor]:
         """Features of the same random test images, by layer: see :func:`kdcore.taps.collect_features`."""
         task = self.comparison.tasks[seed]
         normalize, loader = task.normalization(model), task.loader("test", batch_size=256, shuffle=True, seed=0)
@@ -124,9 +142,15 @@ def teacher_similarity(student: nn.Module, task: Task, *, images: int = COMPARED
     return cka(*found).item()
 
 
-def representations(task: Callable[[int], Task] = representation_task, *, arms: Sequence[Arm | str] | None = None,
-                    student: str | None = None, seeds: int | Sequence[int] = 3, progress: Progress | None = None,
-                    **options: Any) -> Representations:
+def representations(
+    task: Callable[[int], Task] = representation_task,
+    *,
+    arms: Sequence[Arm | str] | None = None,
+    student: str | None = None,
+    seeds: int | Sequence[int] = 3,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Representations:
     """Networks whose layers are worth comparing: teachers, their twins, students with and without a teacher.
 
     Args:
@@ -158,16 +182,32 @@ def representations(task: Callable[[int], Task] = representation_task, *, arms: 
         if progress is not None:
             progress(ahead + done, ahead + in_all, text)
 
-    comparison = compare(of, alignment_arms() if arms is None else arms, student=student, seeds=seeds,
-                         metrics={"cka": teacher_similarity}, progress=first, **options)
-    twins = compare(twin_of, [Arm("twin", "ce")], seeds=[_TWIN + s for s in comparison.seeds], progress=second,
-                    stop=options.get("stop"))
-    return Representations(comparison=comparison, student=student,
-                           twins={seed - _TWIN: model for (_, seed), model in twins.students.items()})
+    comparison = compare(
+        of,
+        alignment_arms() if arms is None else arms,
+        student=student,
+        seeds=seeds,
+        metrics={"cka": teacher_similarity},
+        progress=first,
+        **options,
+    )
+    twins = compare(
+        twin_of,
+        [Arm("twin", "ce")],
+        seeds=[_TWIN + s for s in comparison.seeds],
+        progress=second,
+        stop=options.get("stop"),
+    )
+    return Representations(
+        comparison=comparison,
+        student=student,
+        twins={seed - _TWIN: model for (_, seed), model in twins.students.items()},
+    )
 
 
-def identification_maps(result: Representations, seed: int, *, layers: Sequence[str] = COMPARED_LAYERS,
-                        images: int = COMPARED_IMAGES) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def identification_maps(
+    result: Representations, seed: int, *, layers: Sequence[str] = COMPARED_LAYERS, images: int = COMPARED_IMAGES
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Teacher against twin, by CKA and by mean CCA: the sanity test of Kornblith et al., section 6.1.
 
     Both measures see the same features, means over the map (CCA needs more samples than features).
@@ -194,8 +234,14 @@ def width_bias(seed: int = 0, *, samples: int = 100, width: int = 2000) -> tuple
     return cka(x, y, unbiased=False).item(), cka(x, y).item()
 
 
-def map_memory(batches: int, *, batch_size: int = 64, widths: Sequence[int] = (32, 64, 128), mode: str = "minibatch",
-               keep_batches: bool = False) -> int:
+def map_memory(
+    batches: int,
+    *,
+    batch_size: int = 64,
+    widths: Sequence[int] = (32, 64, 128),
+    mode: str = "minibatch",
+    keep_batches: bool = False,
+) -> int:
     """Largest number of bytes that a :class:`~kdcore.functional.similarity.CKAMap` held between batches of noise.
 
     Args:
@@ -206,15 +252,26 @@ def map_memory(batches: int, *, batch_size: int = 64, widths: Sequence[int] = (3
     generator, names = torch.Generator().manual_seed(0), [f"layer{i}" for i in range(len(widths))]
     state, peak = CKAMap(names, names, mode=mode, keep_batches=keep_batches), 0
     for _ in range(batches):
-        x, y = ({name: torch.randn(batch_size, width, generator=generator)
-                 for name, width in zip(names, widths, strict=True)} for _ in range(2))
+        x, y = (
+            {
+                name: torch.randn(batch_size, width, generator=generator)
+                for name, width in zip(names, widths, strict=True)
+            }
+            for _ in range(2)
+        )
         state.update(x, y)
         peak = max(peak, state.nbytes)
     return peak
 
 
-def similarity_numbers(result: Representations, *, layers: Sequence[str] = COMPARED_LAYERS, batch_size: int = 64,
-                       small_batch: int = 16, images: int = COMPARED_IMAGES) -> dict[str, list[float]]:
+def similarity_numbers(
+    result: Representations,
+    *,
+    layers: Sequence[str] = COMPARED_LAYERS,
+    batch_size: int = 64,
+    small_batch: int = 16,
+    images: int = COMPARED_IMAGES,
+) -> dict[str, list[float]]:
     """What :func:`similarity_claims` judges, one number per seed.
 
     Returns:
@@ -232,11 +289,17 @@ def similarity_numbers(result: Representations, *, layers: Sequence[str] = COMPA
         whole = cka_matrix(x, y)
         usual, small = batch_estimates(x, y, (batch_size, small_batch), seed=seed)
         biased, unbiased = width_bias(seed)
-        row = {"identified_cka": layers_identified(whole), "identified_cca": layers_identified(mean_cca_matrix(x, y)),
-               "error": (usual.minibatch - whole).abs().mean().item(),
-               "error_small": (small.minibatch - whole).abs().mean().item(),
-               "excess_small": (small.naive - whole).mean().item(), "noise_biased": biased, "noise_unbiased": unbiased,
-               "bytes_4": few, "bytes_40": many}
+        row = {
+            "identified_cka": layers_identified(whole),
+            "identified_cca": layers_identified(mean_cca_matrix(x, y)),
+            "error": (usual.minibatch - whole).abs().mean().item(),
+            "error_small": (small.minibatch - whole).abs().mean().item(),
+            "excess_small": (small.naive - whole).mean().item(),
+            "noise_biased": biased,
+            "noise_unbiased": unbiased,
+            "bytes_4": few,
+            "bytes_40": many,
+        }
         for name, value in row.items():
             numbers.setdefault(name, []).append(value)
     return numbers
@@ -251,24 +314,66 @@ def similarity_claims(numbers: Mapping[str, Sequence[float]], *, on: str = "") -
     """
     where = f"{on}: " if on else ""
     return [
-        Claim(f"{where}CKA finds the counterpart of more layers than mean CCA", left=numbers["identified_cka"],
-              right=numbers["identified_cca"], unit="layers"),
-        Claim(f"{where}minibatch CKA at batch size 64 is within 0.05 of the whole-set value", left=numbers["error"],
-              op="<=", threshold=0.05, unit="CKA"),
-        Claim(f"{where}at batch size 16 the mean of biased values is further off, upwards, than minibatch CKA",
-              left=numbers["excess_small"], right=numbers["error_small"], unit="CKA"),
-        Claim(f"{where}biased CKA calls independent noise alike (100 samples, 2000 features)",
-              left=numbers["noise_biased"], threshold=0.9, unit="CKA", every_seed=True),
-        Claim(f"{where}unbiased CKA does not", left=[abs(v) for v in numbers["noise_unbiased"]], op="<", threshold=0.05,
-              unit="CKA", every_seed=True),
-        Claim(f"{where}a map holds as many bytes after 40 batches as after 4", left=numbers["bytes_40"], op="==",
-              right=numbers["bytes_4"], unit="bytes", every_seed=True)]
+        Claim(
+            f"{where}CKA finds the counterpart of more layers than mean CCA",
+            left=numbers["identified_cka"],
+            right=numbers["identified_cca"],
+            unit="layers",
+        ),
+        Claim(
+            f"{where}minibatch CKA at batch size 64 is within 0.05 of the whole-set value",
+            left=numbers["error"],
+            op="<=",
+            threshold=0.05,
+            unit="CKA",
+        ),
+        Claim(
+            f"{where}at batch size 16 the mean of biased values is further off, upwards, than minibatch CKA",
+            left=numbers["excess_small"],
+            right=numbers["error_small"],
+            unit="CKA",
+        ),
+        Claim(
+            f"{where}biased CKA calls independent noise alike (100 samples, 2000 features)",
+            left=numbers["noise_biased"],
+            threshold=0.9,
+            unit="CKA",
+            every_seed=True,
+        ),
+        Claim(
+            f"{where}unbiased CKA does not",
+            left=[abs(v) for v in numbers["noise_unbiased"]],
+            op="<",
+            threshold=0.05,
+            unit="CKA",
+            every_seed=True,
+        ),
+        Claim(
+            f"{where}a map holds as many bytes after 40 batches as after 4",
+            left=numbers["bytes_40"],
+            op="==",
+            right=numbers["bytes_4"],
+            unit="bytes",
+            every_seed=True,
+        ),
+    ]
 
 
-def cka_film(task: Task, arm: Arm, teacher: nn.Module, *, student: str | None = None, seed: int = 0,
-             layers: Sequence[str] | None = None, layers_teacher: Sequence[str] | None = None, pooling: str = "gap",
-             images: int = COMPARED_IMAGES, batch_size: int = 64, progress: Progress | None = None,
-             **train: Any) -> list[CKAResult]:
+def cka_film(
+    task: Task,
+    arm: Arm,
+    teacher: nn.Module,
+    *,
+    student: str | None = None,
+    seed: int = 0,
+    layers: Sequence[str] | None = None,
+    layers_teacher: Sequence[str] | None = None,
+    pooling: str = "gap",
+    images: int = COMPARED_IMAGES,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+    **train: Any,
+) -> list[CKAResult]:
     """A student's training, seen as one CKA map against the teacher before it and one after every epoch.
 
     The training is that of :func:`kdcore.experiment.compare` with the same seed; watching does not change it. The
@@ -291,14 +396,30 @@ def cka_film(task: Task, arm: Arm, teacher: nn.Module, *, student: str | None = 
 
     def look(model: nn.Module) -> None:
         first = not maps
-        maps.append(cka_map(
-            model, teacher if first else maps[0].grams_y, shown, layers_x=layers,  # type: ignore[arg-type]
-            layers_y=(layers_teacher or layers) if first else None, pooling=pooling, limit=images, keep_grams=first,
-            transform_x=task.normalization(model), transform_y=task.normalization(teacher)))
+        maps.append(
+            cka_map(
+                model,
+                teacher if first else maps[0].grams_y,  # type: ignore[arg-type]
+                shown,
+                layers_x=layers,
+                layers_y=(layers_teacher or layers) if first else None,
+                pooling=pooling,
+                limit=images,
+                keep_grams=first,
+                transform_x=task.normalization(model),
+                transform_y=task.normalization(teacher),
+            )
+        )
 
     with preserved_rng():
-        distiller = Distiller(teacher, task.student(name, seed=seed), arm.objective(),
-                              task.loader("train", batch_size=size, seed=seed), seed=seed, **settings)
+        distiller = Distiller(
+            teacher,
+            task.student(name, seed=seed),
+            arm.objective(),
+            task.loader("train", batch_size=size, seed=seed),
+            seed=seed,
+            **settings,
+        )
         look(distiller.student)
         for event in distiller.run():
             if isinstance(event, Epoch):

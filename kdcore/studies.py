@@ -41,8 +41,17 @@ CIFAR_RECIPE = Recipe(epochs=240, batch_size=64, lr=0.05, optimizer="sgd", weigh
 
 # The baselines against each other -------------------------------------------------------------------------------------
 
-def logit_baselines(*, temperature: float = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9, alpha: float = 1.0,
-                    beta: float = 2.0, warmup_epochs: int = 10, dist_weight: float = 2.0) -> list[Arm]:
+
+def logit_baselines(
+    *,
+    temperature: float = 4.0,
+    ce_weight: float = 0.1,
+    kd_weight: float = 0.9,
+    alpha: float = 1.0,
+    beta: float = 2.0,
+    warmup_epochs: int = 10,
+    dist_weight: float = 2.0,
+) -> list[Arm]:
     """CE, KD, DKD and DIST as the arms of a comparison.
 
     Args:
@@ -56,12 +65,20 @@ def logit_baselines(*, temperature: float = 4.0, ce_weight: float = 0.1, kd_weig
         Arm("CE", "ce"),
         Arm("KD", "kd", {"temperature": temperature, "ce_weight": ce_weight, "kd_weight": kd_weight}),
         Arm("DKD", "dkd", {"temperature": temperature, "alpha": alpha, "beta": beta, "warmup_epochs": warmup_epochs}),
-        Arm("DIST", "dist", {"temperature": temperature, "dist_weight": dist_weight})]
+        Arm("DIST", "dist", {"temperature": temperature, "dist_weight": dist_weight}),
+    ]
 
 
-def few_labels(*, train_size: int = 200, arms: Sequence[Arm | str] | None = None, student: str = "mlp-16",
-               epochs: int = 60, seeds: int | Sequence[int] = 3, metrics: Mapping[str, Metric] | None = None,
-               **options: Any) -> Comparison:
+def few_labels(
+    *,
+    train_size: int = 200,
+    arms: Sequence[Arm | str] | None = None,
+    student: str = "mlp-16",
+    epochs: int = 60,
+    seeds: int | Sequence[int] = 3,
+    metrics: Mapping[str, Metric] | None = None,
+    **options: Any,
+) -> Comparison:
     """Digits where the student has few labelled images and the teacher had all of them.
 
     Each seed has its own split, subset, teacher and initial weights. Rows also have ``tau``, see
@@ -74,21 +91,40 @@ def few_labels(*, train_size: int = 200, arms: Sequence[Arm | str] | None = None
         metrics: further numbers beside ``tau``.
         epochs, seeds, **options: see :func:`kdcore.experiment.compare`.
     """
-    return compare(lambda seed: load_task("digits", seed=seed, train_size=train_size),
-                   logit_baselines() if arms is None else arms, student=student, epochs=epochs, seeds=seeds,
-                   metrics={"tau": teacher_order, **(metrics or {})}, **options)
+    return compare(
+        lambda seed: load_task("digits", seed=seed, train_size=train_size),
+        logit_baselines() if arms is None else arms,
+        student=student,
+        epochs=epochs,
+        seeds=seeds,
+        metrics={"tau": teacher_order, **(metrics or {})},
+        **options,
+    )
 
 
 def baseline_claims(comparison: Comparison, *, margin: float = 1.0) -> list[Claim]:
     """DIST beats plain training by ``margin`` points, and DKD beats KD, both on the mean over seeds."""
     values = comparison.values
-    return [Claim(f"DIST beats CE by {margin:g} point{'' if margin == 1 else 's'} or more", left=values("DIST"),
-                  op=">=", right=values("CE"), threshold=margin),
-            Claim("DKD beats KD", left=values("DKD"), right=values("KD"))]
+    return [
+        Claim(
+            f"DIST beats CE by {margin:g} point{'' if margin == 1 else 's'} or more",
+            left=values("DIST"),
+            op=">=",
+            right=values("CE"),
+            threshold=margin,
+        ),
+        Claim("DKD beats KD", left=values("DKD"), right=values("KD")),
+    ]
 
 
-def cifar100_x4(*, folder: str | Path | None = None, arms: Sequence[Arm | str] | None = None,
-                seeds: int | Sequence[int] = 3, recipe: Recipe = CIFAR_RECIPE, **options: Any) -> Comparison:
+def cifar100_x4(
+    *,
+    folder: str | Path | None = None,
+    arms: Sequence[Arm | str] | None = None,
+    seeds: int | Sequence[int] = 3,
+    recipe: Recipe = CIFAR_RECIPE,
+    **options: Any,
+) -> Comparison:
     """CIFAR-100, ResNet32x4 teaches ResNet8x4, random crops and flips, mdistiller's recipe: hours on one GPU.
 
     Args:
@@ -113,11 +149,17 @@ def cifar100_task(*, folder: str | Path | None = None, recipe: Recipe = CIFAR_RE
         recipe: of teacher and student.
     """
     from .models.cifar_resnet_x4 import CifarResNetX4
+
     task = load_task("cifar100", folder=folder, **options)
 
     def spec(depth: int) -> dict[str, ModelSpec]:
-        return {f"resnet{depth}x4": ModelSpec(build=partial(CifarResNetX4, depth, task.num_classes), recipe=recipe,
-                                              words=f"CIFAR ResNet of {depth} layers, 64-128-256 channels")}
+        return {
+            f"resnet{depth}x4": ModelSpec(
+                build=partial(CifarResNetX4, depth, task.num_classes),
+                recipe=recipe,
+                words=f"CIFAR ResNet of {depth} layers, 64-128-256 channels",
+            )
+        }
 
     same = task.teacher_train is task.train
     train: Any = CropFlip(task.train)  # type: ignore[arg-type]
@@ -127,13 +169,21 @@ def cifar100_task(*, folder: str | Path | None = None, recipe: Recipe = CIFAR_RE
 
 # The omitted class ----------------------------------------------------------------------------------------------------
 
+
 def soft_arm(temperature: float) -> str:
     """Label of the arm of :func:`omitted_class` that learns from soft targets at this temperature."""
     return f"KD, T = {temperature:g}"
 
 
-def omitted_class(digit: int = 3, *, temperatures: Sequence[float] = (4.0, 8.0), bias: float = 2.0,
-                  student: str = "mlp-32", seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
+def omitted_class(
+    digit: int = 3,
+    *,
+    temperatures: Sequence[float] = (4.0, 8.0),
+    bias: float = 2.0,
+    student: str = "mlp-32",
+    seeds: int | Sequence[int] = 3,
+    **options: Any,
+) -> Comparison:
     """Hinton's "mythical 3": the student never sees one of the digits, and has to learn it from the teacher's doubts.
 
     All images of ``digit`` are taken out of the student's transfer set. ``CE`` learns from the labels of the rest, the
@@ -160,24 +210,53 @@ def omitted_class(digit: int = 3, *, temperatures: Sequence[float] = (4.0, 8.0),
         raise ValueError("temperatures must name at least one temperature, got none.")
     for temperature in temperatures:
         check_positive("temperatures", temperature)
-    arms = [Arm("CE", "ce"), *(Arm(soft_arm(t), "kd", {"temperature": t, "ce_weight": 0.0, "kd_weight": 1.0})
-                               for t in temperatures)]
-    metrics = {"recall": class_recall(digit), "recall_biased": class_recall(digit, bias=bias),
-               "accuracy_biased": biased_accuracy(digit, bias)}
-    return compare(lambda seed: load_task("digits", seed=seed, omit_classes=(digit,)), arms, student=student,
-                   seeds=seeds, metrics=metrics, **options)
+    arms = [
+        Arm("CE", "ce"),
+        *(Arm(soft_arm(t), "kd", {"temperature": t, "ce_weight": 0.0, "kd_weight": 1.0}) for t in temperatures),
+    ]
+    metrics = {
+        "recall": class_recall(digit),
+        "recall_biased": class_recall(digit, bias=bias),
+        "accuracy_biased": biased_accuracy(digit, bias),
+    }
+    return compare(
+        lambda seed: load_task("digits", seed=seed, omit_classes=(digit,)),
+        arms,
+        student=student,
+        seeds=seeds,
+        metrics=metrics,
+        **options,
+    )
 
 
 def omitted_class_claims(comparison: Comparison, *, temperature: float = 8.0) -> list[Claim]:
     """What dark knowledge promises: the omitted digit is recognised, labels alone never do it, accuracy gains."""
     soft = soft_arm(temperature)
     return [
-        Claim(f"{soft} recognises half of the digit it never saw", left=comparison.values(soft, "recall"), op=">=",
-              threshold=50.0, unit="%", every_seed=True),
-        Claim("CE never recognises the digit it never saw", left=comparison.values("CE", "recall"), op="==",
-              threshold=0.0, unit="%", every_seed=True),
-        Claim(f"{soft} is 4 points more accurate than CE", left=comparison.values(soft), op=">=",
-              right=comparison.values("CE"), threshold=4.0)]
+        Claim(
+            f"{soft} recognises half of the digit it never saw",
+            left=comparison.values(soft, "recall"),
+            op=">=",
+            threshold=50.0,
+            unit="%",
+            every_seed=True,
+        ),
+        Claim(
+            "CE never recognises the digit it never saw",
+            left=comparison.values("CE", "recall"),
+            op="==",
+            threshold=0.0,
+            unit="%",
+            every_seed=True,
+        ),
+        Claim(
+            f"{soft} is 4 points more accurate than CE",
+            left=comparison.values(soft),
+            op=">=",
+            right=comparison.values("CE"),
+            threshold=4.0,
+        ),
+    ]
 
 
 def shift_class(logits: Tensor, index: int, bias: float) -> Tensor:
@@ -213,29 +292,35 @@ def bias_sweep(logits: Tensor, labels: Tensor, index: int, biases: Tensor) -> tu
 
 def class_recall(index: int, *, bias: float = 0.0) -> Metric:
     """A metric for :func:`~kdcore.experiment.compare`: share of one class's test images recognised, in [0, 1]."""
+
     def recall(student: nn.Module, task: Task) -> float:
         logits, labels = task.predict(student)
         answers = shift_class(logits, index, bias).argmax(1)[labels == index]
         return (answers == index).double().mean().item()
+
     return recall
 
 
 def biased_accuracy(index: int, bias: float) -> Metric:
     """A metric for :func:`~kdcore.experiment.compare`: test accuracy with ``bias`` added to the logit of a class."""
+
     def accuracy(student: nn.Module, task: Task) -> float:
         logits, labels = task.predict(student)
         return (shift_class(logits, index, bias).argmax(1) == labels).double().mean().item()
+
     return accuracy
 
 
 # Rankings of the classes ----------------------------------------------------------------------------------------------
 
+
 def pld_arm(temperature: float = 1.0, *, weights: str = "teacher", ce_weight: float = 0.0) -> Arm:
     """PLD with these knobs as an arm, called ``"PLD, τ = 4"``, or by its special case (``"PLD, uniform weights"``)."""
     words = [f"τ = {temperature:g}" if weights == "teacher" else f"{weights} weights"]
     words += [f"CE {ce_weight:g}"] if ce_weight else []
-    return Arm(f"PLD, {', '.join(words)}", "pld",
-               {"temperature": temperature, "weights": weights, "ce_weight": ce_weight})
+    return Arm(
+        f"PLD, {', '.join(words)}", "pld", {"temperature": temperature, "weights": weights, "ce_weight": ce_weight}
+    )
 
 
 def ranking_arms(chosen: Arm | None = None) -> list[Arm]:
@@ -270,12 +355,27 @@ def ranking_claims(comparison: Comparison, *, on: str = "") -> list[Claim]:
     pld, uniform = pld_arm(4.0).label, pld_arm(weights="uniform").label
     values = comparison.values
     return [
-        Claim(f"{where}{pld} beats CE by half a point or more, with no weight to tune", left=values(pld), op=">=",
-              right=values("CE"), threshold=0.5),
-        Claim(f"{where}the teacher's weights beat uniform ones by 2 points or more", left=values(pld), op=">=",
-              right=values(uniform), threshold=2.0),
-        Claim(f"{where}{pld} ranks the wrong classes more like the teacher than CE does", left=values(pld, "agreement"),
-              right=values("CE", "agreement"), unit="Kendall tau")]
+        Claim(
+            f"{where}{pld} beats CE by half a point or more, with no weight to tune",
+            left=values(pld),
+            op=">=",
+            right=values("CE"),
+            threshold=0.5,
+        ),
+        Claim(
+            f"{where}the teacher's weights beat uniform ones by 2 points or more",
+            left=values(pld),
+            op=">=",
+            right=values(uniform),
+            threshold=2.0,
+        ),
+        Claim(
+            f"{where}{pld} ranks the wrong classes more like the teacher than CE does",
+            left=values(pld, "agreement"),
+            right=values("CE", "agreement"),
+            unit="Kendall tau",
+        ),
+    ]
 
 
 def teacher_order(student: nn.Module, task: Task) -> float:
@@ -288,8 +388,16 @@ def teacher_order(student: nn.Module, task: Task) -> float:
 
 # Length and direction of embeddings -----------------------------------------------------------------------------------
 
-def norm_direction_arms(*, ce_weight: float = 1.0, kd_weight: float = 1.0, nd_weight: float = 4.0,
-                        norm_weight: float = 0.5, temperature: float = 4.0, warmup_epochs: int = 1) -> list[Arm]:
+
+def norm_direction_arms(
+    *,
+    ce_weight: float = 1.0,
+    kd_weight: float = 1.0,
+    nd_weight: float = 4.0,
+    norm_weight: float = 0.5,
+    temperature: float = 4.0,
+    warmup_epochs: int = 1,
+) -> list[Arm]:
     """CE, KD, KD with each half of ND, KD++ (both halves), and ND without KD.
 
     Args:
@@ -300,11 +408,13 @@ def norm_direction_arms(*, ce_weight: float = 1.0, kd_weight: float = 1.0, nd_we
     """
     base = {"ce_weight": ce_weight, "kd_weight": kd_weight, "temperature": temperature, "warmup_epochs": warmup_epochs}
     return [
-        Arm("CE", "ce"), Arm("KD", "kdpp", {**base, "nd_weight": 0.0}),
+        Arm("CE", "ce"),
+        Arm("KD", "kdpp", {**base, "nd_weight": 0.0}),
         Arm("KD + cos", "kdpp", {**base, "nd_weight": nd_weight, "regularizer": "direction"}),
         Arm("KD + norm", "kdpp", {**base, "nd_weight": norm_weight, "regularizer": "norm"}),
         Arm("KD++", "kdpp", {**base, "nd_weight": nd_weight}),
-        Arm("CE + ND", "nd", {"ce_weight": ce_weight, "nd_weight": nd_weight})]
+        Arm("CE + ND", "nd", {"ce_weight": ce_weight, "nd_weight": nd_weight}),
+    ]
 
 
 def norm_direction_task(seed: int = 0, *, train_size: int = 400) -> Task:
@@ -346,8 +456,9 @@ def mean_cosine(student: nn.Module, task: Task) -> float:
     return class_geometry(student, task)[1].mean().item()
 
 
-def norm_direction(*, arms: Sequence[Arm | str] | None = None, train_size: int = 400,
-                   seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
+def norm_direction(
+    *, arms: Sequence[Arm | str] | None = None, train_size: int = 400, seeds: int | Sequence[int] = 3, **options: Any
+) -> Comparison:
     """What ND does to length and direction of a small student's embeddings, and to its accuracy, on few labels.
 
     Args:
@@ -358,25 +469,49 @@ def norm_direction(*, arms: Sequence[Arm | str] | None = None, train_size: int =
     Returns:
         A comparison whose rows also have ``norm`` and ``cosine`` (:func:`mean_norm`, :func:`mean_cosine`).
     """
-    return compare(partial(norm_direction_task, train_size=train_size), norm_direction_arms() if arms is None else arms,
-                   seeds=seeds, metrics={"norm": mean_norm, "cosine": mean_cosine}, **options)
+    return compare(
+        partial(norm_direction_task, train_size=train_size),
+        norm_direction_arms() if arms is None else arms,
+        seeds=seeds,
+        metrics={"norm": mean_norm, "cosine": mean_cosine},
+        **options,
+    )
 
 
 def norm_direction_claims(comparison: Comparison) -> list[Claim]:
     """KD++ against KD in length and direction, against CE in accuracy, and against the direction half in length."""
     values = comparison.values
     return [
-        Claim("embeddings are longer with KD++ than with KD", left=values("KD++", "norm"), right=values("KD", "norm"),
-              unit="mean length"),
-        Claim("embeddings point to their class mean more with KD++ than with KD", left=values("KD++", "cosine"),
-              right=values("KD", "cosine"), unit="mean cosine"),
+        Claim(
+            "embeddings are longer with KD++ than with KD",
+            left=values("KD++", "norm"),
+            right=values("KD", "norm"),
+            unit="mean length",
+        ),
+        Claim(
+            "embeddings point to their class mean more with KD++ than with KD",
+            left=values("KD++", "cosine"),
+            right=values("KD", "cosine"),
+            unit="mean cosine",
+        ),
         Claim("KD++ beats CE in accuracy", left=values("KD++"), right=values("CE")),
-        Claim("the norm half of ND is real: embeddings are longer than with the direction half alone",
-              left=values("KD++", "norm"), right=values("KD + cos", "norm"), unit="mean length")]
+        Claim(
+            "the norm half of ND is real: embeddings are longer than with the direction half alone",
+            left=values("KD++", "norm"),
+            right=values("KD + cos", "norm"),
+            unit="mean length",
+        ),
+    ]
 
 
-def accuracy_over_images(comparison: Comparison, baseline: str | None = None, *, resamples: int = 2000,
-                         confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+def accuracy_over_images(
+    comparison: Comparison,
+    baseline: str | None = None,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Accuracy of every arm with a bootstrap interval over the test images, for the trained students as they are.
 
     The interval of :meth:`~kdcore.experiment.Comparison.table` says how much another training would change; this one,
@@ -397,13 +532,16 @@ def accuracy_over_images(comparison: Comparison, baseline: str | None = None, *,
     """
     import pandas as pd
     from scipy.stats import bootstrap
+
     if baseline is not None and baseline not in comparison.arms:
         raise ValueError(f"baseline must be one of {', '.join(comparison.arms)}, got {baseline!r}.")
-    missing = [f"{arm}, seed {s}" for arm in comparison.arms for s in comparison.seeds
-               if (arm, s) not in comparison.students]
+    missing = [
+        f"{arm}, seed {s}" for arm in comparison.arms for s in comparison.seeds if (arm, s) not in comparison.students
+    ]
     if missing:
-        raise ValueError(f"comparison must keep its students (keep_students=True, not stopped); missing: "
-                         f"{'; '.join(missing)}.")
+        raise ValueError(
+            f"comparison must keep its students (keep_students=True, not stopped); missing: {'; '.join(missing)}."
+        )
 
     def hits(arm: str) -> np.ndarray:
         pairs = (comparison.tasks[s].predict(comparison.students[arm, s]) for s in comparison.seeds)
@@ -412,17 +550,26 @@ def accuracy_over_images(comparison: Comparison, baseline: str | None = None, *,
     def interval(values: np.ndarray) -> tuple[float, float, float]:
         if not values.std():  # nothing to resample
             return values.mean(), values.mean(), values.mean()
-        low, high = bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=confidence, batch=100,
-                              method="percentile", rng=np.random.default_rng(seed)).confidence_interval
+        low, high = bootstrap(
+            (values,),
+            np.mean,
+            n_resamples=resamples,
+            confidence_level=confidence,
+            batch=100,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
         return float(values.mean()), float(low), float(high)
 
     right = {arm: hits(arm) for arm in comparison.arms}
-    table = pd.DataFrame.from_dict({arm: interval(v) for arm, v in right.items()}, orient="index",
-                                   columns=["accuracy", "low", "high"]).rename_axis("arm")
+    table = pd.DataFrame.from_dict(
+        {arm: interval(v) for arm, v in right.items()}, orient="index", columns=["accuracy", "low", "high"]
+    ).rename_axis("arm")
     if baseline is not None:
         names = ["difference", "diff_low", "diff_high"]
-        table[names] = [(math.nan,) * 3 if arm == baseline else interval(v - right[baseline])
-                        for arm, v in right.items()]
+        table[names] = [
+            (math.nan,) * 3 if arm == baseline else interval(v - right[baseline]) for arm, v in right.items()
+        ]
     return table
 
 
@@ -445,8 +592,13 @@ def cifar100_nd(*, folder: str | Path | None = None, seeds: int | Sequence[int] 
     task = cifar100_task(folder=folder, recipe=recipe)
 
     def spec(depth: int) -> dict[str, ModelSpec]:
-        return {f"resnet{depth}": ModelSpec(build=partial(CifarResNet, depth, task.num_classes), recipe=recipe,
-                                            words=f"CIFAR ResNet of {depth} layers")}
+        return {
+            f"resnet{depth}": ModelSpec(
+                build=partial(CifarResNet, depth, task.num_classes),
+                recipe=recipe,
+                words=f"CIFAR ResNet of {depth} layers",
+            )
+        }
 
     task = replace(task, teachers=spec(56), students=spec(20))
     arms = [arm for arm in norm_direction_arms(nd_weight=2.0, warmup_epochs=20) if arm.label in ("CE", "KD", "KD++")]

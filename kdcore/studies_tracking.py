@@ -23,11 +23,22 @@ from .tasks.tracking_videos import tracking_videos
 
 #: Data, networks and training that take half a minute, and those that take hours on two cores. The quick networks are
 #: narrower and shallower than those of the task, and look for the target in a smaller image: 200 steps of 8 pairs.
-QUICK: dict[str, Any] = {"task": {"template_size": 32, "search_size": 48, "width": 32, "teacher_depth": 2,
-                                  "student_depth": 1},
-                         "train": {"epochs": 2, "batch_size": 8}}
-FULL: dict[str, Any] = {"task": {"count": 20_000, "test_count": 1_000, "template_size": 64, "search_size": 128,
-                                 "width": 128, "teacher_depth": 6, "student_depth": 3}, "train": {"epochs": 15}}
+QUICK: dict[str, Any] = {
+    "task": {"template_size": 32, "search_size": 48, "width": 32, "teacher_depth": 2, "student_depth": 1},
+    "train": {"epochs": 2, "batch_size": 8},
+}
+FULL: dict[str, Any] = {
+    "task": {
+        "count": 20_000,
+        "test_count": 1_000,
+        "template_size": 64,
+        "search_size": 128,
+        "width": 128,
+        "teacher_depth": 6,
+        "student_depth": 3,
+    },
+    "train": {"epochs": 15},
+}
 NO_ORR, UNIFORM, COX = "no ORR", "ORR, uniform", "ORR, Cox"
 NO_KD, FIXED, ADAPTIVE = "no KD", "fixed weight", "AFKD"
 
@@ -43,9 +54,11 @@ def orr_arms(*, gamma: float = 0.05, mask_ratio: float = 0.3, sigma: float = 64.
         gamma: weight of the occlusion-robust loss; default 0.05 (ours, for untrained tokens; the paper's is 2e-4).
         mask_ratio, sigma: of the masks; defaults 0.3 and 64 (paper).
     """
-    return [Arm(NO_ORR, _objective()),
-            Arm(UNIFORM, _objective(gamma=gamma, mask="uniform", mask_ratio=mask_ratio)),
-            Arm(COX, _objective(gamma=gamma, mask="cox", mask_ratio=mask_ratio, sigma=sigma))]
+    return [
+        Arm(NO_ORR, _objective()),
+        Arm(UNIFORM, _objective(gamma=gamma, mask="uniform", mask_ratio=mask_ratio)),
+        Arm(COX, _objective(gamma=gamma, mask="cox", mask_ratio=mask_ratio, sigma=sigma)),
+    ]
 
 
 def afkd_arms(*, alpha: float = 0.5, beta: float = 0.5) -> list[Arm]:
@@ -54,8 +67,11 @@ def afkd_arms(*, alpha: float = 0.5, beta: float = 0.5) -> list[Arm]:
     Args:
         alpha, beta: default 0.5 (ours: the squared token error is of size 1 here; the paper's are 2e-4).
     """
-    return [Arm(NO_KD, _objective()), Arm(FIXED, [_objective(), AFKD(alpha=alpha, beta=0.0)]),
-            Arm(ADAPTIVE, [_objective(), AFKD(alpha=alpha, beta=beta)])]
+    return [
+        Arm(NO_KD, _objective()),
+        Arm(FIXED, [_objective(), AFKD(alpha=alpha, beta=0.0)]),
+        Arm(ADAPTIVE, [_objective(), AFKD(alpha=alpha, beta=beta)]),
+    ]
 
 
 def _metrics() -> dict[str, Any]:
@@ -65,8 +81,12 @@ def _metrics() -> dict[str, Any]:
     def on(split: str, key: str) -> Any:
         return lambda model, task: task.evaluate(model, split)[key]
 
-    return {"token_shift": shift, "template_iou": on("test/template", "mean IoU"),
-            "search_iou": on("test/search", "mean IoU"), "auc": on("test", "auc")}
+    return {
+        "token_shift": shift,
+        "template_iou": on("test/template", "mean IoU"),
+        "search_iou": on("test/search", "mean IoU"),
+        "auc": on("test", "auc"),
+    }
 
 
 def tracking_task(seed: int = 0, *, quick: bool = True, videos: str | Path | None = None) -> TrackingTask:
@@ -82,8 +102,14 @@ def tracking_task(seed: int = 0, *, quick: bool = True, videos: str | Path | Non
     return tracking_pairs(seed=seed, **options) if videos is None else tracking_videos(videos, seed=seed, **options)
 
 
-def occlusion_robustness(*, quick: bool = True, videos: str | Path | None = None, arms: Sequence[Arm] | None = None,
-                         seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
+def occlusion_robustness(
+    *,
+    quick: bool = True,
+    videos: str | Path | None = None,
+    arms: Sequence[Arm] | None = None,
+    seeds: int | Sequence[int] = 3,
+    **options: Any,
+) -> Comparison:
     """The deep tracker with and without ORR.
 
     Rows also have ``token_shift`` (see :meth:`TrackingTask.token_shift`), ``template_iou`` and ``search_iou`` (mean IoU
@@ -94,13 +120,24 @@ def occlusion_robustness(*, quick: bool = True, videos: str | Path | None = None
         seeds, **options: see :func:`kdcore.experiment.compare`; each seed has its own pairs and initial weights.
     """
     scale = QUICK if quick else FULL
-    return compare(partial(tracking_task, quick=quick, videos=videos), orr_arms() if arms is None else arms,
-                   student=f"tracker-{scale['task']['teacher_depth']}", seeds=seeds,
-                   **scale["train"] | {"metrics": _metrics()} | options)
+    return compare(
+        partial(tracking_task, quick=quick, videos=videos),
+        orr_arms() if arms is None else arms,
+        student=f"tracker-{scale['task']['teacher_depth']}",
+        seeds=seeds,
+        **scale["train"] | {"metrics": _metrics()} | options,
+    )
 
 
-def afkd_students(teacher: nn.Module, *, quick: bool = True, videos: str | Path | None = None,
-                  arms: Sequence[Arm] | None = None, seeds: int | Sequence[int] = 3, **options: Any) -> Comparison:
+def afkd_students(
+    teacher: nn.Module,
+    *,
+    quick: bool = True,
+    videos: str | Path | None = None,
+    arms: Sequence[Arm] | None = None,
+    seeds: int | Sequence[int] = 3,
+    **options: Any,
+) -> Comparison:
     """Shallow trackers taught by a deep one; numbers as in :func:`occlusion_robustness`.
 
     Args:
@@ -108,9 +145,14 @@ def afkd_students(teacher: nn.Module, *, quick: bool = True, videos: str | Path 
         quick, videos, arms, seeds, **options: as there; arms: :func:`afkd_arms` by default.
     """
     scale = QUICK if quick else FULL
-    return compare(partial(tracking_task, quick=quick, videos=videos), afkd_arms() if arms is None else arms,
-                   teacher=teacher, student=f"tracker-{scale['task']['student_depth']}", seeds=seeds,
-                   **scale["train"] | {"metrics": _metrics()} | options)
+    return compare(
+        partial(tracking_task, quick=quick, videos=videos),
+        afkd_arms() if arms is None else arms,
+        teacher=teacher,
+        student=f"tracker-{scale['task']['student_depth']}",
+        seeds=seeds,
+        **scale["train"] | {"metrics": _metrics()} | options,
+    )
 
 
 def robustness_claims(comparison: Comparison, *, quick: bool = True) -> list[Claim]:
@@ -118,20 +160,44 @@ def robustness_claims(comparison: Comparison, *, quick: bool = True) -> list[Cla
     when the template is occluded."""
     values = comparison.values
     claims = [
-        Claim("Cox-ORR's template tokens shift less under bars never seen in training", op="<", unit="%",
-              left=values(COX, "token_shift"), right=values(NO_ORR, "token_shift"), every_seed=True),
-        Claim("Cox-ORR keeps the mean IoU on clean pairs within 2 points", op=">=", left=values(COX),
-              right=values(NO_ORR), threshold=-2.0)]
+        Claim(
+            "Cox-ORR's template tokens shift less under bars never seen in training",
+            op="<",
+            unit="%",
+            left=values(COX, "token_shift"),
+            right=values(NO_ORR, "token_shift"),
+            every_seed=True,
+        ),
+        Claim(
+            "Cox-ORR keeps the mean IoU on clean pairs within 2 points",
+            op=">=",
+            left=values(COX),
+            right=values(NO_ORR),
+            threshold=-2.0,
+        ),
+    ]
     if not quick:
-        claims.append(Claim("Cox-ORR's mean IoU with an occluded template is at least that without ORR", op=">=",
-                            left=values(COX, "template_iou"), right=values(NO_ORR, "template_iou")))
+        claims.append(
+            Claim(
+                "Cox-ORR's mean IoU with an occluded template is at least that without ORR",
+                op=">=",
+                left=values(COX, "template_iou"),
+                right=values(NO_ORR, "template_iou"),
+            )
+        )
     return claims
 
 
 def student_claims(comparison: Comparison) -> list[Claim]:
     """AFKD's student is at least as good as the one without a teacher."""
-    return [Claim("the AFKD student's mean IoU is at least that of the student without a teacher", op=">=",
-                  left=comparison.values(ADAPTIVE), right=comparison.values(NO_KD))]
+    return [
+        Claim(
+            "the AFKD student's mean IoU is at least that of the student without a teacher",
+            op=">=",
+            left=comparison.values(ADAPTIVE),
+            right=comparison.values(NO_KD),
+        )
+    ]
 
 
 @torch.no_grad()

@@ -74,6 +74,7 @@ class StaleTapError(RuntimeError):
 
 # ----------------------------------------------------------------------------------------------------------- names
 
+
 class _Spec(NamedTuple):
     """One tap, parsed: ``path:in[select]#call``."""
 
@@ -96,8 +97,12 @@ def _parse(name: str) -> _Spec:
     if match is None:
         raise ValueError(f"a tap is written 'module.name', 'name:in', 'name[1]' or 'name#0', got {name!r}.")
     call = match["call"]
-    return _Spec(match["path"], bool(match["input"]), tuple(re.findall(r"\[([^\]]+)\]", match["select"])),
-                 None if call is None else int(call))
+    return _Spec(
+        match["path"],
+        bool(match["input"]),
+        tuple(re.findall(r"\[([^\]]+)\]", match["select"])),
+        None if call is None else int(call),
+    )
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
@@ -108,7 +113,7 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 class _Wrapped(NamedTuple):
-    root: nn.Module   # the model the names belong to
+    root: nn.Module  # the model the names belong to
     outer: nn.Module  # whose call is one forward pass, outside of any compiled region
     compiled: bool
 
@@ -121,8 +126,9 @@ def _unwrap(model: nn.Module) -> _Wrapped:
     while True:
         kind = type(model).__name__
         if isinstance(model, nn.DataParallel):
-            raise TypeError("taps do not work in the replicas of nn.DataParallel: use DistributedDataParallel, "
-                            "or tap model.module.")
+            raise TypeError(
+                "taps do not work in the replicas of nn.DataParallel: use DistributedDataParallel, or tap model.module."
+            )
         if kind == "OptimizedModule" and hasattr(model, "_orig_mod"):
             outer = model if outer is None else outer
             model = model.get_submodule("_orig_mod")
@@ -131,7 +137,8 @@ def _unwrap(model: nn.Module) -> _Wrapped:
         else:
             break
     compiled = outer is not None or any(
-        m._compiled_call_impl is not None or type(m).__name__ == "OptimizedModule" for m in model.modules())
+        m._compiled_call_impl is not None or type(m).__name__ == "OptimizedModule" for m in model.modules()
+    )
     return _Wrapped(model, model if outer is None else outer, compiled)
 
 
@@ -164,8 +171,10 @@ def resolve_names(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
             paths = [spec.path] if spec.path in known else []
         if not paths:
             verb = "matches" if "*" in spec.path or "?" in spec.path else "is called"
-            raise TapError(f"no module {verb} {spec.path!r}.{closest(spec.path, [n for n in known if n])} "
-                           f"{type(model).__name__} has {len(known) - 1} modules; layers(model) proposes some.")
+            raise TapError(
+                f"no module {verb} {spec.path!r}.{closest(spec.path, [n for n in known if n])} "
+                f"{type(model).__name__} has {len(known) - 1} modules; layers(model) proposes some."
+            )
         names.update(dict.fromkeys(spec._replace(path=path).key for path in paths))
     return list(names)
 
@@ -205,8 +214,13 @@ def _pick(spec: _Spec, value: Any) -> Tensor:
             else:
                 raise TypeError
         except (KeyError, IndexError, ValueError, TypeError):
-            what = (f"keys {list(value)}" if isinstance(value, Mapping) else f"{len(value)} items"
-                    if isinstance(value, tuple | list) else f"a {type(value).__name__}")
+            what = (
+                f"keys {list(value)}"
+                if isinstance(value, Mapping)
+                else f"{len(value)} items"
+                if isinstance(value, tuple | list)
+                else f"a {type(value).__name__}"
+            )
             raise TypeError(f"tap {spec.key!r}: cannot select [{step}], the module {verb} {what}.") from None
     found = _first_tensor(value)
     if found is None:
@@ -215,6 +229,7 @@ def _pick(spec: _Spec, value: Any) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------- copy-on-write
+
 
 class _Handle(torch.autograd.Function):
     """A stand-in of the same shape that holds the graph of ``x`` as it is now, and no memory."""
@@ -269,9 +284,11 @@ class _Record:
 
     def value(self, name: str) -> Tensor:
         if self.lost:
-            raise StaleTapError(f"the model overwrote the tensor tapped at {name!r}, which it had not done in earlier "
-                                "forwards of this kind, so that no copy was taken: call the model again (every forward "
-                                "is watched from now on).")
+            raise StaleTapError(
+                f"the model overwrote the tensor tapped at {name!r}, which it had not done in earlier "
+                "forwards of this kind, so that no copy was taken: call the model again (every forward "
+                "is watched from now on)."
+            )
         if self.saved is not None:
             tensor = self.saved
             if self.handle is not None:
@@ -280,8 +297,10 @@ class _Record:
             self.tensor, self.saved, self.handle = tensor, None, None
             self.version = None if tensor.is_inference() else tensor._version
         elif self.modified:
-            raise StaleTapError(f"the tensor tapped at {name!r} was modified in place after the forward pass: read "
-                                "(or clone) it before, or modify a copy.")
+            raise StaleTapError(
+                f"the tensor tapped at {name!r} was modified in place after the forward pass: read "
+                "(or clone) it before, or modify a copy."
+            )
         return self.tensor
 
 
@@ -290,8 +309,15 @@ class _Writes(dict[Any, tuple[tuple[int, str], ...]]):
 
     def __missing__(self, func: Any) -> tuple[tuple[int, str], ...]:
         schema = getattr(func, "_schema", None)
-        found = () if schema is None else tuple(
-            (i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write)
+        found = (
+            ()
+            if schema is None
+            else tuple(
+                (i, a.name)
+                for i, a in enumerate(schema.arguments)
+                if a.alias_info is not None and a.alias_info.is_write
+            )
+        )
         self[func] = found
         return found
 
@@ -327,6 +353,7 @@ class _Watch(TorchDispatchMode):
 
 # ------------------------------------------------------------------------------------------------------------- taps
 
+
 class Features(Mapping[str, Tensor]):
     """Live view of what the last forward recorded: tap name -> tensor, in the order the taps were asked for."""
 
@@ -337,8 +364,9 @@ class Features(Mapping[str, Tensor]):
         index: dict[str, _Record] = {}
         for spec in self._taps._specs:
             records = self._taps._records.get(spec, [])
-            index.update({spec.key: records[0]} if len(records) == 1 else
-                         {f"{spec.key}#{i}": r for i, r in enumerate(records)})
+            index.update(
+                {spec.key: records[0]} if len(records) == 1 else {f"{spec.key}#{i}": r for i, r in enumerate(records)}
+            )
         return index
 
     def __getitem__(self, name: str) -> Tensor:
@@ -392,8 +420,9 @@ class Taps:
         True
     """
 
-    def __init__(self, model: nn.Module, names: str | Iterable[str], *, reduce: Reduce | None = None,
-                 detach: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, names: str | Iterable[str], *, reduce: Reduce | None = None, detach: bool = False
+    ) -> None:
         self._root, self._outer, self._compiled = _unwrap(model)
         if isinstance(self._root, torch.jit.ScriptModule):
             raise TypeError("modules inside a scripted model do not run hooks: tap the model before torch.jit.script.")
@@ -427,8 +456,9 @@ class Taps:
             if any(not s.at_input for s in specs) and module is not self._outer:
                 self._handles.append(module.register_forward_hook(wrap(self._on_output)))
         # Prepended, so that with several Taps on one model the watch that was entered last is left first.
-        self._handles.append(self._outer.register_forward_hook(wrap(self._end), with_kwargs=True, always_call=True,
-                                                               prepend=True))
+        self._handles.append(
+            self._outer.register_forward_hook(wrap(self._end), with_kwargs=True, always_call=True, prepend=True)
+        )
         return self
 
     def close(self) -> None:
@@ -490,8 +520,13 @@ class Taps:
         """What decides which operators a forward runs, as far as it can be seen; ``None``: watch it in any case."""
         if self._surprised or torch.is_inference_mode_enabled():  # inference tensors have no version counter
             return None
-        return (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"),
-                *(m.training for m in self._modules), *((x.shape, x.dtype) for x in _tensors((args, kwargs))))
+        return (
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.is_autocast_enabled("cuda"),
+            *(m.training for m in self._modules),
+            *((x.shape, x.dtype) for x in _tensors((args, kwargs))),
+        )
 
     def _on_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._record(module, (*args, *kwargs.values()), at_input=True)
@@ -569,17 +604,25 @@ class Taps:
         present = list(self.features)
         if not self._ran:
             state = "attached or cleared" if self._handles else "closed or cleared"
-            return (f"tap {name!r} has no value: the model was not called since the taps were {state} "
-                    "(hooks run on model(x), not on model.forward(x), and in the thread that attached them).")
+            return (
+                f"tap {name!r} has no value: the model was not called since the taps were {state} "
+                "(hooks run on model(x), not on model.forward(x), and in the thread that attached them)."
+            )
         for spec in self._specs:
             if name == spec.key:
                 calls = self._calls[spec.key, spec.at_input]
                 if calls > 1 and spec.call is None:
-                    return (f"module {spec.path!r} was called {calls} times in the last forward: "
-                            f"read {name}#0 to {name}#{calls - 1}.")
-                hint = (" The model is compiled: attach the taps before its first call, or call torch.compiler.reset()."
-                        if self._compiled else f" It was called {calls} times." if calls else
-                        " It may belong to a branch that is not taken, or its weights are used without calling it.")
+                    return (
+                        f"module {spec.path!r} was called {calls} times in the last forward: "
+                        f"read {name}#0 to {name}#{calls - 1}."
+                    )
+                hint = (
+                    " The model is compiled: attach the taps before its first call, or call torch.compiler.reset()."
+                    if self._compiled
+                    else f" It was called {calls} times."
+                    if calls
+                    else " It may belong to a branch that is not taken, or its weights are used without calling it."
+                )
                 return f"module {spec.path!r} did not run in the last forward, so tap {name!r} has no value.{hint}"
         return f"no tap is called {name!r}.{closest(name, dict.fromkeys([*present, *self.names]))} Recorded: {present}."
 
@@ -591,6 +634,7 @@ def this_thread(hook: Callable[..., None]) -> Callable[..., None]:
     def heard(*args: Any, **kwargs: Any) -> None:
         if torch.compiler.is_compiling() or threading.get_ident() == here:
             hook(*args, **kwargs)
+
     return heard
 
 
@@ -604,8 +648,9 @@ def _open_calls(module: nn.Module) -> int:
 
 
 @contextmanager
-def tap(model: nn.Module, names: str | Iterable[str], *, reduce: Reduce | None = None,
-        detach: bool = False) -> Iterator[Features]:
+def tap(
+    model: nn.Module, names: str | Iterable[str], *, reduce: Reduce | None = None, detach: bool = False
+) -> Iterator[Features]:
     """Read layers while the block runs; yields the mapping from tap name to tensor.
 
     Args and errors as for :class:`Taps`. The features of the last forward stay readable after the block.
@@ -648,6 +693,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 # ------------------------------------------------------------------------------------------------ layers of a model
+
 
 @dataclass(frozen=True)
 class LayerInfo:
@@ -700,17 +746,30 @@ def token_grid(tokens: int, grid: tuple[int, int] | None = None) -> tuple[int, i
         if grid is not None:
             if grid[0] * grid[1] == rest:
                 return (*grid, prefix)
-        elif rest > 0 and int(rest ** 0.5 + 0.5) ** 2 == rest:
-            side = int(rest ** 0.5 + 0.5)
+        elif rest > 0 and int(rest**0.5 + 0.5) ** 2 == rest:
+            side = int(rest**0.5 + 0.5)
             return side, side, prefix
     return None
 
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_SILENT = (*_POOL, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d,
-           nn.AdaptiveMaxPool2d, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity,
-           nn.Flatten, nn.Unflatten)
+_SILENT = (
+    *_POOL,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+)
 
 
 class _Trace:
@@ -741,6 +800,7 @@ class _Trace:
                 tensor = _first_tensor(output)
                 if tensor is not None:
                     self.outputs.setdefault(name, tensor)
+
             return record
 
         try:
@@ -759,15 +819,15 @@ class _Trace:
         if name in self.outputs:
             shape = tuple(self.outputs[name].shape[1:])
             stride = _stride(self.input, shape, kind)
-        return LayerInfo(name, type(module).__name__, kind, round(self.depth[name], 4), self.parameters[name], shape,
-                         stride)
-
+        return LayerInfo(
+            name, type(module).__name__, kind, round(self.depth[name], 4), self.parameters[name], shape, stride
+        )
 
     def kind(self, name: str, channels_last: bool | None = None) -> str:
         """From the output's shape; untraced from the module's parts, or from the one before where it has no weights."""
         if self.traced:
             return feature_kind(self.outputs[name].shape[1:], channels_last=channels_last)
-        for earlier in reversed(self.order[:self.order.index(name) + 1]):
+        for earlier in reversed(self.order[: self.order.index(name) + 1]):
             if guess := _guess_kind(self.modules[earlier], channels_last):
                 return guess
         return "other"
@@ -788,8 +848,9 @@ def _forward(model: nn.Module, sample: Any) -> Any:
         sample = tuple(v.to(device) if isinstance(v, Tensor) else v for v in sample)
         model(*sample)
     else:
-        raise TypeError("sample must be a batch (tensor, tuple of arguments or dict of keywords), "
-                        f"got {type(sample).__name__}.")
+        raise TypeError(
+            f"sample must be a batch (tensor, tuple of arguments or dict of keywords), got {type(sample).__name__}."
+        )
     return sample
 
 
@@ -919,8 +980,13 @@ def _promote(name: str, trace: _Trace) -> str:
     while "." in name:
         parent, _, last = name.rpartition(".")
         module = trace.modules[parent]
-        if not (isinstance(module, nn.Sequential) and _is_container(module) and parent in trace.depth
-                and list(dict(module.named_children()))[-1] == last and len(module) > 1):
+        if not (
+            isinstance(module, nn.Sequential)
+            and _is_container(module)
+            and parent in trace.depth
+            and list(dict(module.named_children()))[-1] == last
+            and len(module) > 1
+        ):
             break
         name = parent
     return name
@@ -959,13 +1025,16 @@ def layers(model: nn.Module, sample: Any = None) -> list[LayerInfo]:
         groups = _groups(_blocks(root, trace, head), trace)
         names = list(dict.fromkeys(_promote(n, trace) for n in _representatives(groups, trace)))
     if not names:
-        raise ValueError(f"layers() finds nothing to tap in {type(root).__name__}: name the modules yourself "
-                         "(model.named_modules() lists them).")
+        raise ValueError(
+            f"layers() finds nothing to tap in {type(root).__name__}: name the modules yourself "
+            "(model.named_modules() lists them)."
+        )
     last = True if getattr(root, "output_fmt", None) == "NHWC" else None
     return sorted((trace.info(n, last) for n in names), key=lambda info: trace.order.index(info.name))
 
 
 # ------------------------------------------------------------------------------------------------ classifier, embedding
+
 
 def _last_linear(model: nn.Module, trace: _Trace) -> str | None:
     """The classifier: what timm names, else the last linear layer (or convolution) that gives the model's output."""
@@ -979,9 +1048,11 @@ def _last_linear(model: nn.Module, trace: _Trace) -> str | None:
         runs = [n for n in runs if isinstance(trace.modules[n], nn.Linear)] or runs
     logits = trace.outputs.get("")
     if logits is not None:
-        runs = [n for n in runs if trace.outputs[n].numel() == logits.numel()
-                and torch.equal(trace.outputs[n].flatten(), logits.flatten())] or [
-                n for n in runs if trace.outputs[n].shape == logits.shape]
+        runs = [
+            n
+            for n in runs
+            if trace.outputs[n].numel() == logits.numel() and torch.equal(trace.outputs[n].flatten(), logits.flatten())
+        ] or [n for n in runs if trace.outputs[n].shape == logits.shape]
     return runs[-1] if runs else None
 
 
@@ -1000,8 +1071,9 @@ def classifier_name(model: nn.Module, sample: Any = None) -> str:
     name = _last_linear(root, _Trace(root, sample))
     if name is None:
         which = "" if sample is None else " that gives its output"
-        raise ValueError(f"{type(root).__name__} has no final linear layer{which}: name the tap yourself, "
-                         "e.g. 'norm' or 'pool'.")
+        raise ValueError(
+            f"{type(root).__name__} has no final linear layer{which}: name the tap yourself, e.g. 'norm' or 'pool'."
+        )
     return name
 
 
@@ -1015,6 +1087,7 @@ def embedding_tap(model: nn.Module, sample: Any = None) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- pairs
+
 
 @dataclass(frozen=True)
 class LayerPair:
@@ -1046,12 +1119,15 @@ def _reason(s: LayerInfo, t: LayerInfo) -> str:
     if abs(octaves) < 0.25:
         return f"Same resolution (stride {t.stride:g}), {where}."
     finer = "coarser" if octaves > 0 else "finer"
-    return (f"Nearest in depth and resolution, {where}; the student is {2 ** abs(octaves):.3g}x {finer} "
-            f"(stride {s.stride:g} against {t.stride:g}).")
+    return (
+        f"Nearest in depth and resolution, {where}; the student is {2 ** abs(octaves):.3g}x {finer} "
+        f"(stride {s.stride:g} against {t.stride:g})."
+    )
 
 
-def pair_layers(student: nn.Module, teacher: nn.Module, sample: Any, *, teacher_sample: Any = None,
-                max_pairs: int | None = None) -> list[LayerPair]:
+def pair_layers(
+    student: nn.Module, teacher: nn.Module, sample: Any, *, teacher_sample: Any = None, max_pairs: int | None = None
+) -> list[LayerPair]:
     """Propose which layers of the teacher the layers of the student may learn from.
 
     Both lists of :func:`layers` are aligned in order (no crossing, no layer used twice) so that the total of depth
@@ -1091,6 +1167,7 @@ def _align(s: Sequence[LayerInfo], t: Sequence[LayerInfo]) -> list[tuple[int, in
 
 # ----------------------------------------------------------------------------------------------------- whole data sets
 
+
 def batch_inputs(batch: Any) -> Tensor:
     """The model's input in a loader's batch: a tensor, ``(x, ...)``, or a dict with ``x``, ``image``, ``pixel_values``.
 
@@ -1108,9 +1185,15 @@ def batch_inputs(batch: Any) -> Tensor:
     return batch
 
 
-def collect_features(model: nn.Module, loader: Iterable[Any], taps: str | Iterable[str], *,
-                     pooling: str | None = "flatten", limit: int | None = None,
-                     device: torch.device | str | None = None) -> dict[str, Tensor]:
+def collect_features(
+    model: nn.Module,
+    loader: Iterable[Any],
+    taps: str | Iterable[str],
+    *,
+    pooling: str | None = "flatten",
+    limit: int | None = None,
+    device: torch.device | str | None = None,
+) -> dict[str, Tensor]:
     """Features of a whole data set, in eval and inference mode; the model is left as it was.
 
     Args:
@@ -1148,7 +1231,7 @@ def collect_features(model: nn.Module, loader: Iterable[Any], taps: str | Iterab
             for batch in loader:
                 x = batch_inputs(batch)
                 if limit is not None:
-                    x = x[:limit - count]
+                    x = x[: limit - count]
                 model(x.to(there))
                 for name in parts or watching.recorded():
                     parts.setdefault(name, []).append(watching.features[name].cpu())
@@ -1162,6 +1245,24 @@ def collect_features(model: nn.Module, loader: Iterable[Any], taps: str | Iterab
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
 
 
-__all__ = ["Features", "LayerInfo", "LayerPair", "StaleTapError", "TapError", "Taps", "batch_inputs", "classifier_name",
-           "collect_features", "embedding_tap", "evaluating", "feature_kind", "format_shape", "layers", "pair_layers",
-           "resolve_names", "tap", "this_thread", "token_grid"]
+__all__ = [
+    "Features",
+    "LayerInfo",
+    "LayerPair",
+    "StaleTapError",
+    "TapError",
+    "Taps",
+    "batch_inputs",
+    "classifier_name",
+    "collect_features",
+    "embedding_tap",
+    "evaluating",
+    "feature_kind",
+    "format_shape",
+    "layers",
+    "pair_layers",
+    "resolve_names",
+    "tap",
+    "this_thread",
+    "token_grid",
+]

@@ -32,10 +32,28 @@ STATUSES = ("implemented", "planned", "survey")
 SURVEY_FIELDS: dict[str, tuple[str, ...]] = {
     "elicitation": ("labeling", "expansion", "curation", "feature", "feedback", "self"),
     "algorithm": ("sft", "divsim", "rl", "rank"),
-    "skill": ("instruction following", "multi-turn dialogue", "RAG", "thinking pattern", "preference", "value",
-              "tool using", "planning", "NLU", "NLG", "information retrieval", "recommendation",
-              "text-generation evaluation", "code", "multi-modality", "law", "medical & healthcare", "finance",
-              "science", "misc"),
+    "skill": (
+        "instruction following",
+        "multi-turn dialogue",
+        "RAG",
+        "thinking pattern",
+        "preference",
+        "value",
+        "tool using",
+        "planning",
+        "NLU",
+        "NLG",
+        "information retrieval",
+        "recommendation",
+        "text-generation evaluation",
+        "code",
+        "multi-modality",
+        "law",
+        "medical & healthcare",
+        "finance",
+        "science",
+        "misc",
+    ),
     "kd_theme": ("rationale", "uncertainty", "multiteacher", "dynamic", "taskspecific", "theory"),
     "dd_family": ("grad", "traj", "dist", "latent", "gen", "select"),
 }
@@ -57,56 +75,118 @@ QUESTIONS: dict[str, str] = {
 #: What each value of each axis means, in a few words.
 MEANING: dict[str, dict[str, str]] = {
     "knowledge": {
-        "response": "logits, scores, soft labels", "feature": "hidden maps and embeddings",
-        "relation": "relations between samples, tokens, classes or nodes", "prototype": "class or cluster centres",
-        "ranking": "the order of classes or items", "text": "generated sequences, rationales, facts",
-        "data": "synthetic or selected samples", "structure": "weights, architecture, experts"},
+        "response": "logits, scores, soft labels",
+        "feature": "hidden maps and embeddings",
+        "relation": "relations between samples, tokens, classes or nodes",
+        "prototype": "class or cluster centres",
+        "ranking": "the order of classes or items",
+        "text": "generated sequences, rationales, facts",
+        "data": "synthetic or selected samples",
+        "structure": "weights, architecture, experts",
+    },
     "scheme": {
-        "offline": "the teacher is trained and frozen", "online": "teachers and students learn together",
+        "offline": "the teacher is trained and frozen",
+        "online": "teachers and students learn together",
         "self": "the teacher is the same model or its past",
         "reverse": "the student shall fail where the teacher differs",
-        "meta": "bilevel or episodic training", "loop": "the teacher is called again after looking at the student",
-        "nokd": "no teacher model: geometry or data alone"},
+        "meta": "bilevel or episodic training",
+        "loop": "the teacher is called again after looking at the student",
+        "nokd": "no teacher model: geometry or data alone",
+    },
     "signal": {
-        "kl": "Kullback-Leibler divergence", "softce": "cross-entropy with soft targets",
-        "hardce": "cross-entropy with hard targets", "bce": "binary cross-entropy", "mse": "squared distance",
-        "l1": "absolute distance", "cosine": "angle", "contrastive": "own pair against other pairs",
-        "listwise": "likelihood of a whole order", "pairwise": "differences or orders of pairs",
-        "affinity": "Gram, CKA or similarity matrices", "adversarial": "a discriminator to be fooled",
-        "attention": "masks and weights over places", "reconstruction": "rebuilding what was hidden",
-        "statistics": "moments, batch-norm statistics or gradients", "selection": "choosing samples (coreset, active)",
-        "policy": "reward or preference"},
+        "kl": "Kullback-Leibler divergence",
+        "softce": "cross-entropy with soft targets",
+        "hardce": "cross-entropy with hard targets",
+        "bce": "binary cross-entropy",
+        "mse": "squared distance",
+        "l1": "absolute distance",
+        "cosine": "angle",
+        "contrastive": "own pair against other pairs",
+        "listwise": "likelihood of a whole order",
+        "pairwise": "differences or orders of pairs",
+        "affinity": "Gram, CKA or similarity matrices",
+        "adversarial": "a discriminator to be fooled",
+        "attention": "masks and weights over places",
+        "reconstruction": "rebuilding what was hidden",
+        "statistics": "moments, batch-norm statistics or gradients",
+        "selection": "choosing samples (coreset, active)",
+        "policy": "reward or preference",
+    },
     "task": {
-        "classification": "one class per input", "detection": "boxes and classes", "segmentation": "a class per pixel",
-        "instseg": "a mask per object", "tracking": "one object through a video", "superres": "a sharper image",
-        "anomaly": "normal or not", "actionseg": "an action per video frame", "retrieval": "documents for a query",
-        "embedding": "vectors for later use", "ner": "named entities in text", "textclass": "a class per text",
-        "langmodel": "the next token", "recommendation": "items for a user", "graphnode": "a class per graph node",
-        "graphlink": "edges of a graph", "generation": "new images or text",
-        "continual": "tasks that arrive one by one", "discovery": "classes nobody labelled",
+        "classification": "one class per input",
+        "detection": "boxes and classes",
+        "segmentation": "a class per pixel",
+        "instseg": "a mask per object",
+        "tracking": "one object through a video",
+        "superres": "a sharper image",
+        "anomaly": "normal or not",
+        "actionseg": "an action per video frame",
+        "retrieval": "documents for a query",
+        "embedding": "vectors for later use",
+        "ner": "named entities in text",
+        "textclass": "a class per text",
+        "langmodel": "the next token",
+        "recommendation": "items for a user",
+        "graphnode": "a class per graph node",
+        "graphlink": "edges of a graph",
+        "generation": "new images or text",
+        "continual": "tasks that arrive one by one",
+        "discovery": "classes nobody labelled",
         "search": "an architecture",
-        "dd": "a small synthetic training set", "analysis": "understanding distillation itself"},
+        "dd": "a small synthetic training set",
+        "analysis": "understanding distillation itself",
+    },
     "modality": {
-        "image": "images", "video": "videos", "text": "text", "audio": "sound", "graph": "nodes and edges",
-        "tabular": "columns of a table", "log": "event sequences", "multimodal": "several at once"},
+        "image": "images",
+        "video": "videos",
+        "text": "text",
+        "audio": "sound",
+        "graph": "nodes and edges",
+        "tabular": "columns of a table",
+        "log": "event sequences",
+        "multimodal": "several at once",
+    },
     "teacher_access": {
-        "none": "no teacher is needed", "text": "only generated text (an API)",
-        "outputs": "scores, logits or embeddings", "whitebox": "internal features, gradients or weights"},
+        "none": "no teacher is needed",
+        "text": "only generated text (an API)",
+        "outputs": "scores, logits or embeddings",
+        "whitebox": "internal features, gradients or weights",
+    },
     "data_regime": {
-        "labelled": "labels for all", "semi": "few labels, many unlabelled", "unlabelled": "no labels",
-        "web": "data of another distribution", "synthetic": "data made by a model",
-        "stream": "a single pass, or classes in increments", "paired": "synchronised or multi-view",
-        "crossdomain": "training and use in different domains", "deletion": "some data have to be forgotten"},
-    "teachers": {"one": "one teacher", "many": "several teachers", "self": "the student teaches itself",
-                 "none": "no teacher"},
+        "labelled": "labels for all",
+        "semi": "few labels, many unlabelled",
+        "unlabelled": "no labels",
+        "web": "data of another distribution",
+        "synthetic": "data made by a model",
+        "stream": "a single pass, or classes in increments",
+        "paired": "synchronised or multi-view",
+        "crossdomain": "training and use in different domains",
+        "deletion": "some data have to be forgotten",
+    },
+    "teachers": {
+        "one": "one teacher",
+        "many": "several teachers",
+        "self": "the student teaches itself",
+        "none": "no teacher",
+    },
     "arch": {
-        "same": "the same family is assumed", "any": "indifferent", "cross": "designed for different architectures",
-        "converted": "the student is the restructured teacher"},
+        "same": "the same family is assumed",
+        "any": "indifferent",
+        "cross": "designed for different architectures",
+        "converted": "the student is the restructured teacher",
+    },
     "goal": {
-        "compress": "a smaller or faster model", "accuracy": "a better model",
-        "transfer": "across task, domain, language or modality", "continual": "learning without forgetting",
-        "unlearn": "forgetting on purpose", "datasize": "a smaller training set", "labelcost": "fewer labels",
-        "search": "a better architecture", "detect": "finding anomalies or intrusions", "insight": "understanding"},
+        "compress": "a smaller or faster model",
+        "accuracy": "a better model",
+        "transfer": "across task, domain, language or modality",
+        "continual": "learning without forgetting",
+        "unlearn": "forgetting on purpose",
+        "datasize": "a smaller training set",
+        "labelcost": "fewer labels",
+        "search": "a better architecture",
+        "detect": "finding anomalies or intrusions",
+        "insight": "understanding",
+    },
 }
 
 #: The baseline papers' slug: shown before every recommendation as "try this before".
@@ -120,9 +200,14 @@ GUIDE: dict[str, tuple[str, ...]] = {
 }
 #: The same questions, as they are put to the reader.
 GUIDE_TEXT: dict[str, str] = {
-    "teacher_access": "What can you get from the teacher?", "goal": "What do you want?",
-    "data_regime": "Which data have you?", "modality": "What are your inputs?", "task": "What is the task?",
-    "arch": "Are teacher and student of the same architecture?", "teachers": "How many teachers have you?"}
+    "teacher_access": "What can you get from the teacher?",
+    "goal": "What do you want?",
+    "data_regime": "Which data have you?",
+    "modality": "What are your inputs?",
+    "task": "What is the task?",
+    "arch": "Are teacher and student of the same architecture?",
+    "teachers": "How many teachers have you?",
+}
 _WEIGHTS = {"goal": 3, "data_regime": 3, "task": 2, "modality": 2, "teachers": 1}
 _ARCH_POINTS = {"cross": {"cross": 4, "any": 1}, "same": {"same": 1, "any": 1}, "any": {}}
 _ACCESS = ("none", "text", "outputs", "whitebox")  # from least to most demanding
@@ -192,8 +277,7 @@ class MethodEntry:
 
 
 _PAPER = ("slug", "title", "authors", "year", "venue", "arxiv", "official_code", "family")
-_VOCABULARY: dict[str, tuple[str, ...]] = {
-    **AXES, **SURVEY_FIELDS, "family": (*FAMILIES, "survey"), "status": STATUSES}
+_VOCABULARY: dict[str, tuple[str, ...]] = {**AXES, **SURVEY_FIELDS, "family": (*FAMILIES, "survey"), "status": STATUSES}
 
 
 class Recommendation(NamedTuple):
@@ -208,7 +292,8 @@ def _survey_fields(cells: Mapping[str, str]) -> dict[str, Any]:
     """Survey cells as tuples, with the set of fields that are analogies (``~``); ``all`` is every value of a field."""
     values: dict[str, Any] = {
         field: allowed if cells.get(field, "").lstrip("~") == "all" else split_values(cells.get(field, "").lstrip("~"))
-        for field, allowed in SURVEY_FIELDS.items()}
+        for field, allowed in SURVEY_FIELDS.items()
+    }
     return values | {"analogy": frozenset(f for f in SURVEY_FIELDS if cells.get(f, "").startswith("~"))}
 
 
@@ -232,8 +317,10 @@ def _from_row(row: Mapping[str, str]) -> MethodEntry:
 
 def _from_card(card: MethodCard) -> MethodEntry:
     if unknown := set(card.survey) - set(SURVEY_FIELDS):
-        raise ValueError(f"{card.slug}: card.survey has {', '.join(map(repr, sorted(unknown)))}; "
-                         f"the fields are {', '.join(SURVEY_FIELDS)}.")
+        raise ValueError(
+            f"{card.slug}: card.survey has {', '.join(map(repr, sorted(unknown)))}; "
+            f"the fields are {', '.join(SURVEY_FIELDS)}."
+        )
     fields: dict[str, Any] = {name: getattr(card, name) for name in (*_PAPER, "module", "notebook", "summary")}
     fields |= {axis: card.axes.values(axis) for axis in AXES}
     survey = _survey_fields(card.survey or planned_rows().get(card.slug, {}))
@@ -243,8 +330,9 @@ def _from_card(card: MethodCard) -> MethodEntry:
 @cache
 def _collection() -> tuple[MethodEntry, ...]:
     implemented = set(list_methods())
-    return tuple(_from_card(get_card(slug)) if slug in implemented else _from_row(row)
-                 for slug, row in planned_rows().items())
+    return tuple(
+        _from_card(get_card(slug)) if slug in implemented else _from_row(row) for slug, row in planned_rows().items()
+    )
 
 
 def entries(*, companions: bool = False) -> tuple[MethodEntry, ...]:
@@ -298,6 +386,7 @@ def similarity_matrix(papers: Sequence[MethodEntry]) -> np.ndarray:
     :math:`J(a, b) = \sum_v \min(a_v, b_v) / \sum_v \max(a_v, b_v)`.
     """
     import numpy as np
+
     column = {key: i for i, key in enumerate((axis, value) for axis, values in AXES.items() for value in values)}
     weights = np.zeros((len(papers), len(column)))
     for row, paper in enumerate(papers):
@@ -344,6 +433,7 @@ def map_coordinates(papers: Sequence[MethodEntry]) -> MapCoordinates:
     Reference: Torgerson, Multidimensional scaling: I. Theory and method, Psychometrika 17, 1952.
     """
     import numpy as np
+
     if len(papers) < 3:
         raise ValueError(f"a map needs at least 3 papers, got {len(papers)}.")
     squared = (1 - similarity_matrix(papers)) ** 2
@@ -421,8 +511,9 @@ def points(paper: MethodEntry, situation: Mapping[str, str | None]) -> tuple[Poi
     return (*found, Point("arch", best, granted[best], False)) if best in granted else tuple(found)
 
 
-def recommend(situation: Mapping[str, str | None], *, top: int | None = 5,
-              baseline: bool = False) -> list[Recommendation]:
+def recommend(
+    situation: Mapping[str, str | None], *, top: int | None = 5, baseline: bool = False
+) -> list[Recommendation]:
     """Papers for a situation, best first.
 
     A paper gets 3 points where the asked goal is among its goals, 3 for the data regime, 2 for the task, 2 for the
@@ -481,46 +572,88 @@ def _case(situation: str, answers: str, *, first: str = "", appear: str = "", ab
 
 #: Situations with known answers: ``first`` must lead, ``appear`` be in the top five, a hard rule remove ``absent``.
 CASES: tuple[Case, ...] = (
-    _case("API-only LLM, few labels, text classification",
-          "teacher_access=text, goal=compress, data_regime=semi, modality=text, task=textclass",
-          first="pgkd", absent="leaf+taid"),
-    _case("CNN teacher, ViT student, labelled images",
-          "teacher_access=whitebox, goal=accuracy, data_regime=labelled, modality=image, task=classification, "
-          "arch=cross, teachers=one", first="ofa_kd", absent="ortrack"),
-    _case("original images unavailable, web images only",
-          "teacher_access=whitebox, goal=compress, data_regime=web, modality=image, task=classification", first="kd3"),
-    _case("CLIP-like teacher, few labels or small annotation budget",
-          "teacher_access=outputs, goal=labelcost, data_regime=semi, modality=image, task=classification",
-          appear="dho+pcoreset"),
-    _case("GNN too slow at serving", "teacher_access=outputs, goal=compress, modality=graph, task=graphnode",
-          appear="ff_g2m", absent="pld+d2dgn"),
-    _case("erase a user's edges from a graph model",
-          "teacher_access=whitebox, goal=unlearn, data_regime=deletion, modality=graph, task=graphlink",
-          appear="d2dgn", absent="ff_g2m"),
-    _case("new classes keep arriving, single pass, no teacher",
-          "teacher_access=none, goal=continual, data_regime=stream, modality=image, task=classification",
-          appear="onpro", absent="nrr_dd"),
-    _case("new object classes in a mask detector",
-          "teacher_access=whitebox, goal=continual, data_regime=stream, modality=image, task=instseg",
-          first="dynamic_ykd"),
-    _case("unlabelled pool of unknown classes next to known ones",
-          "teacher_access=outputs, goal=labelcost, data_regime=semi, modality=image, task=discovery", first="crkd_ncd"),
-    _case("NER in a language without labels",
-          "teacher_access=whitebox, goal=transfer, data_regime=crossdomain, modality=text, task=ner", first="prokd"),
-    _case("only normal images, find defects",
-          "teacher_access=whitebox, goal=detect, data_regime=unlabelled, modality=image, task=anomaly",
-          first="fabric_rd"),
-    _case("shrink the training set itself",
-          "teacher_access=whitebox, goal=datasize, data_regime=synthetic, modality=image, task=dd",
-          appear="nrr_dd+infer_dd"),
-    _case("small LM from a large LM, logits available",
-          "teacher_access=outputs, goal=compress, data_regime=labelled, modality=text, task=langmodel",
-          first="taid", absent="fabric_rd"),
-    _case("small query encoder against the large model's index",
-          "teacher_access=outputs, goal=compress, data_regime=unlabelled, modality=text, task=embedding", first="leaf"),
-    _case("extra sensor at training, one at test",
-          "teacher_access=whitebox, goal=transfer, data_regime=paired, modality=multimodal, task=classification",
-          first="mst_distill"),
+    _case(
+        "API-only LLM, few labels, text classification",
+        "teacher_access=text, goal=compress, data_regime=semi, modality=text, task=textclass",
+        first="pgkd",
+        absent="leaf+taid",
+    ),
+    _case(
+        "CNN teacher, ViT student, labelled images",
+        "teacher_access=whitebox, goal=accuracy, data_regime=labelled, modality=image, task=classification, "
+        "arch=cross, teachers=one",
+        first="ofa_kd",
+        absent="ortrack",
+    ),
+    _case(
+        "original images unavailable, web images only",
+        "teacher_access=whitebox, goal=compress, data_regime=web, modality=image, task=classification",
+        first="kd3",
+    ),
+    _case(
+        "CLIP-like teacher, few labels or small annotation budget",
+        "teacher_access=outputs, goal=labelcost, data_regime=semi, modality=image, task=classification",
+        appear="dho+pcoreset",
+    ),
+    _case(
+        "GNN too slow at serving",
+        "teacher_access=outputs, goal=compress, modality=graph, task=graphnode",
+        appear="ff_g2m",
+        absent="pld+d2dgn",
+    ),
+    _case(
+        "erase a user's edges from a graph model",
+        "teacher_access=whitebox, goal=unlearn, data_regime=deletion, modality=graph, task=graphlink",
+        appear="d2dgn",
+        absent="ff_g2m",
+    ),
+    _case(
+        "new classes keep arriving, single pass, no teacher",
+        "teacher_access=none, goal=continual, data_regime=stream, modality=image, task=classification",
+        appear="onpro",
+        absent="nrr_dd",
+    ),
+    _case(
+        "new object classes in a mask detector",
+        "teacher_access=whitebox, goal=continual, data_regime=stream, modality=image, task=instseg",
+        first="dynamic_ykd",
+    ),
+    _case(
+        "unlabelled pool of unknown classes next to known ones",
+        "teacher_access=outputs, goal=labelcost, data_regime=semi, modality=image, task=discovery",
+        first="crkd_ncd",
+    ),
+    _case(
+        "NER in a language without labels",
+        "teacher_access=whitebox, goal=transfer, data_regime=crossdomain, modality=text, task=ner",
+        first="prokd",
+    ),
+    _case(
+        "only normal images, find defects",
+        "teacher_access=whitebox, goal=detect, data_regime=unlabelled, modality=image, task=anomaly",
+        first="fabric_rd",
+    ),
+    _case(
+        "shrink the training set itself",
+        "teacher_access=whitebox, goal=datasize, data_regime=synthetic, modality=image, task=dd",
+        appear="nrr_dd+infer_dd",
+    ),
+    _case(
+        "small LM from a large LM, logits available",
+        "teacher_access=outputs, goal=compress, data_regime=labelled, modality=text, task=langmodel",
+        first="taid",
+        absent="fabric_rd",
+    ),
+    _case(
+        "small query encoder against the large model's index",
+        "teacher_access=outputs, goal=compress, data_regime=unlabelled, modality=text, task=embedding",
+        first="leaf",
+    ),
+    _case(
+        "extra sensor at training, one at test",
+        "teacher_access=whitebox, goal=transfer, data_regime=paired, modality=multimodal, task=classification",
+        first="mst_distill",
+    ),
 )
 
 
@@ -536,8 +669,11 @@ def check_case(case: Case) -> CaseResult:
     """Ask the guide a worked case and compare its answer with what the case demands."""
     found = recommend(case.answers)
     slugs = [r.entry.slug for r in found]
-    holds = (set(case.appear) <= set(slugs) and (not case.first or slugs[:1] == [case.first])
-             and all(excluded_because(entry(slug), case.answers) for slug in case.absent))
+    holds = (
+        set(case.appear) <= set(slugs)
+        and (not case.first or slugs[:1] == [case.first])
+        and all(excluded_because(entry(slug), case.answers) for slug in case.absent)
+    )
     return CaseResult(case, tuple(found), holds)
 
 
@@ -548,7 +684,32 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "AXES", "CASES", "GUIDE", "GUIDE_TEXT", "MEANING", "METHODS", "QUESTIONS", "STATUSES", "SURVEY_FIELDS",  # noqa: F822
-    "TRY_FIRST", "Case", "CaseResult", "MapCoordinates", "MethodEntry", "Point", "Recommendation", "check_case",
-    "check_situation", "entries", "entry", "excluded_because", "find", "map_coordinates", "planned_rows", "points",
-    "recommend", "similar", "similarity_matrix"]
+    "AXES",
+    "CASES",
+    "GUIDE",
+    "GUIDE_TEXT",
+    "MEANING",
+    "METHODS",  # noqa: F822
+    "QUESTIONS",
+    "STATUSES",
+    "SURVEY_FIELDS",
+    "TRY_FIRST",
+    "Case",
+    "CaseResult",
+    "MapCoordinates",
+    "MethodEntry",
+    "Point",
+    "Recommendation",
+    "check_case",
+    "check_situation",
+    "entries",
+    "entry",
+    "excluded_because",
+    "find",
+    "map_coordinates",
+    "planned_rows",
+    "points",
+    "recommend",
+    "similar",
+    "similarity_matrix",
+]

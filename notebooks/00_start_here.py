@@ -49,11 +49,15 @@ n_seeds = seeds if quick else max(seeds, 10)
 task = load_task("digits")
 teacher = task.teacher(progress=progress_line("Teacher"))
 logits, truth = task.predict(teacher)
-size = {name: sum(p.numel() for p in m.parameters()) for name, m in
-        (("teacher", teacher), ("student", task.student(student)))}
-Markdown(f"The teacher has {size['teacher']:,} weights and reads **{100 * task.score(logits, truth):.1f} %** "
-         f"of {len(truth)} test images rightly. The student has {size['student']:,} weights, "
-         f"{size['teacher'] / size['student']:.0f} times fewer.")
+size = {
+    name: sum(p.numel() for p in m.parameters())
+    for name, m in (("teacher", teacher), ("student", task.student(student)))
+}
+Markdown(
+    f"The teacher has {size['teacher']:,} weights and reads **{100 * task.score(logits, truth):.1f} %** "
+    f"of {len(truth)} test images rightly. The student has {size['student']:,} weights, "
+    f"{size['teacher'] / size['student']:.0f} times fewer."
+)
 
 # %% [markdown]
 # ## What it has to give
@@ -69,12 +73,15 @@ doubtful = {f"a doubtful {d}": int(np.where(read & (truth == d), share, np.inf).
 
 
 def lesson(image, T):
-    return views.soft_target_view(logits[image], int(truth[image]), task.class_names, temperature=T,
-                                  image=task.test[image][0])
+    return views.soft_target_view(
+        logits[image], int(truth[image]), task.class_names, temperature=T, image=task.test[image][0]
+    )
 
 
-controls = {"image": dropdown(doubtful, doubtful["a doubtful 8"]),
-            "T": slider(temperature, 1.0, 20.0, step=0.5, label="temperature T")}
+controls = {
+    "image": dropdown(doubtful, doubtful["a doubtful 8"]),
+    "T": slider(temperature, 1.0, 20.0, step=0.5, label="temperature T"),
+}
 Explorer("One image, two lessons", controls, lesson, static_at=[{}])
 
 # %% [markdown]
@@ -90,6 +97,7 @@ Explorer("One image, two lessons", controls, lesson, static_at=[{}])
 # | **taught** | all 1,078 | **none**: it learns the teacher's softened answers |
 # | all labels | all 1,078 | all 1,078 |
 
+
 # %%
 def few(seed):
     task = load_task("digits", seed=seed, train_size=labelled)
@@ -98,8 +106,9 @@ def few(seed):
 
 
 curves = LiveCurves("Accuracy on test images while they learn")
-taught = Arm("taught", "kd", {"temperature": temperature, "ce_weight": 0.0, "kd_weight": 1.0},
-             train=curves.follow("taught"))
+taught = Arm(
+    "taught", "kd", {"temperature": temperature, "ce_weight": 0.0, "kd_weight": 1.0}, train=curves.follow("taught")
+)
 
 # %%
 first = Arm("few labels", "ce", train=curves.follow("few labels"))
@@ -121,16 +130,22 @@ standing
 # how much would real labels add?
 
 # %%
-best = Claim("a student without any label beats one with few", left=full.values("taught"),
-             right=alone.values("few labels"), every_seed=True).check()
+best = Claim(
+    "a student without any label beats one with few",
+    left=full.values("taught"),
+    right=alone.values("few labels"),
+    every_seed=True,
+).check()
 gap = 100 * (full.mean("all labels") - full.mean("taught"))
 best
 
 # %%
 more = f"Labels for all images would add {gap:.1f} points: so much is lost by never seeing one. "
 less = f"Labels for all images would add nothing here ({gap:.1f} points): the answers replace them. "
-Markdown((more if gap > 0 else less) + "Where labels are plenty, a teacher does not always help; the "
-         "[lesson on KD](foundations/vanilla_kd.ipynb) shows cases of both kinds, with numbers.")
+Markdown(
+    (more if gap > 0 else less) + "Where labels are plenty, a teacher does not always help; the "
+    "[lesson on KD](foundations/vanilla_kd.ipynb) shows cases of both kinds, with numbers."
+)
 
 # %% [markdown]
 # ## What has it not learned?
@@ -138,12 +153,22 @@ Markdown((more if gap > 0 else less) + "Where labels are plenty, a teacher does 
 # One number hides a lot. Digit by digit:
 
 # %%
-networks = {"teacher": full.teachers[0], "taught": full.students["taught", 0],
-            "few labels": alone.students["few labels", 0]}
+networks = {
+    "teacher": full.teachers[0],
+    "taught": full.students["taught", 0],
+    "few labels": alone.students["few labels", 0],
+}
 recall = np.stack([task.recall(m).numpy() for m in networks.values()])
 per_class = views.heatmap_view(
-    100 * recall, list(networks), task.class_names, title="Images of each digit read rightly, seed 0",
-    label="percent", column_label="digit", limits_at=(50, 100), number_format=".0f")
+    100 * recall,
+    list(networks),
+    task.class_names,
+    title="Images of each digit read rightly, seed 0",
+    label="percent",
+    column_label="digit",
+    limits_at=(50, 100),
+    number_format=".0f",
+)
 per_class
 
 # %% [markdown]
@@ -211,13 +236,17 @@ HTML(gallery.planned_html(papers) or "<p>Nothing: all papers of the map have the
 # What this notebook found, with the tolerance within which another machine has to find the same.
 
 # %%
-means = {"few_labels": alone.mean("few labels"), "taught": full.mean("taught"),
-         "all_labels": full.mean("all labels")}
+means = {"few_labels": alone.mean("few labels"), "taught": full.mean("taught"), "all_labels": full.mean("all labels")}
 tolerances = {"teacher": 0.01, "few_labels": 0.03, "taught": 0.015, "all_labels": 0.015}
-figures = {"lesson": lesson(doubtful["a doubtful 8"], temperature), "training": training,
-           "standing": standing, "per_class": per_class} | ({"gaps": gaps} if gaps else {})
-record(teacher=task.score(logits, truth), **means, trainings=len(rows), tol=tolerances, verdicts=[best],
-       figures=figures)
+figures = {
+    "lesson": lesson(doubtful["a doubtful 8"], temperature),
+    "training": training,
+    "standing": standing,
+    "per_class": per_class,
+} | ({"gaps": gaps} if gaps else {})
+record(
+    teacher=task.score(logits, truth), **means, trainings=len(rows), tol=tolerances, verdicts=[best], figures=figures
+)
 
 # %% [markdown]
 # ## Try

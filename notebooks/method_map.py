@@ -47,8 +47,14 @@ HTML(pictures.text_table(questions))
 #   the weights in hand (*whitebox*) can you look inside.
 
 # %%
-knowledge = [{"knowledge": v, "what is passed on": taxonomy.MEANING["knowledge"][v],
-              "papers": ", ".join(p.slug for p in papers if p.knowledge[0] == v)} for v in AXES["knowledge"]]
+knowledge = [
+    {
+        "knowledge": v,
+        "what is passed on": taxonomy.MEANING["knowledge"][v],
+        "papers": ", ".join(p.slug for p in papers if p.knowledge[0] == v),
+    }
+    for v in AXES["knowledge"]
+]
 HTML(pictures.text_table(knowledge))
 
 # %% [markdown]
@@ -111,14 +117,17 @@ Explorer("Papers by family", controls, status)
 # a survey: the description under the picture says how much of the spread two dimensions keep. The exact neighbours
 # are in its table.
 
+
 # %%
 def near(slug, k):
     ring = [slug, *(e.slug for e, _ in taxonomy.similar(slug, k))]
     return pictures.neighbours_view(papers, highlight=ring)
 
 
-controls = {"slug": dropdown([p.slug for p in papers], paper, label="paper"),
-            "k": slider(neighbours, 1, 10, label="how many")}
+controls = {
+    "slug": dropdown([p.slug for p in papers], paper, label="paper"),
+    "k": slider(neighbours, 1, 10, label="how many"),
+}
 Explorer("Neighbours of a paper", controls, near)
 
 # %%
@@ -137,6 +146,7 @@ HTML(pictures.text_table(rows))
 #
 # The list always begins with the baselines, `vanilla_kd`: a method that does not beat plain KD in your hands is not
 # worth its complexity.
+
 
 # %%
 def choices(question):
@@ -189,9 +199,15 @@ for entry, score, reasons in taxonomy.recommend({"goal": "unlearn", "modality": 
 
 # %%
 figures = {"flow": pictures.flow_view(papers), "map": pictures.neighbours_view(papers)}
-record(papers=len(papers), surveys=len(taxonomy.find(status="survey")), axis_values=sum(map(len, AXES.values())),
-       cases_that_hold=int(cases["holds"].sum()), map_keeps=taxonomy.map_coordinates(papers).kept,
-       tol={"map_keeps": 1e-6}, figures=figures)
+record(
+    papers=len(papers),
+    surveys=len(taxonomy.find(status="survey")),
+    axis_values=sum(map(len, AXES.values())),
+    cases_that_hold=int(cases["holds"].sum()),
+    map_keeps=taxonomy.map_coordinates(papers).kept,
+    tol={"map_keeps": 1e-6},
+    figures=figures,
+)
 
 # %% [markdown]
 # ## Exercises

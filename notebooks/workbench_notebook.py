@@ -48,7 +48,8 @@ data
 x, y = data.sample("train", n=16, seed=seed)
 names = [data.class_names[i] for i in y]
 views.image_grid_view(x, names, title="Some of what the student sees") if x.ndim == 4 else Markdown(
-    f"{x.shape[1]} numbers per sample, {len(set(names))} classes among the first {len(x)}.")
+    f"{x.shape[1]} numbers per sample, {len(set(names))} classes among the first {len(x)}."
+)
 
 # %% [markdown]
 # ## The method
@@ -67,8 +68,15 @@ get_card(method)
 # earlier curve stays in the chart. *Images of your own* opens a form for a folder.
 
 # %%
-training = TrainPanel(data, teacher=teacher or None, student=student or None, method=method,
-                      knobs=parse_settings(knobs), epochs=epochs or None, seed=seed)
+training = TrainPanel(
+    data,
+    teacher=teacher or None,
+    student=student or None,
+    method=method,
+    knobs=parse_settings(knobs),
+    epochs=epochs or None,
+    seed=seed,
+)
 training
 
 # %% [markdown]
@@ -120,8 +128,11 @@ if comparison.outcome is None:
 else:
     numbers = {**comparison.numbers(), "alarms": len(diagnosis.diagnosis().alarms)}
     figures = {"training": training.static(), "before_after": comparison.static(), "diagnosis": diagnosis.static()}
-    tolerances = {name: 0.05 if name.startswith(("tau", "cka")) else 0.02
-                  for name, value in numbers.items() if isinstance(value, float)}
+    tolerances = {
+        name: 0.05 if name.startswith(("tau", "cka")) else 0.02
+        for name, value in numbers.items()
+        if isinstance(value, float)
+    }
     said = record(**numbers, tol=tolerances, figures=figures)
 said
 

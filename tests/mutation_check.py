@@ -52,10 +52,29 @@ def wanted(arguments: Sequence[str]) -> list[tuple[str, str]]:
 def run(slug: str, loss: str, fault: str) -> Outcome:
     """The method's tests against one fault (none if ``fault`` is empty)."""
     mutant = {"KDCORE_MUTANT": f"kdcore.methods.{slug}:{loss}:{fault}"} if fault else {}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-n", "0",
-               "-m", "not slow", str(TESTS / "methods" / f"test_{slug}.py")]
-    done = subprocess.run(command, cwd=TESTS.parent, env={**os.environ, "OMP_NUM_THREADS": "1", **mutant},
-                          capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "0",
+        "-m",
+        "not slow",
+        str(TESTS / "methods" / f"test_{slug}.py"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=TESTS.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **mutant},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     state = {0: "survived", 1: "killed"}.get(done.returncode, "broken")
     lines = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     by = lines[0].split("::", 1)[-1].split(" - ")[0] if lines else ""
@@ -69,8 +88,11 @@ def check(pairs: Sequence[tuple[str, str]], processes: int = 2) -> list[Outcome]
         for outcome in pool.map(lambda slug: run(slug, "", ""), slugs):
             if outcome.state != "survived":
                 raise SystemExit(f"tests/methods/test_{outcome.slug}.py fails without any fault: {outcome.by}")
-        jobs = [(slug, loss, fault) for slug, loss in pairs
-                for fault in faults(getattr(importlib.import_module(f"kdcore.methods.{slug}"), loss))]
+        jobs = [
+            (slug, loss, fault)
+            for slug, loss in pairs
+            for fault in faults(getattr(importlib.import_module(f"kdcore.methods.{slug}"), loss))
+        ]
         return list(pool.map(lambda job: run(*job), jobs))
 
 

@@ -423,15 +423,29 @@ def lab(
 @_friendly
 def diagnose_command(
     teacher: Annotated[
-        str, typer.Option("--teacher", metavar="NAME[:CHECKPOINT]", help="A timm or reference network; trained on the "
-                          "data first if it has no checkpoint.")
+        str,
+        typer.Option(
+            "--teacher",
+            metavar="NAME[:CHECKPOINT]",
+            help="A timm or reference network; trained on the data first if it has no checkpoint.",
+        ),
     ],
-    student: Annotated[str, typer.Option("--student", metavar="NAME[:CHECKPOINT]", help="Likewise; without a "
-                                         "checkpoint examined as initialised.")],
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student", metavar="NAME[:CHECKPOINT]", help="Likewise; without a checkpoint examined as initialised."
+        ),
+    ],
     data: Annotated[str, typer.Option("--data", help="Folder of class folders (or a task such as digits).")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("diagnosis.html"),
-    size: Annotated[int | None, typer.Option(min=8, help="Side in pixels of the images of a folder; without it their "
-                                             "own where they are squares of one size, else 64.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Side in pixels of the images of a folder; without it their "
+            "own where they are squares of one size, else 64.",
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=8, help="Images used.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     as_json: AsJson = False,

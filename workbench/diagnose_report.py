@@ -26,9 +26,11 @@ def _finding(number: int, finding: Any) -> str:
     numbers = {k: v for k, v in finding.evidence.items() if k != "model" and v not in (None, "", [], {})}
     kind, word = ("bad", "Alarm") if finding.alarm else ("quiet", "Note")
     shown = "; ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in numbers.items())
-    return (f'<article><h3>{number}. <span class="{kind}">{word}.</span> {e(finding.sentence)}</h3>'
-            f"<p><b>Evidence.</b> {e(shown)} <small>(<code>{e(finding.code)}</code>, severity {finding.severity:.2f})"
-            f"</small></p><p><b>Try next.</b> {e(finding.try_next)}</p></article>")
+    return (
+        f'<article><h3>{number}. <span class="{kind}">{word}.</span> {e(finding.sentence)}</h3>'
+        f"<p><b>Evidence.</b> {e(shown)} <small>(<code>{e(finding.code)}</code>, severity {finding.severity:.2f})"
+        f"</small></p><p><b>Try next.</b> {e(finding.try_next)}</p></article>"
+    )
 
 
 def _short(value: Any) -> str:
@@ -42,14 +44,28 @@ def _short(value: Any) -> str:
 
 
 def _models(diagnosis: Diagnosis) -> str:
-    names = {"accuracy": "accuracy", "ece": "expected calibration error", "nll": "negative log-likelihood (nats)",
-             "confidence": "mean confidence", "temperature": "temperature that fits", "parameters": "parameters",
-             "flops": "floating-point operations per sample", "latency_ms": "latency of one sample (ms)",
-             "batch_ms_per_sample": "time per sample in a batch (ms)", "input": "input"}
+    names = {
+        "accuracy": "accuracy",
+        "ece": "expected calibration error",
+        "nll": "negative log-likelihood (nats)",
+        "confidence": "mean confidence",
+        "temperature": "temperature that fits",
+        "parameters": "parameters",
+        "flops": "floating-point operations per sample",
+        "latency_ms": "latency of one sample (ms)",
+        "batch_ms_per_sample": "time per sample in a batch (ms)",
+        "input": "input",
+    }
     rows = {row["model"]: row for row in diagnosis.models()}
-    return table_html(pd.DataFrame([
-        {"measure": words} | {role: _cell(name, row.get(name)) for role, row in rows.items()}
-        for name, words in names.items()]), "The two models")
+    return table_html(
+        pd.DataFrame(
+            [
+                {"measure": words} | {role: _cell(name, row.get(name)) for role, row in rows.items()}
+                for name, words in names.items()
+            ]
+        ),
+        "The two models",
+    )
 
 
 def _cell(name: str, value: Any) -> str:
@@ -63,51 +79,90 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _agreement(diagnosis: Diagnosis) -> str:
-    words = {"top1": "same first class", "top5": "overlap of the five first classes",
-             "kendall": "Kendall's tau, all classes", "kendall_nontarget": "Kendall's tau, classes beside the label",
-             "kl": "KL divergence from the teacher (nats)", "kl_t4": "the same at temperature 4"}
-    return table_html(pd.DataFrame([
-        {"measure": words.get(k, k), "value": percent(v) if k.startswith("top") else f"{v:.3g}"}
-        for k, v in diagnosis.agreement.items()]), "How far they agree")
+    words = {
+        "top1": "same first class",
+        "top5": "overlap of the five first classes",
+        "kendall": "Kendall's tau, all classes",
+        "kendall_nontarget": "Kendall's tau, classes beside the label",
+        "kl": "KL divergence from the teacher (nats)",
+        "kl_t4": "the same at temperature 4",
+    }
+    return table_html(
+        pd.DataFrame(
+            [
+                {"measure": words.get(k, k), "value": percent(v) if k.startswith("top") else f"{v:.3g}"}
+                for k, v in diagnosis.agreement.items()
+            ]
+        ),
+        "How far they agree",
+    )
 
 
-def diagnosis_report(diagnosis: Diagnosis, *, title: str = "Diagnosis of a pair", about: dict[str, Any] | None = None
-                     ) -> Report:
+def diagnosis_report(
+    diagnosis: Diagnosis, *, title: str = "Diagnosis of a pair", about: dict[str, Any] | None = None
+) -> Report:
     """The page of a diagnosis.
 
     Args:
         diagnosis: what :func:`kdcore.diagnose.diagnose` returned.
         title: heading. about: what was compared (names, checkpoints, data), shown at the end.
     """
-    report = Report(title, lead=f"<b>{html.escape(diagnosis.summary())}</b> "
-                    + html.escape(" ".join(diagnosis.in_short())))
+    report = Report(
+        title, lead=f"<b>{html.escape(diagnosis.summary())}</b> " + html.escape(" ".join(diagnosis.in_short()))
+    )
     listed = "".join(_finding(k, f) for k, f in enumerate(diagnosis.findings, 1))
     views = diagnosis_views(diagnosis) if diagnosis.said else {}
-    report.add("Findings", listed or f"<p>Nothing to report: no rule of the list was met. Alarms start at severity "
-               f"{ALARM}.</p>", *([views["findings"]] if views and len(diagnosis.findings) > 1 else []))
+    report.add(
+        "Findings",
+        listed or f"<p>Nothing to report: no rule of the list was met. Alarms start at severity {ALARM}.</p>",
+        *([views["findings"]] if views and len(diagnosis.findings) > 1 else []),
+    )
     if diagnosis.said:
-        report.add("The two models", _models(diagnosis), _agreement(diagnosis),
-                   *([views["reliability"]] if "reliability" in views else []))
+        report.add(
+            "The two models",
+            _models(diagnosis),
+            _agreement(diagnosis),
+            *([views["reliability"]] if "reliability" in views else []),
+        )
         classes, samples = diagnosis.to_dataframe("classes"), diagnosis.to_dataframe("samples")
         if len(classes):
-            shown = table_html(classes, "Recall per class, widest gap first", formats={
-                "teacher": ".3f", "student": ".3f", "gap": "+.3f"})
-            missed = [table_html(samples.head(_SAMPLES).drop(columns="row").rename(columns=lambda c: c.replace(
-                "_", " ")), "The teacher right, the student wrong: samples by position in the data, the student's "
-                "surest errors first", formats={"confidence": ".3f", "teacher confidence": ".3f"})] if len(
-                    samples) else []
-            report.add("What the student has not learnt", shown, *([views["missed"]] if "missed" in views else []),
-                       *missed)
-        layers = [v for name, v in views.items() if name == "cka" or (name.startswith("alignment")
-                                                                      and name not in _repeated(diagnosis))]
+            shown = table_html(
+                classes,
+                "Recall per class, widest gap first",
+                formats={"teacher": ".3f", "student": ".3f", "gap": "+.3f"},
+            )
+            missed = (
+                [
+                    table_html(
+                        samples.head(_SAMPLES).drop(columns="row").rename(columns=lambda c: c.replace("_", " ")),
+                        "The teacher right, the student wrong: samples by position in the data, the student's "
+                        "surest errors first",
+                        formats={"confidence": ".3f", "teacher confidence": ".3f"},
+                    )
+                ]
+                if len(samples)
+                else []
+            )
+            report.add(
+                "What the student has not learnt", shown, *([views["missed"]] if "missed" in views else []), *missed
+            )
+        layers = [
+            v
+            for name, v in views.items()
+            if name == "cka" or (name.startswith("alignment") and name not in _repeated(diagnosis))
+        ]
         if layers:
             report.add("Layer by layer", *layers)
         regions = [views[name] for name in ("occlusion", "robustness") if name in views]
         if regions:
             report.add("Region by region", *regions)
-    facts = {**(about or {}), "samples": len(diagnosis.sample), **diagnosis.settings,
-             **{f"not measured ({k})": note for k, note in enumerate(diagnosis.notes, 1)},
-             "seconds": f"{sum(diagnosis.seconds.values()):.1f}"}
+    facts = {
+        **(about or {}),
+        "samples": len(diagnosis.sample),
+        **diagnosis.settings,
+        **{f"not measured ({k})": note for k, note in enumerate(diagnosis.notes, 1)},
+        "seconds": f"{sum(diagnosis.seconds.values()):.1f}",
+    }
     report.add("How this was measured", facts_html({k: _short(v) for k, v in facts.items()}, "Settings"))
     return report
 
@@ -125,8 +180,9 @@ def _repeated(diagnosis: Diagnosis) -> set[str]:
     return again
 
 
-def load_pair(teacher: str, student: str, data: str, *, size: int | None = None, seed: int = 0,
-              progress: Any = None) -> tuple[nn.Module, nn.Module, Any]:
+def load_pair(
+    teacher: str, student: str, data: str, *, size: int | None = None, seed: int = 0, progress: Any = None
+) -> tuple[nn.Module, nn.Module, Any]:
     """The two networks and the task that ``kdw diagnose`` names.
 
     Args:
@@ -140,6 +196,7 @@ def load_pair(teacher: str, student: str, data: str, *, size: int | None = None,
         ValueError: unknown names, or a checkpoint that does not fit. FileNotFoundError: no such folder.
     """
     from kdcore.tasks import list_tasks, load_task
+
     (teacher_name, teacher_file), (student_name, student_file) = _split(teacher), _split(student)
     if data in list_tasks() and not Path(data).is_dir():
         task = load_task(data)
@@ -149,11 +206,20 @@ def load_pair(teacher: str, student: str, data: str, *, size: int | None = None,
             if file is not None:
                 models.append(task.load(spec.make(seed), file))
             else:
-                models.append(task.teacher(name, progress=progress) if role == "teacher" else
-                              task.student(name, seed=seed).eval())
+                models.append(
+                    task.teacher(name, progress=progress) if role == "teacher" else task.student(name, seed=seed).eval()
+                )
         return models[0], models[1], task
-    task = load_task("images", root=data, teacher=teacher_name, student=student_name, teacher_weights=teacher_file,
-                     student_weights=student_file, size=size, seed=seed)
+    task = load_task(
+        "images",
+        root=data,
+        teacher=teacher_name,
+        student=student_name,
+        teacher_weights=teacher_file,
+        student_weights=student_file,
+        size=size,
+        seed=seed,
+    )
     return task.teacher(teacher_name, progress=progress), task.student(student_name, seed=seed).eval(), task
 
 
@@ -162,8 +228,17 @@ def _split(name: str) -> tuple[str, str | None]:
     return (head, file) if colon else (name, None)
 
 
-def run_diagnosis(teacher: str, student: str, data: str, out: str | Path, *, size: int | None = None, limit: int = 256,
-                  seed: int = 0, progress: Any = None) -> tuple[Diagnosis, Path]:
+def run_diagnosis(
+    teacher: str,
+    student: str,
+    data: str,
+    out: str | Path,
+    *,
+    size: int | None = None,
+    limit: int = 256,
+    seed: int = 0,
+    progress: Any = None,
+) -> tuple[Diagnosis, Path]:
     """Load, diagnose, write the page; returns the diagnosis and the page's path."""
     first, second, task = load_pair(teacher, student, data, size=size, seed=seed, progress=progress)
     found = diagnose(first, second, task, limit=limit, seed=seed, progress=progress)
@@ -171,8 +246,9 @@ def run_diagnosis(teacher: str, student: str, data: str, out: str | Path, *, siz
     about = {"teacher": _public(teacher), "student": _public(student), "data": Path(data).name}
     shape = tuple(found.sample.x.shape[1:])
     about["input"] = " x ".join(map(str, shape[1:])) + " pixels" if len(shape) == 3 else f"shape {shape}"
-    page = diagnosis_report(found, title=f"{about['student']} against {about['teacher']} on {about['data']}",
-                            about=about)
+    page = diagnosis_report(
+        found, title=f"{about['student']} against {about['teacher']} on {about['data']}", about=about
+    )
     return found, page.write(out)
 
 

@@ -25,8 +25,14 @@ import torch
 import traitlets as t
 
 STATES = ("idle", "running", "stopping", "stopped", "failed", "done")
-_MOVES = {"idle": ("running",), "running": ("stopping", "done", "failed"), "stopping": ("stopped", "done", "failed"),
-          "stopped": ("running",), "failed": ("running",), "done": ()}
+_MOVES = {
+    "idle": ("running",),
+    "running": ("stopping", "done", "failed"),
+    "stopping": ("stopped", "done", "failed"),
+    "stopped": ("running",),
+    "failed": ("running",),
+    "done": (),
+}
 
 
 class IllegalMoveError(RuntimeError):
@@ -206,8 +212,10 @@ class Job(t.HasTraits):
     def start(self) -> None:
         """Begin. Raises :class:`IllegalMoveError` unless idle (a second start is refused)."""
         if self.state != "idle":
-            raise IllegalMoveError(f"cannot start a job that is {self.state}"
-                                   + (": resume it." if self.state in ("stopped", "failed") else "."))
+            raise IllegalMoveError(
+                f"cannot start a job that is {self.state}"
+                + (": resume it." if self.state in ("stopped", "failed") else ".")
+            )
         self._launch(resume=False)
 
     def resume(self) -> None:
@@ -264,10 +272,12 @@ class Job(t.HasTraits):
             core.ended.clear()
             core.error, core.trace = None, ""
         core.wake.set()
-        self._threads = (threading.Thread(target=core.work, args=(resume,), name="kdw-job", daemon=True),
-                         threading.Thread(target=_tell, args=(core, weakref.ref(self), self._interval),
-                                          name="kdw-job-news",
-                                          daemon=True))
+        self._threads = (
+            threading.Thread(target=core.work, args=(resume,), name="kdw-job", daemon=True),
+            threading.Thread(
+                target=_tell, args=(core, weakref.ref(self), self._interval), name="kdw-job-news", daemon=True
+            ),
+        )
         for thread in self._threads:
             thread.start()
 

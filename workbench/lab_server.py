@@ -28,10 +28,17 @@ def new_token() -> str:
     return secrets.token_hex(24)
 
 
-def lab_arguments(root: str | Path, port: int | None = None, token: str | None = None, *,
-                  start: str | None = START_PAGE,
-                  browser: bool = True, testing: bool = False, allow_root: bool = False,
-                  settings: str | Path = SETTINGS) -> list[str]:
+def lab_arguments(
+    root: str | Path,
+    port: int | None = None,
+    token: str | None = None,
+    *,
+    start: str | None = START_PAGE,
+    browser: bool = True,
+    testing: bool = False,
+    allow_root: bool = False,
+    settings: str | Path = SETTINGS,
+) -> list[str]:
     """Command-line options of ``jupyter lab`` for a project folder, with our settings.
 
     Args:
@@ -59,8 +66,12 @@ def lab_arguments(root: str | Path, port: int | None = None, token: str | None =
         raise FileNotFoundError(f"start must be a notebook in {root}, got {start!r}.")
     if port is not None and not 1 <= port <= 65535:
         raise ValueError(f"port must be in 1..65535, got {describe(port)}.")
-    options = ["--ip=127.0.0.1", f"--ServerApp.root_dir={root}", f"--LabApp.app_settings_dir={settings}",
-               f"--LabApp.default_url=/lab/tree/{start}" if start else "--LabApp.default_url=/lab"]
+    options = [
+        "--ip=127.0.0.1",
+        f"--ServerApp.root_dir={root}",
+        f"--LabApp.app_settings_dir={settings}",
+        f"--LabApp.default_url=/lab/tree/{start}" if start else "--LabApp.default_url=/lab",
+    ]
     options += [f"--port={port}", "--ServerApp.port_retries=0"] if port is not None else []
     options += [f"--IdentityProvider.token={token}"] if token is not None else []
     options += [] if browser else ["--no-browser"]
@@ -68,8 +79,9 @@ def lab_arguments(root: str | Path, port: int | None = None, token: str | None =
     return options + (["--allow-root"] if allow_root else [])
 
 
-def lab_command(root: str | Path, port: int | None = None, token: str | None = None, *, python: str | None = None,
-                **options: Any) -> list[str]:
+def lab_command(
+    root: str | Path, port: int | None = None, token: str | None = None, *, python: str | None = None, **options: Any
+) -> list[str]:
     """``[python, -m, jupyterlab, ...]``: the command of :func:`lab_arguments`, run by this Python (its kernel has
     kdcore).
 
@@ -84,8 +96,10 @@ def private_environment(folder: str | Path, base: Mapping[str, str]) -> dict[str
     """``base`` with Jupyter's configuration, data and runtime folders below ``folder``: nothing of the user is read or
     written."""
     folder = Path(folder)
-    own = {name: str(folder / name.lower()) for name in
-           ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    own = {
+        name: str(folder / name.lower())
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
     for path in own.values():
         Path(path).mkdir(parents=True, exist_ok=True)
     return {**base, **own, "JUPYTER_PLATFORM_DIRS": "0"}

@@ -24,15 +24,25 @@ def methods_markdown() -> str:
     cards = sorted(map(get_card, list_methods()), key=lambda c: (FAMILIES.index(c.family), c.slug))
     planned = taxonomy.find(status="planned")
     head = ("| method | paper | objectives | family | checked against |", "|---|---|---|---|---|")
-    folded = [f"- **{family}**: {', '.join(names)}" for family in FAMILIES
-              if (names := [f"`{e.slug}`" for e in planned if e.family == family])]
+    folded = [
+        f"- **{family}**: {', '.join(names)}"
+        for family in FAMILIES
+        if (names := [f"`{e.slug}`" for e in planned if e.family == family])
+    ]
     surveys = ", ".join(_paper_link(e.title, e.arxiv) for e in taxonomy.find(status="survey"))
     if planned:
         summary = f"<summary>{len(planned)} more papers are planned</summary>"
         folded = [f"<details>{summary}", "", *folded, "", "</details>", ""]
-    return "\n".join((
-        *head, *map(_row, cards), "", *folded,
-        f"The method map (`notebooks/method_map.ipynb`) places all of them, and two surveys ({surveys}), on ten axes."))
+    return "\n".join(
+        (
+            *head,
+            *map(_row, cards),
+            "",
+            *folded,
+            f"The method map (`notebooks/method_map.ipynb`) places all of them, and two surveys ({surveys}), on ten "
+            "axes.",
+        )
+    )
 
 
 def _row(card: MethodCard) -> str:
@@ -60,15 +70,28 @@ def axes_markdown() -> str:
     """The ten axes, their questions, values and meanings as Markdown."""
     lines = []
     for axis in AXES:
-        lines += [f"### `{axis}`", "", taxonomy.QUESTIONS[axis], "", "| value | meaning |", "|---|---|",
-                  *(f"| `{value}` | {_cell(taxonomy.MEANING[axis][value])} |" for value in AXES[axis]), ""]
+        lines += [
+            f"### `{axis}`",
+            "",
+            taxonomy.QUESTIONS[axis],
+            "",
+            "| value | meaning |",
+            "|---|---|",
+            *(f"| `{value}` | {_cell(taxonomy.MEANING[axis][value])} |" for value in AXES[axis]),
+            "",
+        ]
     return "\n".join(lines).rstrip()
 
 
 def survey_markdown() -> str:
     """The surveys' five fields and their values as Markdown."""
-    return "\n".join(("| field | values |", "|---|---|",
-                      *(f"| `{field}` | {', '.join(values)} |" for field, values in taxonomy.SURVEY_FIELDS.items())))
+    return "\n".join(
+        (
+            "| field | values |",
+            "|---|---|",
+            *(f"| `{field}` | {', '.join(values)} |" for field, values in taxonomy.SURVEY_FIELDS.items()),
+        )
+    )
 
 
 #: Which file holds which generated blocks.
@@ -87,8 +110,10 @@ def render(text: str, name: str, content: str, *, file: str = "README.md") -> st
     start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
     for marker in (start, end):
         if (count := text.count(marker)) != 1:
-            raise ValueError(f"{file} must hold the marker {marker} once, on a line of its own, to say where the "
-                             f"generated block goes; it holds it {'not at all' if not count else f'{count} times'}.")
+            raise ValueError(
+                f"{file} must hold the marker {marker} once, on a line of its own, to say where the "
+                f"generated block goes; it holds it {'not at all' if not count else f'{count} times'}."
+            )
     before, rest = text.split(start)
     if end not in rest:
         raise ValueError(f"{file}: the marker {end} comes before {start}.")

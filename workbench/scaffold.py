@@ -21,8 +21,18 @@ from kdcore.taxonomy import SURVEY_FIELDS, planned_rows
 from .runs.files import project_root, write_atomic
 
 #: The axes of a paper that is not planned; written with a note that they have to be checked.
-_GUESS = {"knowledge": "response", "scheme": "offline", "signal": "kl", "task": "classification", "modality": "image",
-          "teacher_access": "outputs", "data_regime": "labelled", "teachers": "one", "arch": "any", "goal": "compress"}
+_GUESS = {
+    "knowledge": "response",
+    "scheme": "offline",
+    "signal": "kl",
+    "task": "classification",
+    "modality": "image",
+    "teacher_access": "outputs",
+    "data_regime": "labelled",
+    "teachers": "one",
+    "arch": "any",
+    "goal": "compress",
+}
 
 _MODULE = Template('''r"""$headline
 
@@ -124,7 +134,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         $loss(torch.zeros(2, 3), torch.zeros(2, 4))
 ''')
 
-_LESSON = Template('''# %% [markdown]
+_LESSON = Template("""# %% [markdown]
 # # $slug
 #
 $title_comment
@@ -182,11 +192,12 @@ method(method.example())
 # `workbench.runs.record(...)`: metrics with tolerances, verdicts, figures.
 #
 # ## Exercises and references
-''')
+""")
 
 
-def scaffold(slug: str, family: str | None = None, title: str | None = None, *,
-             root: str | Path | None = None) -> list[Path]:
+def scaffold(
+    slug: str, family: str | None = None, title: str | None = None, *, root: str | Path | None = None
+) -> list[Path]:
     """Write module, lesson and test of a new method; what is known of a planned paper is filled in.
 
     Args:
@@ -216,8 +227,11 @@ def scaffold(slug: str, family: str | None = None, title: str | None = None, *,
         raise ValueError(f"family of {slug!r} is planned to be {planned['family']!r}, got {family!r}.")
     root = Path(root) if root is not None else project_root()
     facts = _facts(slug, family, title, planned)
-    written = {root / f"kdcore/methods/{slug}.py": _MODULE, root / f"notebooks/{family}/{slug}.py": _LESSON,
-               root / f"tests/methods/test_{slug}.py": _TEST}
+    written = {
+        root / f"kdcore/methods/{slug}.py": _MODULE,
+        root / f"notebooks/{family}/{slug}.py": _LESSON,
+        root / f"tests/methods/test_{slug}.py": _TEST,
+    }
     if existing := [str(path.relative_to(root)) for path in written if path.exists()]:
         raise FileExistsError(f"{', '.join(existing)} exists already; nothing was written.")
     for path, template in written.items():
@@ -235,13 +249,19 @@ def _facts(slug: str, family: str, title: str, planned: Mapping[str, str]) -> di
     note = "" if planned else "    # A guess: read docs/taxonomy.md, then place the paper.\n"
     quoted = {name: _literal(planned.get(name, "")) for name in ("authors", "venue", "arxiv", "official_code")}
     return quoted | {
-        "slug": slug, "family": family, "title": _literal(title), "year": year, "axes_note": note,
-        "loss": f"{slug}_loss", "pad": " " * (len(slug) + 8),
+        "slug": slug,
+        "family": family,
+        "title": _literal(title),
+        "year": year,
+        "axes_note": note,
+        "loss": f"{slug}_loss",
+        "pad": " " * (len(slug) + 8),
         "class_name": "".join(map(str.capitalize, slug.split("_"))),
         "headline": textwrap.fill(f"{plain} ({year}){arxiv}.", 115),
         "title_comment": textwrap.fill(plain, 118, initial_indent="# ", subsequent_indent="# "),
         "axes": "\n".join(f"        {axis}={_literal(value)}," for axis, value in axes.items()),
-        "survey": "\n".join(f"        {_literal(field)}: {_literal(value)}," for field, value in survey.items())}
+        "survey": "\n".join(f"        {_literal(field)}: {_literal(value)}," for field, value in survey.items()),
+    }
 
 
 def _literal(text: str) -> str:

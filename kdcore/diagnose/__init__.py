@@ -71,13 +71,28 @@ from ._weights import fresh, odd_weights, stages
 Progress = Callable[[int, int, str], None]
 
 
-def diagnose(teacher: nn.Module, student: nn.Module, data: Any, *, teacher_transform: Any = "auto",
-             student_transform: Any = "auto", class_names: Sequence[str] | None = None, limit: int = 256,
-             batch_size: int = 32, max_pairs: int = 4, bootstrap: int = 200, occlusion_images: int = 4,
-             mask_ratios: Sequence[float] = (0.15, 0.3, 0.5), mask_samples: int = 48,
-             initial: Mapping[str, Tensor] | nn.Module | None = None, history: Any = None,
-             settings: Mapping[str, Any] | None = None, loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-             seed: int = 0, progress: Progress | None = None) -> Diagnosis:
+def diagnose(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: Any,
+    *,
+    teacher_transform: Any = "auto",
+    student_transform: Any = "auto",
+    class_names: Sequence[str] | None = None,
+    limit: int = 256,
+    batch_size: int = 32,
+    max_pairs: int = 4,
+    bootstrap: int = 200,
+    occlusion_images: int = 4,
+    mask_ratios: Sequence[float] = (0.15, 0.3, 0.5),
+    mask_samples: int = 48,
+    initial: Mapping[str, Tensor] | nn.Module | None = None,
+    history: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Diagnosis:
     """Compare a student with its teacher, and look for what is wrong with either.
 
     The models are measured in eval mode; mode flags (which are evidence), running statistics and random state are as
@@ -129,11 +144,31 @@ def diagnose(teacher: nn.Module, student: nn.Module, data: Any, *, teacher_trans
         teacher.eval()
         student.eval()
         with torch.inference_mode():
-            used = {"limit": limit, "batch_size": sample.batch_size, "seed": seed, "bootstrap": bootstrap,
-                    "mask_ratios": list(mask_ratios), **flat(settings)}
-            return _examine(nets, sample, tuple(class_names or named), first, clock, max_pairs=max_pairs,
-                            bootstrap=bootstrap, images=occlusion_images, ratios=tuple(mask_ratios),
-                            masked=mask_samples, seed=seed, history=history, settings=settings, loss=loss, used=used)
+            used = {
+                "limit": limit,
+                "batch_size": sample.batch_size,
+                "seed": seed,
+                "bootstrap": bootstrap,
+                "mask_ratios": list(mask_ratios),
+                **flat(settings),
+            }
+            return _examine(
+                nets,
+                sample,
+                tuple(class_names or named),
+                first,
+                clock,
+                max_pairs=max_pairs,
+                bootstrap=bootstrap,
+                images=occlusion_images,
+                ratios=tuple(mask_ratios),
+                masked=mask_samples,
+                seed=seed,
+                history=history,
+                settings=settings,
+                loss=loss,
+                used=used,
+            )
 
 
 class _Clock:
@@ -159,15 +194,31 @@ def _initial_weights(initial: Mapping[str, Tensor] | nn.Module | None, student: 
     weights = dict(initial.state_dict() if isinstance(initial, nn.Module) else initial)
     own = dict(student.named_parameters())
     if not own.keys() & weights.keys():
-        raise ValueError(f"initial must hold the student's weights before training, got the names "
-                         f"{list(weights)[:3]} and the student has {list(own)[:3]}.")
+        raise ValueError(
+            f"initial must hold the student's weights before training, got the names "
+            f"{list(weights)[:3]} and the student has {list(own)[:3]}."
+        )
     return weights
 
 
-def _examine(nets: dict[Role, Net], sample: Sample, names: tuple[str, ...], initial: dict[str, Tensor] | None,
-             clock: _Clock, *, max_pairs: int, bootstrap: int, images: int, ratios: tuple[float, ...], masked: int,
-             seed: int, history: Any, settings: Mapping[str, Any] | None,
-             loss: Callable[[Tensor, Tensor], Tensor] | None, used: dict[str, Any]) -> Diagnosis:
+def _examine(
+    nets: dict[Role, Net],
+    sample: Sample,
+    names: tuple[str, ...],
+    initial: dict[str, Tensor] | None,
+    clock: _Clock,
+    *,
+    max_pairs: int,
+    bootstrap: int,
+    images: int,
+    ratios: tuple[float, ...],
+    masked: int,
+    seed: int,
+    history: Any,
+    settings: Mapping[str, Any] | None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None,
+    used: dict[str, Any],
+) -> Diagnosis:
     student, teacher = nets["student"], nets["teacher"]
     with clock("answers"):
         for net in nets.values():
@@ -188,10 +239,18 @@ def _examine(nets: dict[Role, Net], sample: Sample, names: tuple[str, ...], init
         names = _names(names, logits["student"].shape[1])
         said: dict[Role, Answers] = {role: answers(logits[role], labels) for role in ROLES}
     embeddings = {net.role: features[net.role][end] for net, end in zip((student, teacher), ends, strict=True) if end}
-    facts = Facts(nets=nets, embeddings=embeddings, said=said, sample=sample, labels=labels, names=names,
-                  activity=activity, agreement=agreement(logits["student"], logits["teacher"], labels),
-                  same=same_network(student.model, teacher.model), pairs=[(p.student.name, p.teacher.name)
-                                                                          for p in pairs])
+    facts = Facts(
+        nets=nets,
+        embeddings=embeddings,
+        said=said,
+        sample=sample,
+        labels=labels,
+        names=names,
+        activity=activity,
+        agreement=agreement(logits["student"], logits["teacher"], labels),
+        same=same_network(student.model, teacher.model),
+        pairs=[(p.student.name, p.teacher.name) for p in pairs],
+    )
     with clock("layers"):
         facts.views = align(pairs, ends, features["student"], features["teacher"])
         facts.embedding = facts.views[-1] if all(ends) else None
@@ -212,16 +271,31 @@ def _examine(nets: dict[Role, Net], sample: Sample, names: tuple[str, ...], init
     with clock("masks"):
         if sample.is_image and ratios:
             few = sample.part(slice(0, masked))
-            facts.robustness = robustness(student, teacher, few, {
-                role: logits[role][:masked].argmax(1) for role in ROLES}, ratios, seed)
+            facts.robustness = robustness(
+                student, teacher, few, {role: logits[role][:masked].argmax(1) for role in ROLES}, ratios, seed
+            )
             if not facts.robustness:
                 notes.append("no masks are tried: the images are not square, or too small for blocks of 2 pixels.")
     with clock("cost"):
         costs: dict[str, dict[str, float]] = {role: cost(net, sample) for role, net in nets.items()}
-    return Diagnosis(findings=judge(facts), said=said, agreement=facts.agreement, labels=labels, class_names=names,
-                     sample=sample, cka=facts.cka, pairs=facts.pairs, alignments=facts.views,
-                     occlusion=facts.occlusion, robustness=facts.robustness, cost=costs, inputs=input_words(nets),
-                     notes=notes + missing, settings=used, seconds=clock.seconds)
+    return Diagnosis(
+        findings=judge(facts),
+        said=said,
+        agreement=facts.agreement,
+        labels=labels,
+        class_names=names,
+        sample=sample,
+        cka=facts.cka,
+        pairs=facts.pairs,
+        alignments=facts.views,
+        occlusion=facts.occlusion,
+        robustness=facts.robustness,
+        cost=costs,
+        inputs=input_words(nets),
+        notes=notes + missing,
+        settings=used,
+        seconds=clock.seconds,
+    )
 
 
 def _names(names: tuple[str, ...], classes: int) -> tuple[str, ...]:
@@ -231,35 +305,62 @@ def _names(names: tuple[str, ...], classes: int) -> tuple[str, ...]:
 
 
 def _activity(net: Net, sample: Sample) -> list[Activity]:
-    x = sample.x[:max(2 * sample.batch_size, 8)]
+    x = sample.x[: max(2 * sample.batch_size, 8)]
     with watching(net.model, len(x)) as found:
         net.logits(x)
     return found
 
 
-def _non_finite(nets: Mapping[Role, Net], sample: Sample, activity: Mapping[Role, list[Activity]],
-                logits: Mapping[Role, Tensor], names: tuple[str, ...], used: dict[str, Any]) -> Diagnosis | None:
+def _non_finite(
+    nets: Mapping[Role, Net],
+    sample: Sample,
+    activity: Mapping[Role, list[Activity]],
+    logits: Mapping[Role, Tensor],
+    names: tuple[str, ...],
+    used: dict[str, Any],
+) -> Diagnosis | None:
     """A diagnosis of NaN and infinity alone, if there are any: nothing else could be said."""
     findings = []
     for role, net in nets.items():
-        weights = [n for n, p in net.model.state_dict().items()
-                   if isinstance(p, Tensor) and p.is_floating_point() and not bool(torch.isfinite(p).all())]
+        weights = [
+            n
+            for n, p in net.model.state_dict().items()
+            if isinstance(p, Tensor) and p.is_floating_point() and not bool(torch.isfinite(p).all())
+        ]
         layers = [a.name for a in activity[role] if not a.finite]
         outputs = role in logits and not bool(torch.isfinite(logits[role]).all())
         if not (weights or layers or outputs):
             continue
-        where = (f"{len(weights)} of its weights hold them, {weights[0]} first" if weights else
-                 f"layer {layers[0]} gives them first" if layers else "its output holds them")
-        findings.append(Finding(
-            code="non_finite", severity=1.0, sentence=f"The {role} gives NaN or infinity: {where}.",
-            evidence={"model": role, "weights": weights[:20], "layers": layers[:20]},
-            try_next="Go back to the last good checkpoint; lower the learning rate, clip gradients, look for log(0) "
-                     "and division by a standard deviation of zero."))
+        where = (
+            f"{len(weights)} of its weights hold them, {weights[0]} first"
+            if weights
+            else f"layer {layers[0]} gives them first"
+            if layers
+            else "its output holds them"
+        )
+        findings.append(
+            Finding(
+                code="non_finite",
+                severity=1.0,
+                sentence=f"The {role} gives NaN or infinity: {where}.",
+                evidence={"model": role, "weights": weights[:20], "layers": layers[:20]},
+                try_next="Go back to the last good checkpoint; lower the learning rate, clip gradients, look for "
+                "log(0) and division by a standard deviation of zero.",
+            )
+        )
     if not findings:
         return None
-    return Diagnosis(findings=findings, said={}, agreement={}, labels=None, class_names=names, sample=sample,
-                     notes=["nothing else is measured while a model gives NaN or infinity."], settings=used,
-                     inputs=input_words(nets))
+    return Diagnosis(
+        findings=findings,
+        said={},
+        agreement={},
+        labels=None,
+        class_names=names,
+        sample=sample,
+        notes=["nothing else is measured while a model gives NaN or infinity."],
+        settings=used,
+        inputs=input_words(nets),
+    )
 
 
 def _worth_seeing(said: Mapping[Role, Answers], labels: Tensor | None, count: int) -> Tensor:
@@ -301,19 +402,30 @@ def _reinput(facts: Facts, role: Role, labels: Tensor) -> list[Gain]:
     """Changes of the model's input; scalings and other sizes only where it is weak and nothing else helps."""
     net, sample, said, other = facts.nets[role], facts.sample, facts.said[role], facts.said[facts.other(role)]
     assert said.right is not None and said.accuracy is not None
-    found = try_changes(net, candidates(net, facts.nets[facts.other(role)], sample), sample, said.right,
-                        logits=said.logits.cpu() if said.accuracy >= WEAK else None)
+    found = try_changes(
+        net,
+        candidates(net, facts.nets[facts.other(role)], sample),
+        sample,
+        said.right,
+        logits=said.logits.cpu() if said.accuracy >= WEAK else None,
+    )
     found += _against_configuration(net, sample, said.right, found)
     weak = said.accuracy < WEAK or (other.accuracy or 0.0) - said.accuracy > BEHIND
     explained = [*found, *try_matching(role, said.logits, labels, said.right, facts.names)]
     if weak and all(g.after < WEAK for g in explained) and sample.x.is_floating_point():
-        found += [g for g in try_changes(net, scalings(net, sample), sample, said.right)
-                  if all(g.after > f.after for f in found if f.code == g.code)]
+        found += [
+            g
+            for g in try_changes(net, scalings(net, sample), sample, said.right)
+            if all(g.after > f.after for f in found if f.code == g.code)
+        ]
     if weak or any(g.code == "input_resolution_mismatch" for g in found):
         found += try_changes(net, canvases(net, sample), sample, said.right)
     if said.off_scale and not any(g.code == "input_normalization_mismatch" for g in found):
-        scaled = [c for c in candidates(net, facts.nets[facts.other(role)], sample)
-                  if c.code == "input_normalization_mismatch"]
+        scaled = [
+            c
+            for c in candidates(net, facts.nets[facts.other(role)], sample)
+            if c.code == "input_normalization_mismatch"
+        ]
         facts.scaled[role] = try_scale(net, scaled + scalings(net, sample), sample, said.logits)
     best: dict[str, Gain] = {}
     for gain in found:
@@ -323,8 +435,12 @@ def _reinput(facts: Facts, role: Role, labels: Tensor) -> list[Gain]:
 
 def _against_configuration(net: Net, sample: Sample, right: Tensor, found: Sequence[Gain]) -> list[Gain]:
     """A transform was passed in that is not the stated one: is the stated one better (a single, planned test)?"""
-    if isinstance(net.stated, nn.Identity) or net.choice.get("input") != "through the transform passed in" or (
-            not is_unit(sample.x)) or any(g.code == "input_normalization_mismatch" for g in found):
+    if (
+        isinstance(net.stated, nn.Identity)
+        or net.choice.get("input") != "through the transform passed in"
+        or (not is_unit(sample.x))
+        or any(g.code == "input_normalization_mismatch" for g in found)
+    ):
         return []
     stated = net.stated.to(net.device)
     assert sample.labels is not None
@@ -333,10 +449,31 @@ def _against_configuration(net: Net, sample: Sample, right: Tensor, found: Seque
     better = paired_gain(right, after)
     if better.gain <= 0 or better.p > 0.05:
         return []
-    return [Gain(role=net.role, code="input_normalization_mismatch", p=better.p, samples=len(sample),
-                 words="the normalisation its configuration states", before=float(right.double().mean()),
-                 after=float(after.double().mean()), logits=scores)]
+    return [
+        Gain(
+            role=net.role,
+            code="input_normalization_mismatch",
+            p=better.p,
+            samples=len(sample),
+            words="the normalisation its configuration states",
+            before=float(right.double().mean()),
+            after=float(after.double().mean()),
+            logits=scores,
+        )
+    ]
 
 
-__all__ = ["ALARM", "CODES", "ROLES", "TABLES", "Answers", "Code", "Diagnosis", "Finding", "LayerView", "Occlusion",
-           "bounded", "diagnose"]
+__all__ = [
+    "ALARM",
+    "CODES",
+    "ROLES",
+    "TABLES",
+    "Answers",
+    "Code",
+    "Diagnosis",
+    "Finding",
+    "LayerView",
+    "Occlusion",
+    "bounded",
+    "diagnose",
+]

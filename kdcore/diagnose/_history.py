@@ -56,8 +56,14 @@ def rows(history: Any) -> list[dict[str, float]]:
         history = [dict(zip(keys, values, strict=False)) for values in zip(*history.values(), strict=False)]
     if not isinstance(history, Iterable):
         raise TypeError(f"history must be a DistillResult, a list of epochs or a table, got {type(history).__name__}.")
-    return [{str(k): float(v) for k, v in (getattr(row, "terms", None) or dict(row)).items()
-             if isinstance(v, int | float) and not isinstance(v, bool)} for row in history]
+    return [
+        {
+            str(k): float(v)
+            for k, v in (getattr(row, "terms", None) or dict(row)).items()
+            if isinstance(v, int | float) and not isinstance(v, bool)
+        }
+        for row in history
+    ]
 
 
 def from_loss(loss: Callable[[Tensor, Tensor], Tensor], temperature: float, classes: int) -> SoftTerm:
@@ -71,7 +77,7 @@ def from_loss(loss: Callable[[Tensor, Tensor], Tensor], temperature: float, clas
     student = student.float().requires_grad_()
     with torch.enable_grad():
         (theirs,) = torch.autograd.grad(loss(student, teacher.float()), student)
-        full = temperature ** 2 * kl_with_temperature(student, teacher.float(), temperature=temperature).mean()
+        full = temperature**2 * kl_with_temperature(student, teacher.float(), temperature=temperature).mean()
         (ours,) = torch.autograd.grad(full, student)
     return SoftTerm(temperature, float(theirs.norm() / ours.norm()), "the loss given")
 
@@ -86,12 +92,20 @@ def from_history(history: Any, settings: Mapping[str, Any], student: Tensor, tea
     if name is None or not table[-1][name] > 0:
         return None
     now = float(kl_with_temperature(student.double(), teacher.double(), temperature=temperature).mean())
-    return SoftTerm(temperature, table[-1][name] / (weight * temperature ** 2 * max(now, 1e-12)),
-                    f"the term {name!r} of the last epoch")
+    return SoftTerm(
+        temperature,
+        table[-1][name] / (weight * temperature**2 * max(now, 1e-12)),
+        f"the term {name!r} of the last epoch",
+    )
 
 
-def soft_term(loss: Callable[[Tensor, Tensor], Tensor] | None, history: Any, settings: Mapping[str, Any] | None,
-              student: Tensor, teacher: Tensor) -> SoftTerm | None:
+def soft_term(
+    loss: Callable[[Tensor, Tensor], Tensor] | None,
+    history: Any,
+    settings: Mapping[str, Any] | None,
+    student: Tensor,
+    teacher: Tensor,
+) -> SoftTerm | None:
     """The best evidence there is about the soft term: the loss itself, a switch in the settings, the history.
 
     Raises:
@@ -105,7 +119,7 @@ def soft_term(loss: Callable[[Tensor, Tensor], Tensor] | None, history: Any, set
         return from_loss(loss, temperature, student.shape[1])
     switch = next((known[k] for k in ("t_squared", "t2", "temperature_squared", "scale_by_t2") if k in known), None)
     if switch is not None and temperature is not None:
-        return SoftTerm(temperature, 1.0 if switch else temperature ** -2, "the settings")
+        return SoftTerm(temperature, 1.0 if switch else temperature**-2, "the settings")
     return from_history(history, known, student, teacher)
 
 
@@ -113,7 +127,7 @@ def lacks_t2(term: SoftTerm) -> bool:
     """Whether the ratio is that of a term without T^2 rather than one with it."""
     if term.temperature < 1.5:
         return False
-    expected = term.temperature ** -2
+    expected = term.temperature**-2
     off = abs(math.log(term.ratio / expected)) if term.ratio > 0 else math.inf
     return off <= math.log(FACTOR) and off < abs(math.log(term.ratio))
 

@@ -60,14 +60,23 @@ class Answers:
     @property
     def sharp(self) -> bool:
         """Whether the logits are far too large: the fitting temperature is 4 or more and gains 0.05 nat."""
-        return (self.temperature is not None and self.nll is not None and self.nll_fitted is not None
-                and self.temperature >= 4 and self.nll - self.nll_fitted >= 0.05)
+        return (
+            self.temperature is not None
+            and self.nll is not None
+            and self.nll_fitted is not None
+            and self.temperature >= 4
+            and self.nll - self.nll_fitted >= 0.05
+        )
 
     @property
     def flat(self) -> bool:
         """Whether they are far too small: 15 points more often right than sure, fitting temperature 0.5 or less."""
-        return (self.temperature is not None and self.accuracy is not None
-                and self.temperature <= 0.5 and self.accuracy - self.confidence >= 0.15)
+        return (
+            self.temperature is not None
+            and self.accuracy is not None
+            and self.temperature <= 0.5
+            and self.accuracy - self.confidence >= 0.15
+        )
 
     @property
     def off_scale(self) -> bool:
@@ -80,15 +89,22 @@ def answers(logits: Tensor, labels: Tensor | None) -> Answers:
     scores = logits.double()
     log_p = scores.log_softmax(1)
     soft = (scores / SOFT_TEMPERATURE).softmax(1).max(1).values
-    said = Answers(logits=logits, confidence=float(log_p.max(1).values.exp().mean()),
-                   entropy=float(-(log_p.exp() * log_p).sum(1).mean()), soft_mass=float((1 - soft).median()))
+    said = Answers(
+        logits=logits,
+        confidence=float(log_p.max(1).values.exp().mean()),
+        entropy=float(-(log_p.exp() * log_p).sum(1).mean()),
+        soft_mass=float((1 - soft).median()),
+    )
     if labels is None:
         return said
     bins = reliability(logits, labels)
     counts = confusion_counts(logits.argmax(1), labels, logits.shape[1]).double()
     said.right = logits.argmax(1) == labels
-    said.accuracy, said.nll, said.ece = (float(said.right.double().mean()), float(F.cross_entropy(scores, labels)),
-                                         bins.error)
+    said.accuracy, said.nll, said.ece = (
+        float(said.right.double().mean()),
+        float(F.cross_entropy(scores, labels)),
+        bins.error,
+    )
     said.temperature = fit_temperature(logits, labels)
     said.nll_fitted = float(F.cross_entropy(scores / said.temperature, labels))
     said.recall, said.reliability = counts.diagonal() / counts.sum(1), bins
@@ -98,14 +114,15 @@ def answers(logits: Tensor, labels: Tensor | None) -> Answers:
 def agreement(student: Tensor, teacher: Tensor, labels: Tensor | None) -> dict[str, float]:
     """How far two ``(N, C)`` logits agree: top-1, top-5, Kendall's tau (all classes; without the label), KL."""
     n, classes = student.shape
-    rows = slice(0, max(16, min(n, 2 ** 25 // classes ** 2)))  # tau looks at all pairs of classes
+    rows = slice(0, max(16, min(n, 2**25 // classes**2)))  # tau looks at all pairs of classes
     tau = kendall_tau(student[rows], teacher[rows])
-    found = {"top1": float(top_k_agreement(student, teacher).mean()),
-             "top5": float(top_k_agreement(student, teacher, k=min(5, classes)).mean()),
-             "kendall": float(tau.nanmean()),
-             "kl": float(kl_with_temperature(student.double(), teacher.double()).mean()),
-             "kl_t4": float(kl_with_temperature(student.double(), teacher.double(),
-                                                temperature=SOFT_TEMPERATURE).mean())}
+    found = {
+        "top1": float(top_k_agreement(student, teacher).mean()),
+        "top5": float(top_k_agreement(student, teacher, k=min(5, classes)).mean()),
+        "kendall": float(tau.nanmean()),
+        "kl": float(kl_with_temperature(student.double(), teacher.double()).mean()),
+        "kl_t4": float(kl_with_temperature(student.double(), teacher.double(), temperature=SOFT_TEMPERATURE).mean()),
+    }
     if labels is not None and classes > 2:
         mask = torch.ones_like(student[rows], dtype=torch.bool).scatter_(1, labels[rows, None], False)
         found["kendall_nontarget"] = float(kendall_tau(student[rows], teacher[rows], mask=mask).nanmean())
@@ -113,6 +130,7 @@ def agreement(student: Tensor, teacher: Tensor, labels: Tensor | None) -> dict[s
 
 
 # ------------------------------------------------------------------------------------------------------------- activity
+
 
 @dataclass(frozen=True)
 class Activity:
@@ -145,6 +163,7 @@ def watching(model: nn.Module, size: int) -> Iterator[list[Activity]]:
             moved = (values - values[:1]).abs().amax(other)
             dead = float((moved <= DEAD_SPREAD * largest).double().mean()) if size > 1 else 0.0
             found.append(Activity(name, type(module).__name__, dead, largest, largest < float("inf")))
+
         return record
 
     try:
@@ -158,6 +177,7 @@ def watching(model: nn.Module, size: int) -> Iterator[list[Activity]]:
 
 
 # --------------------------------------------------------------------------------------------------------------- layers
+
 
 @dataclass(kw_only=True)
 class LayerView:
@@ -178,17 +198,24 @@ class LayerView:
 
 def _layer_view(student: str, teacher: str, s: Tensor, t: Tensor, dim: int) -> LayerView:
     constant = spread_share(s) < 1e-12 or spread_share(t) < 1e-12
-    return LayerView(student=student, teacher=teacher, rank_student=effective_rank(s), rank_teacher=effective_rank(t),
-                     spread_student=spread_share(s), spread_teacher=spread_share(t),
-                     alignment=None if constant else procrustes_coordinates(s, t, dim=dim))
+    return LayerView(
+        student=student,
+        teacher=teacher,
+        rank_student=effective_rank(s),
+        rank_teacher=effective_rank(t),
+        spread_student=spread_share(s),
+        spread_teacher=spread_share(t),
+        alignment=None if constant else procrustes_coordinates(s, t, dim=dim),
+    )
 
 
 def propose(student: Net, teacher: Net, sample: Sample, max_pairs: int) -> tuple[list[LayerPair], list[str]]:
     """Layer pairs, and why there are none where nothing fits."""
     few = sample.x[:2]
     try:
-        return pair_layers(student.model, teacher.model, student.input(few), teacher_sample=teacher.input(few),
-                           max_pairs=max_pairs), []
+        return pair_layers(
+            student.model, teacher.model, student.input(few), teacher_sample=teacher.input(few), max_pairs=max_pairs
+        ), []
     except ValueError as error:
         return [], [f"no layers are compared: {error}"]
 
@@ -231,12 +258,25 @@ def layer_map(student: Net, teacher: Net, sample: Sample, *, bootstrap: int, see
     full = [x for x in sample.batches if len(x) >= 4]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="CKA is undefined", category=UserWarning)  # becomes a finding
-        return cka_map(student.model, teacher.model, full, transform_x=student.input, transform_y=teacher.input,
-                       bootstrap=bootstrap if len(full) >= 4 else 0, seed=seed)
+        return cka_map(
+            student.model,
+            teacher.model,
+            full,
+            transform_x=student.input,
+            transform_y=teacher.input,
+            bootstrap=bootstrap if len(full) >= 4 else 0,
+            seed=seed,
+        )
 
 
-def align(pairs: Sequence[LayerPair], embeddings: tuple[str | None, str | None], s: dict[str, Tensor],
-          t: dict[str, Tensor], *, dim: int = 2) -> list[LayerView]:
+def align(
+    pairs: Sequence[LayerPair],
+    embeddings: tuple[str | None, str | None],
+    s: dict[str, Tensor],
+    t: dict[str, Tensor],
+    *,
+    dim: int = 2,
+) -> list[LayerView]:
     """Alignment of every pair of layers, the embeddings last."""
     names = [(p.student.name, p.teacher.name) for p in pairs]
     if embeddings[0] is not None and embeddings[1] is not None:
@@ -245,6 +285,7 @@ def align(pairs: Sequence[LayerPair], embeddings: tuple[str | None, str | None],
 
 
 # -------------------------------------------------------------------------------------------------- occlusion and masks
+
 
 @dataclass(kw_only=True)
 class Occlusion:
@@ -272,14 +313,23 @@ def occlude(student: Net, teacher: Net, sample: Sample, rows: Tensor, classes: T
     height, width = images.shape[2:]
     side = (max(1, height // 4), max(1, width // 4))
     windows = occlusion_windows((height, width), window=side, stride=(max(1, side[0] // 2), max(1, side[1] // 2)))
-    falls: dict[str, Tensor] = {net.role: occlusion_sensitivity(net.logits, images, windows, baseline=sample.mean)
-             for net in (teacher, student)}
-    watched = {role: f.gather(2, classes[:, None, None].expand(-1, f.shape[1], 1)).squeeze(2)
-               for role, f in falls.items()}
+    falls: dict[str, Tensor] = {
+        net.role: occlusion_sensitivity(net.logits, images, windows, baseline=sample.mean) for net in (teacher, student)
+    }
+    watched = {
+        role: f.gather(2, classes[:, None, None].expand(-1, f.shape[1], 1)).squeeze(2) for role, f in falls.items()
+    }
     flat = [watched[r].double() - watched[r].double().mean(1, keepdim=True) for r in ("teacher", "student")]
     correlation = (flat[0] * flat[1]).sum(1) / (flat[0].norm(dim=1) * flat[1].norm(dim=1))
-    return Occlusion(images=images, rows=rows, classes=classes, windows=windows, falls=falls, correlation=correlation,
-                     maps={role: occlusion_map(w, windows) for role, w in watched.items()})
+    return Occlusion(
+        images=images,
+        rows=rows,
+        classes=classes,
+        windows=windows,
+        falls=falls,
+        correlation=correlation,
+        maps={role: occlusion_map(w, windows) for role, w in watched.items()},
+    )
 
 
 def _grid(height: int, width: int) -> int | None:
@@ -288,8 +338,9 @@ def _grid(height: int, width: int) -> int | None:
     return max(fits, default=None)
 
 
-def robustness(student: Net, teacher: Net, sample: Sample, said: dict[str, Tensor], ratios: Sequence[float],
-               seed: int) -> list[dict[str, Any]]:
+def robustness(
+    student: Net, teacher: Net, sample: Sample, said: dict[str, Tensor], ratios: Sequence[float], seed: int
+) -> list[dict[str, Any]]:
     """Accuracy (without labels: agreement with the model's own unmasked answer) under masks of growing ratio.
 
     Args:
@@ -297,35 +348,46 @@ def robustness(student: Net, teacher: Net, sample: Sample, said: dict[str, Tenso
         ratios: nominal share of masked blocks; the share that was masked is in the result.
     """
     from ..functional.masks import apply_block_mask, cox_intensity, sample_cox_mask, sample_uniform_mask
+
     height, width = sample.x.shape[2:]
     grid = _grid(height, width)
     if grid is None or height != width:
         return []
     target = {net.role: said[net.role] if sample.labels is None else sample.labels for net in (teacher, student)}
     intensity = cox_intensity(height, block_size=height // grid, sigma=height / 2)  # the paper's bell, scaled to S
-    rows = [{"kind": kind, "ratio": 0.0, "masked": 0.0} | {r: float((said[r] == target[r]).double().mean())
-                                                          for r in target} for kind in ("uniform", "cox")]
+    rows = [
+        {"kind": kind, "ratio": 0.0, "masked": 0.0} | {r: float((said[r] == target[r]).double().mean()) for r in target}
+        for kind in ("uniform", "cox")
+    ]
     for kind in ("uniform", "cox"):
         for ratio in ratios:
             generator = torch.Generator().manual_seed(seed)
-            mask = (sample_uniform_mask((grid, grid), len(sample), mask_ratio=ratio, generator=generator)
-                    if kind == "uniform" else
-                    sample_cox_mask(intensity, len(sample), mask_ratio=ratio, generator=generator)).to(sample.x)
+            mask = (
+                sample_uniform_mask((grid, grid), len(sample), mask_ratio=ratio, generator=generator)
+                if kind == "uniform"
+                else sample_cox_mask(intensity, len(sample), mask_ratio=ratio, generator=generator)
+            ).to(sample.x)
             x = apply_block_mask(sample.x - sample.mean, mask) + sample.mean
             hidden = Sample(x=x, labels=sample.labels, index=sample.index, batch_size=sample.batch_size)
-            rows.append({"kind": kind, "ratio": ratio, "masked": float(1 - mask.mean())} | {
-                net.role: float((net.over(hidden.batches).argmax(1) == target[net.role]).double().mean())
-                for net in (teacher, student)})
+            rows.append(
+                {"kind": kind, "ratio": ratio, "masked": float(1 - mask.mean())}
+                | {
+                    net.role: float((net.over(hidden.batches).argmax(1) == target[net.role]).double().mean())
+                    for net in (teacher, student)
+                }
+            )
     return sorted(rows, key=lambda row: (row["kind"] != "uniform", row["ratio"]))
 
 
 # ----------------------------------------------------------------------------------------------------------------- cost
 
+
 def cost(net: Net, sample: Sample, repeats: int = 3) -> dict[str, float]:
     """Parameters, memory of weights, floating-point operations and latency (one sample: median of ``repeats``;
     a batch: once), with the threads torch uses."""
     from torch.utils.flop_counter import FlopCounterMode
-    one, many = net.input(sample.x[:1]), net.input(sample.x[:sample.batch_size])
+
+    one, many = net.input(sample.x[:1]), net.input(sample.x[: sample.batch_size])
     with FlopCounterMode(display=False) as counter:
         net.model(one)
 
@@ -340,11 +402,29 @@ def cost(net: Net, sample: Sample, repeats: int = 3) -> dict[str, float]:
         return statistics.median(took)
 
     weights = {id(p): p for p in net.model.parameters()}.values()
-    return {"parameters": float(sum(p.numel() for p in weights)),
-            "weight_bytes": float(sum(p.numel() * p.element_size() for p in weights)),
-            "flops": float(counter.get_total_flops()), "latency_ms": 1e3 * seconds(one, repeats),
-            "batch_ms_per_sample": 1e3 * seconds(many, 1) / len(many)}
+    return {
+        "parameters": float(sum(p.numel() for p in weights)),
+        "weight_bytes": float(sum(p.numel() * p.element_size() for p in weights)),
+        "flops": float(counter.get_total_flops()),
+        "latency_ms": 1e3 * seconds(one, repeats),
+        "batch_ms_per_sample": 1e3 * seconds(many, 1) / len(many),
+    }
 
 
-__all__ = ["Activity", "Answers", "LayerView", "Occlusion", "agreement", "align", "answers", "cost", "embedding_names",
-           "layer_map", "occlude", "propose", "read", "robustness", "watching"]
+__all__ = [
+    "Activity",
+    "Answers",
+    "LayerView",
+    "Occlusion",
+    "agreement",
+    "align",
+    "answers",
+    "cost",
+    "embedding_names",
+    "layer_map",
+    "occlude",
+    "propose",
+    "read",
+    "robustness",
+    "watching",
+]

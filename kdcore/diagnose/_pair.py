@@ -55,8 +55,12 @@ class Sample:
 
     def part(self, rows: slice) -> Sample:
         """Some of the samples."""
-        return Sample(x=self.x[rows], labels=None if self.labels is None else self.labels[rows],
-                      index=self.index[rows], batch_size=self.batch_size)
+        return Sample(
+            x=self.x[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            index=self.index[rows],
+            batch_size=self.batch_size,
+        )
 
 
 def draw(data: Any, *, limit: int, batch_size: int, seed: int) -> tuple[Sample, tuple[str, ...]]:
@@ -73,8 +77,10 @@ def draw(data: Any, *, limit: int, batch_size: int, seed: int) -> tuple[Sample, 
     if not parts:
         raise ValueError("data gave no samples.")
     if not all(isinstance(p.x, Tensor) for p in parts):
-        raise ValueError("data must give tensors as model input (one per batch), got a "
-                         f"{type(parts[0].x).__name__}: wrap the two models so that each takes one tensor.")
+        raise ValueError(
+            "data must give tensors as model input (one per batch), got a "
+            f"{type(parts[0].x).__name__}: wrap the two models so that each takes one tensor."
+        )
     x = torch.cat([p.x for p in parts])[:limit]
     labelled = [p.labels for p in parts if p.labels is not None]
     labels = torch.cat(labelled)[:limit] if len(labelled) == len(parts) else None
@@ -85,8 +91,9 @@ def draw(data: Any, *, limit: int, batch_size: int, seed: int) -> tuple[Sample, 
         raise ValueError(f"data holds NaN or infinity, in samples {bad[:8]}.")
     order = torch.randperm(len(x), generator=generator)  # a loader sorted by class would bias the CKA of batches
     smallest = min(batch_size, max(4, len(x) // 4))
-    return Sample(x=x[order], labels=None if labels is None else labels[order], index=index[order],
-                  batch_size=smallest), names
+    return Sample(
+        x=x[order], labels=None if labels is None else labels[order], index=index[order], batch_size=smallest
+    ), names
 
 
 def _batches(data: Any, limit: int, batch_size: int, generator: torch.Generator) -> Iterator[Any]:
@@ -109,8 +116,11 @@ def _batches(data: Any, limit: int, batch_size: int, generator: torch.Generator)
     positions = torch.randperm(len(dataset), generator=generator)[:limit]
     for rows in positions.split(batch_size):
         batch = read_batch(collate([dataset[i] for i in rows.tolist()]))
-        yield {"x": batch.x, "y": batch.labels, "index": rows} if batch.labels is not None else {
-            "x": batch.x, "index": rows}
+        yield (
+            {"x": batch.x, "y": batch.labels, "index": rows}
+            if batch.labels is not None
+            else {"x": batch.x, "index": rows}
+        )
 
 
 def _first(loader: Iterable[Any], limit: int) -> Iterator[Any]:
@@ -178,8 +188,12 @@ def prepare(role: Role, model: nn.Module, given: Any, sample: Sample) -> Net:
     Raises:
         TypeError: not a module, or a transform that is not callable.
     """
-    net = Net(role=role, model=model, stated=input_normalization(model),
-              flags=frozenset(n for n, m in model.named_modules() if m.training))
+    net = Net(
+        role=role,
+        model=model,
+        stated=input_normalization(model),
+        flags=frozenset(n for n, m in model.named_modules() if m.training),
+    )
     if given is None or callable(given):
         net.transform = nn.Identity() if given is None else given
         net.choice = {"input": "as given by the loader" if given is None else "through the transform passed in"}
@@ -242,11 +256,25 @@ def check_pair(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | 
         ValueError: the models disagree on the number of classes, or labels outside of them.
     """
     if student_logits.shape != teacher_logits.shape:
-        raise ValueError(f"the student gives {student_logits.shape[1]} classes and the teacher "
-                         f"{teacher_logits.shape[1]}: the pair must answer the same question, with the classes in the "
-                         "same order. Wrap one of them so that it selects the common classes.")
+        raise ValueError(
+            f"the student gives {student_logits.shape[1]} classes and the teacher "
+            f"{teacher_logits.shape[1]}: the pair must answer the same question, with the classes in the "
+            "same order. Wrap one of them so that it selects the common classes."
+        )
     return None if labels is None else check_labels(labels.cpu(), *student_logits.shape)
 
 
-__all__ = ["ROLES", "Net", "Role", "Sample", "Transform", "check_pair", "draw", "is_unit", "prepare", "read_logits",
-           "settle", "undisturbed"]
+__all__ = [
+    "ROLES",
+    "Net",
+    "Role",
+    "Sample",
+    "Transform",
+    "check_pair",
+    "draw",
+    "is_unit",
+    "prepare",
+    "read_logits",
+    "settle",
+    "undisturbed",
+]

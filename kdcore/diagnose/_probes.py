@@ -41,9 +41,11 @@ ORDINARY = (0.3, 3.3)
 WEAK, BEHIND = 0.7, 0.1
 
 STATISTICS: dict[int, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
-    3: {"the ImageNet mean and standard deviation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    3: {
+        "the ImageNet mean and standard deviation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         "the CIFAR-10 mean and standard deviation": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        "the range -1 to 1": ((0.5,), (0.5,))},
+        "the range -1 to 1": ((0.5,), (0.5,)),
+    },
     1: {"the MNIST mean and standard deviation": ((0.1307,), (0.3081,)), "the range -1 to 1": ((0.5,), (0.5,))},
 }
 DROPOUTS = (nn.modules.dropout._DropoutNd,)
@@ -94,6 +96,7 @@ class Change:
 
 # ----------------------------------------------------------------------------------------------------------- candidates
 
+
 def _channels(x: Tensor) -> Tensor:
     """Smallest and largest value per channel, ``(2, C)``."""
     flat = x.transpose(0, 1).flatten(1)
@@ -122,23 +125,29 @@ def _normalisations(net: Net, other: Net, x: Tensor) -> Iterator[tuple[str, Tran
     unit = nn.Identity() if is_unit(x) else _affine(1 / max(high - low, 1e-12), -low / max(high - low, 1e-12))
     yield "the input as the loader gives it", nn.Identity()
     if not isinstance(net.stated, nn.Identity):
-        yield "the normalisation its configuration states", _chain(unit, net.stated.cpu() if not x.is_cuda else
-                                                                   net.stated)
+        yield (
+            "the normalisation its configuration states",
+            _chain(unit, net.stated.cpu() if not x.is_cuda else net.stated),
+        )
     yield f"the input that the {other.role} gets", other.transform
     if not is_unit(x):
         yield "values scaled back to 0 to 1", unit
         ends = _channels(x)
         span = (ends[1] - ends[0]).clamp_min(1e-12)
-        yield "values scaled back to 0 to 1 per channel", _affine(_per_channel(x, 1 / span),
-                                                                  _per_channel(x, -ends[0] / span))
+        yield (
+            "values scaled back to 0 to 1 per channel",
+            _affine(_per_channel(x, 1 / span), _per_channel(x, -ends[0] / span)),
+        )
     for words, (mean, std) in STATISTICS.get(x.shape[1], STATISTICS[1] if x.ndim == 4 else {}).items():
         if len(mean) in (1, x.shape[1]):
             yield words, _chain(unit, Normalize(mean, std))
             yield f"{words} taken back", _undo(Normalize(mean, std))
     flat = x.transpose(0, 1).flatten(1)
     mean_, std_ = flat.mean(1), flat.std(1).clamp_min(1e-6)
-    yield "the data's own mean and standard deviation", _affine(_per_channel(x, 1 / std_),
-                                                                _per_channel(x, -mean_ / std_))
+    yield (
+        "the data's own mean and standard deviation",
+        _affine(_per_channel(x, 1 / std_), _per_channel(x, -mean_ / std_)),
+    )
     yield "values of 0 to 255", _chain(unit, _affine(255.0, 0.0))
     yield "values divided by 255", _affine(1 / 255, 0.0)
     yield "dark and light exchanged", _affine(-1.0, low + high)
@@ -183,7 +192,7 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def _closer(x: Tensor, share: float) -> Tensor:
     """The middle, scaled up to the whole."""
     size, cut = x.shape[2:], [round(side * (1 - share) / 2) for side in x.shape[2:]]
-    return _resize(x[:, :, cut[0]:size[0] - cut[0], cut[1]:size[1] - cut[1]], (size[0], size[1]))
+    return _resize(x[:, :, cut[0] : size[0] - cut[0], cut[1] : size[1] - cut[1]], (size[0], size[1]))
 
 
 def _farther(x: Tensor, share: float) -> Tensor:
@@ -191,7 +200,7 @@ def _farther(x: Tensor, share: float) -> Tensor:
     height, width = round(x.shape[2] * share), round(x.shape[3] * share)
     top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
     canvas = x.mean((2, 3), keepdim=True).expand_as(x).clone()
-    canvas[:, :, top:top + height, left:left + width] = _resize(x, (height, width))
+    canvas[:, :, top : top + height, left : left + width] = _resize(x, (height, width))
     return canvas
 
 
@@ -221,15 +230,19 @@ def candidates(net: Net, other: Net, sample: Sample) -> list[Change]:
         return []
     found = [Change("input_normalization_mismatch", words, change) for words, change in _normalisations(net, other, x)]
     if sample.is_image:
-        found += [Change("input_geometry_mismatch", words, _chain(change, net.transform))
-                  for words, change in _geometries(x)]
-        found += [Change("input_resolution_mismatch", words, _chain(change, net.transform))
-                  for words, change in _sizes(x)]
+        found += [
+            Change("input_geometry_mismatch", words, _chain(change, net.transform)) for words, change in _geometries(x)
+        ]
+        found += [
+            Change("input_resolution_mismatch", words, _chain(change, net.transform)) for words, change in _sizes(x)
+        ]
         if x.shape[1] > 1:
             found += [Change("swapped_channels", words, _chain(change, net.transform)) for words, change in _orders(x)]
         if x.shape[1] == 3:
-            found += [Change("colour_mismatch", f"the colours taken away ({words})", _chain(change, net.transform))
-                      for words, change in (("by their brightness", _greys), ("by their mean", _means))]
+            found += [
+                Change("colour_mismatch", f"the colours taken away ({words})", _chain(change, net.transform))
+                for words, change in (("by their brightness", _greys), ("by their mean", _means))
+            ]
     return _distinct(found, net, x[:2])
 
 
@@ -256,9 +269,13 @@ def scalings(net: Net, sample: Sample) -> list[Change]:
     for scale in (1 / 16, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 16.0):
         for offset in (-1.0, 0.0, 1.0):
             change = _affine(scale, mean + offset * spread - scale * mean)
-            found.append(Change("input_normalization_mismatch",
-                                f"an input {scale:g} times as strong, shifted by {offset:g} standard deviations",
-                                _chain(net.transform, change)))
+            found.append(
+                Change(
+                    "input_normalization_mismatch",
+                    f"an input {scale:g} times as strong, shifted by {offset:g} standard deviations",
+                    _chain(net.transform, change),
+                )
+            )
     return _distinct(found, net, sample.x[:2])
 
 
@@ -273,6 +290,7 @@ def _distinct(found: list[Change], net: Net, x: Tensor) -> list[Change]:
 
 
 # --------------------------------------------------------------------------------------------------------------- asking
+
 
 def _likely(scores: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of the labels, ``(N,)``."""
@@ -329,14 +347,25 @@ def _rearrangements(asked: _Asked, labels: Tensor, logits: Tensor, finalists: in
             p = chance(k, *range(2, len(asked.parts)))
             if more.gain >= LEAST_REARRANGED and p <= LIKELIER:
                 change = asked.changes[k]
-                found.append(Gain(role=asked.net.role, code=change.code, words=change.words, p=more.p, samples=len(now),
-                                  logits=scores, detail={"p_likelihood": p}, before=float(was.double().mean()),
-                                  after=float(now.double().mean())))
+                found.append(
+                    Gain(
+                        role=asked.net.role,
+                        code=change.code,
+                        words=change.words,
+                        p=more.p,
+                        samples=len(now),
+                        logits=scores,
+                        detail={"p_likelihood": p},
+                        before=float(was.double().mean()),
+                        after=float(now.double().mean()),
+                    )
+                )
     return found
 
 
-def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, *, finalists: int = 2,
-                logits: Tensor | None = None) -> list[Gain]:
+def try_changes(
+    net: Net, changes: list[Change], sample: Sample, right: Tensor, *, finalists: int = 2, logits: Tensor | None = None
+) -> list[Gain]:
     """The changes that make the model right more often; per code the best.
 
     Args:
@@ -359,8 +388,9 @@ def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, 
     def least(missed: int) -> int:
         return max(1, round(0.1 * missed))  # a repair worth a sentence brings a tenth of the errors back
 
-    scored = [(more(k, 0) + more(k, 1), -k) for k in range(len(changes))
-              if more(k, 0) >= least(missed[0]) - 1]  # what does harm on the first half is not asked again
+    scored = [
+        (more(k, 0) + more(k, 1), -k) for k in range(len(changes)) if more(k, 0) >= least(missed[0]) - 1
+    ]  # what does harm on the first half is not asked again
     judged: dict[str, list[Gain]] = {}
     for gain in [] if logits is None else _rearrangements(asked, labels, logits, finalists):
         judged.setdefault(gain.code, []).append(gain)
@@ -376,11 +406,23 @@ def try_changes(net: Net, changes: list[Change], sample: Sample, right: Tensor, 
         scores = asked.judged(-k)
         after = scores.argmax(1) == labels[SCREEN:]
         found = paired_gain(right[SCREEN:], after)
-        if found.gain >= LEAST_GAIN and found.p <= CHANCE and not any(
-                g.words == change.words for g in judged.get(change.code, [])):
-            judged.setdefault(change.code, []).append(Gain(
-                role=net.role, code=change.code, words=change.words, p=found.p, samples=len(after), logits=scores,
-                before=float(right[SCREEN:].double().mean()), after=float(after.double().mean())))
+        if (
+            found.gain >= LEAST_GAIN
+            and found.p <= CHANCE
+            and not any(g.words == change.words for g in judged.get(change.code, []))
+        ):
+            judged.setdefault(change.code, []).append(
+                Gain(
+                    role=net.role,
+                    code=change.code,
+                    words=change.words,
+                    p=found.p,
+                    samples=len(after),
+                    logits=scores,
+                    before=float(right[SCREEN:].double().mean()),
+                    after=float(after.double().mean()),
+                )
+            )
     return [max(gains, key=lambda g: g.after) for gains in judged.values()]
 
 
@@ -410,14 +452,23 @@ def try_scale(net: Net, changes: list[Change], sample: Sample, logits: Tensor) -
     ahead = likely(scores / fits, others) - likely(plain / fit_temperature(plain, truth), others)
     error = float(ahead.std()) / len(ahead) ** 0.5
     before, after = plain.argmax(1) == truth, scores.argmax(1) == truth
-    if not ORDINARY[0] <= fits <= ORDINARY[1] or float(ahead.mean()) < -error or (
-            paired_gain(after, before).p <= 0.05):
+    if not ORDINARY[0] <= fits <= ORDINARY[1] or float(ahead.mean()) < -error or (paired_gain(after, before).p <= 0.05):
         return None
-    return Gain(role=net.role, code=change.code, words=change.words, before=float(before.double().mean()),
-                after=float(after.double().mean()), samples=len(rest), p=1.0, logits=scores, detail={
-                    "nll_before": -float(likely(plain, others).mean()),
-                    "nll_after": -float(likely(scores, others).mean()),
-                    "surer": float(ahead.mean()) > 3 * error})
+    return Gain(
+        role=net.role,
+        code=change.code,
+        words=change.words,
+        before=float(before.double().mean()),
+        after=float(after.double().mean()),
+        samples=len(rest),
+        p=1.0,
+        logits=scores,
+        detail={
+            "nll_before": -float(likely(plain, others).mean()),
+            "nll_after": -float(likely(scores, others).mean()),
+            "surer": float(ahead.mean()) > 3 * error,
+        },
+    )
 
 
 def try_matching(role: Role, logits: Tensor, labels: Tensor, right: Tensor, names: tuple[str, ...]) -> list[Gain]:
@@ -440,9 +491,19 @@ def try_matching(role: Role, logits: Tensor, labels: Tensor, right: Tensor, name
     if not sure:
         return []
     said_for = {names[c]: names[int(inverse[c])] for c in sure}
-    return [Gain(role=role, code="label_permutation", words="its classes renamed", p=found.p, samples=len(labels),
-                 before=float(right.double().mean()), after=float(after.double().mean()), logits=renamed,
-                 detail={"said_for": said_for})]
+    return [
+        Gain(
+            role=role,
+            code="label_permutation",
+            words="its classes renamed",
+            p=found.p,
+            samples=len(labels),
+            before=float(right.double().mean()),
+            after=float(after.double().mean()),
+            logits=renamed,
+            detail={"said_for": said_for},
+        )
+    ]
 
 
 def _halves(n: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -476,14 +537,25 @@ def try_bias(role: Role, logits: Tensor, labels: Tensor, right: Tensor) -> list[
     found = paired_gain(right, after)
     if found.gain < LEAST_GAIN or found.p > CHANCE:
         return []
-    return [Gain(role=role, code="class_bias", words="one more bias per class", p=found.p, samples=len(labels),
-                 before=float(right.double().mean()), after=float(after.double().mean()), logits=corrected)]
+    return [
+        Gain(
+            role=role,
+            code="class_bias",
+            words="one more bias per class",
+            p=found.p,
+            samples=len(labels),
+            before=float(right.double().mean()),
+            after=float(after.double().mean()),
+            logits=corrected,
+        )
+    ]
 
 
 def _class_bias(scores: Tensor, labels: Tensor, classes: int) -> tuple[float, Tensor]:
     """Scale and bias per class under which the labels are likeliest, with a weak pull of the bias towards 0 (on scores
     of unit spread: flat scores need a small bias, sharp ones a large one)."""
     from scipy.optimize import minimize
+
     middle = scores.mean(0)
     size = (scores - middle).std().clamp_min(1e-12)
     unit = ((scores - middle) / size).numpy()
@@ -496,8 +568,14 @@ def _class_bias(scores: Tensor, labels: Tensor, classes: int) -> tuple[float, Te
         gradient = [(error * unit).sum(), *(error.sum(0) + 2e-3 * free[1:])]
         return float(-(log_p * hot).sum() / len(hot) + 1e-3 * (free[1:] ** 2).sum()), torch.tensor(gradient).numpy()
 
-    best = minimize(loss, torch.tensor([1.0] + [0.0] * classes).double().numpy(), jac=True, method="L-BFGS-B",
-                    bounds=[(1e-3, None)] + [(None, None)] * classes, options={"maxiter": 200}).x
+    best = minimize(
+        loss,
+        torch.tensor([1.0] + [0.0] * classes).double().numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(1e-3, None)] + [(None, None)] * classes,
+        options={"maxiter": 200},
+    ).x
     scale = float(best[0] / size)
     return scale, torch.from_numpy(best[1:]) - scale * middle
 
@@ -517,8 +595,18 @@ def try_head(role: Role, features: Tensor, labels: Tensor, right: Tensor, classe
     found = paired_gain(right, after)
     if found.gain < 5 * LEAST_GAIN or found.p > CHANCE:
         return []
-    return [Gain(role=role, code="head_mismatch", words="another last layer", p=found.p, samples=len(labels),
-                 before=float(right.double().mean()), after=float(after.double().mean()), logits=scores)]
+    return [
+        Gain(
+            role=role,
+            code="head_mismatch",
+            words="another last layer",
+            p=found.p,
+            samples=len(labels),
+            before=float(right.double().mean()),
+            after=float(after.double().mean()),
+            logits=scores,
+        )
+    ]
 
 
 #: How much freedom a repair has: of two that do equally well the one with less is believed.
@@ -538,8 +626,13 @@ def compete(gains: list[Gain], labels: Tensor) -> list[Gain]:
     """
     found = []
     for gain in gains:
-        rivals = [other for other in gains if other is not gain and other.code != gain.code
-                  and (other.code != "head_mismatch" or gain.code in _OUTPUTS)]
+        rivals = [
+            other
+            for other in gains
+            if other is not gain
+            and other.code != gain.code
+            and (other.code != "head_mismatch" or gain.code in _OUTPUTS)
+        ]
         found.append(replace(gain, behind=sum(_loses(gain, other, labels) for other in rivals)))
     return found
 
@@ -559,13 +652,14 @@ def _loses(gain: Gain, other: Gain, labels: Tensor) -> bool:
         if odd[0] != odd[1]:
             return odd[0]  # the right input makes an ordinary network of a model
         ahead = theirs.log_softmax(1).gather(1, truth[:, None]) - mine.log_softmax(1).gather(1, truth[:, None])
-        error = float(ahead.std()) / n ** 0.5
+        error = float(ahead.std()) / n**0.5
         if error > 0 and abs(float(ahead.mean())) > 3 * error:
             return float(ahead.mean()) > 0
     return _FREEDOM.get(gain.code, 0) > _FREEDOM.get(other.code, 0)
 
 
 # --------------------------------------------------------------------------------------------------------- invariances
+
 
 def _views(x: Tensor) -> Iterator[tuple[str, Transform]]:
     """Changes that take something away from an image, with what they take."""
@@ -606,7 +700,7 @@ def unseen(nets: Mapping[Role, Net], sample: Sample, logits: Mapping[Role, Tenso
             continue  # the images have none of it
         moved: dict[Role, Tensor] = {}
         for role, net in nets.items():
-            before = logits[role][:len(few)]
+            before = logits[role][: len(few)]
             off = net.over(few.batches, _chain(change, net.transform)) - before
             moved[role] = off.abs().amax(1) / before.std().clamp_min(1e-12)
         for role, other in zip(ROLES, ROLES[::-1], strict=True):
@@ -616,6 +710,7 @@ def unseen(nets: Mapping[Role, Net], sample: Sample, logits: Mapping[Role, Tenso
 
 
 # ---------------------------------------------------------------------------------------------------- state of a module
+
 
 def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
     """The batch normalisations of a model by name."""
@@ -649,11 +744,11 @@ def try_batch_statistics(net: Net, sample: Sample, right: Tensor | None, logits:
     first = sample.part(slice(0, 2 * sample.batch_size))
     with batch_statistics(net.model):
         few = net.over(first.batches)
-    changed = float((few.argmax(1) != logits[:len(few)].argmax(1)).double().mean())
+    changed = float((few.argmax(1) != logits[: len(few)].argmax(1)).double().mean())
     if sample.labels is None or right is None:
         return [], changed
     assert first.labels is not None
-    if int((few.argmax(1) == first.labels).sum()) <= int(right[:len(few)].sum()):
+    if int((few.argmax(1) == first.labels).sum()) <= int(right[: len(few)].sum()):
         return [], changed
     with batch_statistics(net.model):
         scores = net.over(sample.batches)
@@ -661,9 +756,18 @@ def try_batch_statistics(net: Net, sample: Sample, right: Tensor | None, logits:
     found = paired_gain(right, after)
     if found.gain < LEAST_GAIN or found.p > CHANCE:
         return [], changed
-    return [Gain(role=net.role, code="batch_norm_statistics", words="batch norms that use the batch's statistics",
-                 before=float(right.double().mean()), after=float(after.double().mean()), samples=len(sample),
-                 p=found.p, logits=scores)], changed
+    return [
+        Gain(
+            role=net.role,
+            code="batch_norm_statistics",
+            words="batch norms that use the batch's statistics",
+            before=float(right.double().mean()),
+            after=float(after.double().mean()),
+            samples=len(sample),
+            p=found.p,
+            logits=scores,
+        )
+    ], changed
 
 
 def depends_on_batch(net: Net, sample: Sample, logits: Tensor) -> tuple[float, float]:
@@ -689,6 +793,27 @@ def readable(name: str) -> str:
     return name or "the model itself"
 
 
-__all__ = ["BATCH_NORMS", "CHANCE", "DROPOUTS", "LEAST_GAIN", "SCREEN", "Change", "Gain", "batch_norms",
-           "batch_statistics", "candidates", "canvases", "compete", "depends_on_batch", "readable", "scalings",
-           "try_batch_statistics", "try_bias", "try_changes", "try_head", "try_matching", "try_scale", "unseen"]
+__all__ = [
+    "BATCH_NORMS",
+    "CHANCE",
+    "DROPOUTS",
+    "LEAST_GAIN",
+    "SCREEN",
+    "Change",
+    "Gain",
+    "batch_norms",
+    "batch_statistics",
+    "candidates",
+    "canvases",
+    "compete",
+    "depends_on_batch",
+    "readable",
+    "scalings",
+    "try_batch_statistics",
+    "try_bias",
+    "try_changes",
+    "try_head",
+    "try_matching",
+    "try_scale",
+    "unseen",
+]

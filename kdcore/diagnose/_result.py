@@ -82,10 +82,17 @@ class Diagnosis:
         rows = (right["teacher"] & ~right["student"]).nonzero().flatten()
         sure, said = p["student"][rows].max(1)
         order = sure.argsort(dim=0, descending=True, stable=True)
-        return [{"index": int(self.sample.index[row]), "row": int(row), "label": self.class_names[int(
-                    self.labels[row])], "student_says": self.class_names[int(said[k])], "confidence": float(sure[k]),
-                 "teacher_confidence": float(p["teacher"][row, self.labels[row]])}
-                for k, row in zip(order.tolist(), rows[order].tolist(), strict=True)]
+        return [
+            {
+                "index": int(self.sample.index[row]),
+                "row": int(row),
+                "label": self.class_names[int(self.labels[row])],
+                "student_says": self.class_names[int(said[k])],
+                "confidence": float(sure[k]),
+                "teacher_confidence": float(p["teacher"][row, self.labels[row]]),
+            }
+            for k, row in zip(order.tolist(), rows[order].tolist(), strict=True)
+        ]
 
     def per_class(self) -> list[dict[str, Any]]:
         """Recall of both models per class, the widest gap first. Empty without labels."""
@@ -93,33 +100,69 @@ class Diagnosis:
         if self.labels is None or recall["teacher"] is None or recall["student"] is None:
             return []
         count = self.labels.bincount(minlength=len(self.class_names)).tolist()
-        table = [{"class": name, "samples": n, "teacher": t, "student": s, "gap": t - s} for name, n, t, s in zip(
-            self.class_names, count, recall["teacher"].tolist(), recall["student"].tolist(), strict=True) if n]
+        table = [
+            {"class": name, "samples": n, "teacher": t, "student": s, "gap": t - s}
+            for name, n, t, s in zip(
+                self.class_names, count, recall["teacher"].tolist(), recall["student"].tolist(), strict=True
+            )
+            if n
+        ]
         return sorted(table, key=lambda row: -row["gap"])
 
     def models(self) -> list[dict[str, Any]]:
         """One row per model: accuracy, calibration, size, speed."""
         shown = ("accuracy", "nll", "ece", "confidence", "temperature", "entropy")
-        return [{"model": role, **{k: getattr(self.said[role], k) for k in shown}, **self.cost.get(role, {}),
-                 "input": self.inputs.get(role, {}).get("input", "")} for role in ROLES]
+        return [
+            {
+                "model": role,
+                **{k: getattr(self.said[role], k) for k in shown},
+                **self.cost.get(role, {}),
+                "input": self.inputs.get(role, {}).get("input", ""),
+            }
+            for role in ROLES
+        ]
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         if name == "findings":
-            return [{"code": f.code, "severity": f.severity, "sentence": f.sentence, "try_next": f.try_next,
-                     "model": f.evidence.get("model", "")} for f in self.findings]
+            return [
+                {
+                    "code": f.code,
+                    "severity": f.severity,
+                    "sentence": f.sentence,
+                    "try_next": f.try_next,
+                    "model": f.evidence.get("model", ""),
+                }
+                for f in self.findings
+            ]
         if name == "agreement":
             return [{"measure": k, "value": v} for k, v in self.agreement.items()]
         if name == "alignment":
-            return [{"student": v.student, "teacher": v.teacher,
-                     "disparity": math.nan if v.alignment is None else v.alignment.disparity,
-                     "rank_student": v.rank_student, "rank_teacher": v.rank_teacher} for v in self.alignments]
+            return [
+                {
+                    "student": v.student,
+                    "teacher": v.teacher,
+                    "disparity": math.nan if v.alignment is None else v.alignment.disparity,
+                    "rank_student": v.rank_student,
+                    "rank_teacher": v.rank_teacher,
+                }
+                for v in self.alignments
+            ]
         if name == "occlusion":
             seen = self.occlusion
-            return [] if seen is None else [
-                {"index": int(self.sample.index[row]), "class": self.class_names[int(c)], "correlation": float(r)}
-                for row, c, r in zip(seen.rows, seen.classes, seen.correlation, strict=True)]
-        return {"models": self.models, "classes": self.per_class, "samples": self.missed,
-                "robustness": lambda: self.robustness}[name]()
+            return (
+                []
+                if seen is None
+                else [
+                    {"index": int(self.sample.index[row]), "class": self.class_names[int(c)], "correlation": float(r)}
+                    for row, c, r in zip(seen.rows, seen.classes, seen.correlation, strict=True)
+                ]
+            )
+        return {
+            "models": self.models,
+            "classes": self.per_class,
+            "samples": self.missed,
+            "robustness": lambda: self.robustness,
+        }[name]()
 
     def to_dataframe(self, table: str = "findings") -> pd.DataFrame:
         """One of the tables: findings (default), models, agreement, classes, samples, cka, alignment, occlusion,
@@ -129,6 +172,7 @@ class Diagnosis:
             ValueError: unknown table.
         """
         import pandas as pd
+
         check_choice("table", table, TABLES)
         if table == "cka":
             return pd.DataFrame() if self.cka is None else self.cka.to_dataframe(long=True)
@@ -138,28 +182,57 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, fit for JSON (what is not a number is ``None``); images are left out."""
-        plain = {"healthy": self.healthy, "alarm_from": ALARM, "samples": len(self.sample),
-                 "findings": [{"code": f.code, "severity": f.severity, "alarm": f.alarm, "sentence": f.sentence,
-                               "try_next": f.try_next, "evidence": f.evidence} for f in self.findings],
-                 "agreement": self.agreement, "models": self.models(), "classes": self.per_class(),
-                 "teacher_right_student_wrong": self.missed(), "pairs": self.pairs, "inputs": self.inputs,
-                 "alignment": self._rows("alignment"), "occlusion": self._rows("occlusion"),
-                 "robustness": self.robustness, "notes": self.notes, "settings": self.settings,
-                 "seconds": self.seconds}
+        plain = {
+            "healthy": self.healthy,
+            "alarm_from": ALARM,
+            "samples": len(self.sample),
+            "findings": [
+                {
+                    "code": f.code,
+                    "severity": f.severity,
+                    "alarm": f.alarm,
+                    "sentence": f.sentence,
+                    "try_next": f.try_next,
+                    "evidence": f.evidence,
+                }
+                for f in self.findings
+            ],
+            "agreement": self.agreement,
+            "models": self.models(),
+            "classes": self.per_class(),
+            "teacher_right_student_wrong": self.missed(),
+            "pairs": self.pairs,
+            "inputs": self.inputs,
+            "alignment": self._rows("alignment"),
+            "occlusion": self._rows("occlusion"),
+            "robustness": self.robustness,
+            "notes": self.notes,
+            "settings": self.settings,
+            "seconds": self.seconds,
+        }
         if self.cka is not None:
-            plain["cka"] = {"layers_student": list(self.cka.layers_x), "layers_teacher": list(self.cka.layers_y),
-                            "matrix": self.cka.matrix.tolist(), "confidence": self.cka.confidence,
-                            "interval": None if self.cka.interval is None else self.cka.interval.tolist()}
+            plain["cka"] = {
+                "layers_student": list(self.cka.layers_x),
+                "layers_teacher": list(self.cka.layers_y),
+                "matrix": self.cka.matrix.tolist(),
+                "confidence": self.cka.confidence,
+                "interval": None if self.cka.interval is None else self.cka.interval.tolist(),
+            }
         return _plain(plain)
 
     def summary(self) -> str:
         """One sentence: how many alarms, and how the two compare."""
         accuracy = [self.said[r].accuracy for r in ROLES] if self.said else []
-        verdict = ("No alarm." if self.healthy else
-                   f"{len(self.alarms)} alarm{'s' if len(self.alarms) > 1 else ''}: {self.findings[0].sentence}")
+        verdict = (
+            "No alarm."
+            if self.healthy
+            else f"{len(self.alarms)} alarm{'s' if len(self.alarms) > 1 else ''}: {self.findings[0].sentence}"
+        )
         if len(accuracy) == 2 and accuracy[0] is not None and accuracy[1] is not None:
-            verdict += (f" On {len(self.sample)} samples the teacher is right in {100 * accuracy[0]:.1f} %, the "
-                        f"student in {100 * accuracy[1]:.1f} %; they agree in {100 * self.agreement['top1']:.1f} %.")
+            verdict += (
+                f" On {len(self.sample)} samples the teacher is right in {100 * accuracy[0]:.1f} %, the "
+                f"student in {100 * accuracy[1]:.1f} %; they agree in {100 * self.agreement['top1']:.1f} %."
+            )
         elif self.agreement:
             verdict += f" On {len(self.sample)} samples they agree in {100 * self.agreement['top1']:.1f} %."
         return verdict
@@ -171,42 +244,62 @@ class Diagnosis:
         said = []
         if self.cost:
             size, work = (self.cost["student"][k] / max(self.cost["teacher"][k], 1) for k in ("parameters", "flops"))
-            said.append(f"The student has {_times(size)} the teacher's parameters and needs {_times(work)} its "
-                        "operations.")
+            said.append(
+                f"The student has {_times(size)} the teacher's parameters and needs {_times(work)} its operations."
+            )
         if missed := self.missed():
             (label, n), *_ = Counter(m["label"] for m in missed).most_common(1)
             (pair, k), *_ = Counter((m["label"], m["student_says"]) for m in missed).most_common(1)
-            said.append(f"Of the {len(missed)} samples only the teacher gets right, {n} are of class {label}"
-                        + (f"; the commonest mistake is {pair[1]} for {pair[0]} ({k} times)." if k > 1 else "."))
+            said.append(
+                f"Of the {len(missed)} samples only the teacher gets right, {n} are of class {label}"
+                + (f"; the commonest mistake is {pair[1]} for {pair[0]} ({k} times)." if k > 1 else ".")
+            )
         if self.cka is not None:
-            known = [(float(self.cka.matrix[self.cka.layers_x.index(s), self.cka.layers_y.index(t)]), s, t)
-                     for s, t in self.pairs if s in self.cka.layers_x and t in self.cka.layers_y]
+            known = [
+                (float(self.cka.matrix[self.cka.layers_x.index(s), self.cka.layers_y.index(t)]), s, t)
+                for s, t in self.pairs
+                if s in self.cka.layers_x and t in self.cka.layers_y
+            ]
             if known := [k for k in known if math.isfinite(k[0])]:
                 (low, s, t), high = min(known), max(known)
-                said.append(f"Of the paired layers {s} (student) and {t} (teacher) are least alike, CKA {low:.2f}"
-                            + (f"; {high[1]} and {high[2]} most, {high[0]:.2f}." if len(known) > 1 else "."))
+                said.append(
+                    f"Of the paired layers {s} (student) and {t} (teacher) are least alike, CKA {low:.2f}"
+                    + (f"; {high[1]} and {high[2]} most, {high[0]:.2f}." if len(known) > 1 else ".")
+                )
         return said
 
     def to_html(self, title: str = "Diagnosis of a pair") -> str:
         """A self-contained page of words and tables (``workbench.diagnose_report`` adds the pictures)."""
-        return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-                f"<style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui,sans-serif;max-width:62rem;"
-                "margin:auto;padding:1rem}th,td{padding:.2em .7em;text-align:left}</style></head><body>"
-                f"<h1>{html.escape(title)}</h1>{self._repr_html_()}{self._tables()}</body></html>\n")
+        return (
+            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+            f"<style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui,sans-serif;max-width:62rem;"
+            "margin:auto;padding:1rem}th,td{padding:.2em .7em;text-align:left}</style></head><body>"
+            f"<h1>{html.escape(title)}</h1>{self._repr_html_()}{self._tables()}</body></html>\n"
+        )
 
     def _tables(self) -> str:
-        blocks = [("Models", "models"), ("Agreement", "agreement"), ("Classes", "classes"),
-                  ("Teacher right, student wrong", "samples"), ("Layer pairs", "alignment"), ("Masks", "robustness")]
-        return "".join(f"<h2>{heading}</h2>{_html_table(rows)}" for heading, name in blocks
-                       if (rows := self._rows(name)))
+        blocks = [
+            ("Models", "models"),
+            ("Agreement", "agreement"),
+            ("Classes", "classes"),
+            ("Teacher right, student wrong", "samples"),
+            ("Layer pairs", "alignment"),
+            ("Masks", "robustness"),
+        ]
+        return "".join(
+            f"<h2>{heading}</h2>{_html_table(rows)}" for heading, name in blocks if (rows := self._rows(name))
+        )
 
     def _repr_html_(self) -> str:
         items = "".join(
             f"<li><b>{html.escape(f.code)}</b> ({'alarm' if f.alarm else 'note'}, severity {f.severity:.2f}): "
-            f"{html.escape(f.sentence)} <i>{html.escape(f.try_next)}</i></li>" for f in self.findings)
+            f"{html.escape(f.sentence)} <i>{html.escape(f.try_next)}</i></li>"
+            for f in self.findings
+        )
         notes = "".join(f"<li>{html.escape(n)}</li>" for n in self.notes)
-        return (f"<p>{html.escape(' '.join([self.summary(), *self.in_short()]))}</p><ol>{items}</ol>"
-                + (f"<p>Not measured:</p><ul>{notes}</ul>" if notes else ""))
+        return f"<p>{html.escape(' '.join([self.summary(), *self.in_short()]))}</p><ol>{items}</ol>" + (
+            f"<p>Not measured:</p><ul>{notes}</ul>" if notes else ""
+        )
 
     def __str__(self) -> str:
         return "\n".join([self.summary(), *(f"  {f}" for f in self.findings)])
@@ -226,6 +319,7 @@ def _times(ratio: float) -> str:
 def _html_table(rows: Sequence[Mapping[str, Any]]) -> str:
     def cell(value: Any) -> str:
         return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
+
     head = "".join(f'<th scope="col">{html.escape(str(k))}</th>' for k in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{cell(v)}</td>" for v in row.values()) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -23,7 +23,7 @@ OUTLIER = 1000.0
 #: Values looked at of one tensor, and rows and columns for the largest singular value.
 _VALUES, _ROWS, _COLUMNS = 20_000, 192, 384
 #: Of larger tensors the first rows are looked at.
-_LARGE = 2 ** 20
+_LARGE = 2**20
 
 
 class Verdict(NamedTuple):
@@ -64,8 +64,9 @@ def stages(model: nn.Module, initial: dict[str, Tensor] | None = None) -> list[S
             verdict = Verdict(trained=not why, why=why)
         else:
             verdict = _judge(module)
-        found.append(Stage(name, count, frozen, bool(verdict.why) and not verdict.trained, verdict.why,
-                           verdict.trained))
+        found.append(
+            Stage(name, count, frozen, bool(verdict.why) and not verdict.trained, verdict.why, verdict.trained)
+        )
     return found
 
 
@@ -128,6 +129,7 @@ def odd_weights(model: nn.Module) -> list[Odd]:
 
 # ------------------------------------------------------------------------------------------------------------- verdicts
 
+
 def _judge(module: nn.Module) -> Verdict:
     """The verdict on a stage: trained as soon as one tensor is; else all that shows the opposite."""
     reasons: list[str] = []
@@ -150,8 +152,11 @@ def _judge_norm(own: Mapping[str, Tensor]) -> Verdict:
     """Scale and shift start as constants (zero for zero-initialised branches); any step of training moves them."""
     if not all(_constant(p) for p in own.values()) or bool((own.get("bias", torch.zeros(1)) != 0).any()):
         return Verdict(trained=True)
-    return Verdict(why="normalisation weights are exactly as at the start") if max(
-        p.numel() for p in own.values()) > 1 else Verdict()
+    return (
+        Verdict(why="normalisation weights are exactly as at the start")
+        if max(p.numel() for p in own.values()) > 1
+        else Verdict()
+    )
 
 
 def _judge_weights(own: Mapping[str, Tensor]) -> Verdict:
@@ -177,32 +182,45 @@ def _bias_as_drawn(bias: Tensor, matrices: list[Tensor]) -> bool:
     """Constant, or uniform in the bound of one of the matrices beside it."""
     if _constant(bias) or float(bias.abs().max()) < TINY:
         return True
-    return any(float(bias.abs().max()) <= bound * (1 + 1e-6) and _uniform(bias.flatten(), bound)
-               for m in matrices for bound in _bounds(m))
+    return any(
+        float(bias.abs().max()) <= bound * (1 + 1e-6) and _uniform(bias.flatten(), bound)
+        for m in matrices
+        for bound in _bounds(m)
+    )
 
 
 def _bounds(matrix: Tensor) -> tuple[float, ...]:
     """Bounds of the usual uniform draws: torch's default, recurrent nets', Xavier's, He's, LeCun's, by fan out."""
     rows, fan_in = len(matrix), matrix[0].numel()
     fan_out = rows * (matrix[0, 0].numel() if matrix.ndim > 2 else 1)
-    return (fan_in ** -0.5, (4 / rows) ** 0.5, (3 / rows) ** 0.5, (6 / (fan_in + fan_out)) ** 0.5, (6 / fan_in) ** 0.5,
-            (6 / fan_out) ** 0.5, (3 / fan_in) ** 0.5, rows ** -0.5)
+    return (
+        fan_in**-0.5,
+        (4 / rows) ** 0.5,
+        (3 / rows) ** 0.5,
+        (6 / (fan_in + fan_out)) ** 0.5,
+        (6 / fan_in) ** 0.5,
+        (6 / fan_out) ** 0.5,
+        (3 / fan_in) ** 0.5,
+        rows**-0.5,
+    )
 
 
 def _uniform(values: Tensor, bound: float) -> bool:
     from scipy.stats import kstest
+
     return bool(kstest(_some(values).numpy() / bound, "uniform", (-1, 2)).pvalue > CHANCE)
 
 
 def _some(values: Tensor) -> Tensor:
     flat = values.flatten()
-    return flat[::max(1, len(flat) // _VALUES)][:_VALUES]
+    return flat[:: max(1, len(flat) // _VALUES)][:_VALUES]
 
 
 def _judge_matrix(weight: Tensor) -> Verdict:
     from scipy.stats import kstest
-    bounds = _bounds(weight)[:None if weight.numel() >= MANY else 1]  # few weights would come near some bound
-    weight = weight[:max(8, _LARGE // weight[0].numel())].double()  # the first rows are as random as all
+
+    bounds = _bounds(weight)[: None if weight.numel() >= MANY else 1]  # few weights would come near some bound
+    weight = weight[: max(8, _LARGE // weight[0].numel())].double()  # the first rows are as random as all
     values, n = weight.flatten(), weight.numel()
     if n < FEW or _constant(values):
         return Verdict()
@@ -214,34 +232,39 @@ def _judge_matrix(weight: Tensor) -> Verdict:
     std = float(values.square().mean().sqrt())
     draw = _some(values).numpy() / std
     cut = 0.8796  # standard deviation of a normal distribution cut at twice its own
-    if _structured(weight) or (kstest(draw, "norm").pvalue <= CHANCE and
-                               kstest(draw * cut, "truncnorm", (-2, 2)).pvalue <= CHANCE):
+    if _structured(weight) or (
+        kstest(draw, "norm").pvalue <= CHANCE and kstest(draw * cut, "truncnorm", (-2, 2)).pvalue <= CHANCE
+    ):
         return Verdict(trained=True)
-    return Verdict(why=f"weights follow a normal distribution of standard deviation {std:.3g} without any structure"
-                   if n >= MANY else "")
+    return Verdict(
+        why=f"weights follow a normal distribution of standard deviation {std:.3g} without any structure"
+        if n >= MANY
+        else ""
+    )
 
 
 def _structured(weight: Tensor) -> bool:
     """Whether rows, columns or kernel positions differ in size more than those of independent draws, or one direction
     stands out (largest singular value beyond the Tracy-Widom edge): both come with training."""
     kernel = weight.reshape(len(weight), weight.shape[1], -1)
-    kurtosis = float((weight ** 4).mean() / weight.square().mean() ** 2)
+    kurtosis = float((weight**4).mean() / weight.square().mean() ** 2)
     if any(_uneven(kernel.movedim(d, 0).flatten(1), kurtosis) for d in range(3)):
         return True
     matrix = kernel.flatten(1)[:_ROWS, :_COLUMNS].float()
     m, n = matrix.shape
     if min(m, n) < 8:
         return False
-    edge = m ** 0.5 + n ** 0.5
+    edge = m**0.5 + n**0.5
     vector = matrix.sum(1) + matrix[:, 0]
     for _ in range(40):  # power iteration; what has not converged is too small, never too large
         vector = matrix @ (matrix.T @ (vector / vector.norm().clamp_min(1e-30)))
     top = float(vector.norm()) / float(matrix.square().mean())
-    return top > edge ** 2 + 8 * 1.27 * edge * (m ** -0.5 + n ** -0.5) ** (1 / 3)
+    return top > edge**2 + 8 * 1.27 * edge * (m**-0.5 + n**-0.5) ** (1 / 3)
 
 
 def _uneven(rows: Tensor, kurtosis: float) -> bool:
     from scipy.stats import chi2
+
     m, n = rows.shape
     if m < 4 or n < 100:
         return False

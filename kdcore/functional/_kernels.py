@@ -132,7 +132,8 @@ class SoftmaxCorrelations(torch.autograd.Function):
             torch.stack([a.mean(0), b.mean(0)], out=means[:, part])
             _products(a - means[0, part], b - means[1, part], 0, along_columns[:, part])
         (rows, *row_factors), (columns, *column_factors) = (
-            _correlation(products, eps) for products in (along_rows, along_columns))
+            _correlation(products, eps) for products in (along_rows, along_columns)
+        )
         ctx.settings = temperature, eps
         ctx.save_for_backward(s, t, q, p, means, *row_factors, *column_factors)
         return rows, columns

@@ -45,7 +45,7 @@ def confusion_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
     """
     labels = check_labels(labels, len(labels), num_classes)
     predicted = check_labels(predicted, len(labels), num_classes)
-    return (labels * num_classes + predicted).bincount(minlength=num_classes ** 2).view(num_classes, num_classes)
+    return (labels * num_classes + predicted).bincount(minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def best_matching(scores: Tensor) -> Tensor:
@@ -67,6 +67,7 @@ def best_matching(scores: Tensor) -> Tensor:
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
         raise ValueError(f"scores must be (C, C), got {describe(scores)}.")
     from scipy.optimize import linear_sum_assignment
+
     size = len(scores)
     values = scores.double()
     bonus = 1e-9 * float(values.abs().max()) / max(size, 1)  # decides ties alone: C bonuses stay below any real step
@@ -103,6 +104,7 @@ def paired_gain(before: Tensor, after: Tensor) -> PairedGain:
     if before.shape != after.shape or before.ndim != 1 or not len(before):
         raise ValueError(f"before and after must be (N,) with N >= 1, got {describe(before)} and {describe(after)}.")
     from scipy.stats import binom
+
     before, after = before.bool(), after.bool()
     fixed, broken = int((after & ~before).sum()), int((before & ~after).sum())
     p = float(binom.sf(fixed - 1, fixed + broken, 0.5)) if fixed + broken else 1.0
@@ -135,6 +137,7 @@ def paired_rise(before: Tensor, after: Tensor) -> float:
     if not bool(difference.any()):
         return 1.0
     from scipy.stats import wilcoxon
+
     return float(wilcoxon(difference.cpu().numpy(), alternative="greater").pvalue)
 
 

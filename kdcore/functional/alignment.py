@@ -65,8 +65,13 @@ def procrustes_coordinates(student_features: Tensor, teacher_features: Tensor, *
     s, t = (torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in (s, t))
     left, strength, right = torch.linalg.svd(s.T @ t)
     fitted = strength.sum() * (s @ (left @ right))
-    return Alignment(fitted[:, :dim], t[:, :dim], len(t) * (t - fitted).square().sum(1),
-                     float(1 - strength.sum().square()), t.square().sum(0)[:dim])
+    return Alignment(
+        fitted[:, :dim],
+        t[:, :dim],
+        len(t) * (t - fitted).square().sum(1),
+        float(1 - strength.sum().square()),
+        t.square().sum(0)[:dim],
+    )
 
 
 def effective_rank(x: Tensor) -> float:

@@ -32,6 +32,7 @@ def _check_boxes(argument: str, boxes: Tensor) -> None:
 
 # Formats --------------------------------------------------------------------------------------------------------------
 
+
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Centre and size to corners, ``(..., 4)``."""
     _check_boxes("boxes", boxes)
@@ -60,18 +61,21 @@ def xyxy_to_xywh(boxes: Tensor) -> Tensor:
 
 # Overlap --------------------------------------------------------------------------------------------------------------
 
+
 def _areas(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Intersection, union and smallest enclosing box of pairs of ``xyxy`` boxes, areas ``(...)``."""
     for argument, value in (("boxes", boxes), ("targets", targets)):
         _check_boxes(argument, value)
     if boxes.shape != targets.shape:
-        raise ValueError(f"boxes and targets must have the same shape, got {tuple(boxes.shape)} and "
-                         f"{tuple(targets.shape)}.")
+        raise ValueError(
+            f"boxes and targets must have the same shape, got {tuple(boxes.shape)} and {tuple(targets.shape)}."
+        )
     if not torch.compiler.is_compiling():
         for argument, value in (("boxes", boxes), ("targets", targets)):
             if bool((value[..., 2:] < value[..., :2]).any()):
-                raise ValueError(f"{argument} must be xyxy with x1 <= x2 and y1 <= y2 (see cxcywh_to_xyxy and "
-                                 "xywh_to_xyxy).")
+                raise ValueError(
+                    f"{argument} must be xyxy with x1 <= x2 and y1 <= y2 (see cxcywh_to_xyxy and xywh_to_xyxy)."
+                )
 
     def area(low: Tensor, high: Tensor) -> Tensor:
         return (high - low).clamp(min=0).prod(-1)
@@ -121,14 +125,19 @@ def generalized_iou(boxes: Tensor, targets: Tensor) -> Tensor:
 
 # Heat maps of centres -------------------------------------------------------------------------------------------------
 
+
 def _check_targets(target_xywh: Tensor) -> None:
     _check_boxes("target_xywh", target_xywh)
     if target_xywh.ndim != 2:
         raise ValueError(f"target_xywh must be (B, 4), got {describe(target_xywh)}.")
     if not torch.compiler.is_compiling() and not bool((target_xywh[:, 2:] > 0).all()):
         bad = (target_xywh[:, 2:] <= 0).any(1).nonzero()
-        raise ValueError(f"target_xywh must have width and height > 0, got {target_xywh[int(bad[0])].tolist()} at "
-                         f"position {int(bad[0])}." if len(bad) else "target_xywh must be finite, got NaN.")
+        raise ValueError(
+            f"target_xywh must have width and height > 0, got {target_xywh[int(bad[0])].tolist()} at "
+            f"position {int(bad[0])}."
+            if len(bad)
+            else "target_xywh must be finite, got NaN."
+        )
 
 
 def center_cells(target_xywh: Tensor, feature_size: int) -> Tensor:
@@ -160,10 +169,10 @@ def gaussian_radius(sizes: Tensor, min_overlap: float = 0.7) -> Tensor:
     """
     width, height = sizes.unbind(-1)
     total, area = width + height, width * height
-    first = (total + (total ** 2 - 4 * area * (1 - min_overlap) / (1 + min_overlap)).sqrt()) / 2
-    second = (2 * total + (4 * total ** 2 - 16 * (1 - min_overlap) * area).sqrt()) / 2
+    first = (total + (total**2 - 4 * area * (1 - min_overlap) / (1 + min_overlap)).sqrt()) / 2
+    second = (2 * total + (4 * total**2 - 16 * (1 - min_overlap) * area).sqrt()) / 2
     b = -2 * min_overlap * total
-    third = (b + (b ** 2 + 16 * min_overlap * (1 - min_overlap) * area).sqrt()) / 2
+    third = (b + (b**2 + 16 * min_overlap * (1 - min_overlap) * area).sqrt()) / 2
     return torch.minimum(first, torch.minimum(second, third))
 
 
@@ -190,7 +199,7 @@ def center_heatmap(target_xywh: Tensor, feature_size: int, *, min_overlap: float
     at = torch.arange(feature_size, device=target_xywh.device)
     dy = (at.view(1, -1, 1) - (cells // feature_size).view(-1, 1, 1)).to(target_xywh.dtype)
     dx = (at.view(1, 1, -1) - (cells % feature_size).view(-1, 1, 1)).to(target_xywh.dtype)
-    heat = torch.exp(-(dx ** 2 + dy ** 2) / (2 * ((2 * radius + 1) / 6) ** 2))
+    heat = torch.exp(-(dx**2 + dy**2) / (2 * ((2 * radius + 1) / 6) ** 2))
     heat = heat.where((dx.abs() <= radius) & (dy.abs() <= radius), 0.0)
     return heat.where(heat >= torch.finfo(heat.dtype).eps, 0.0).unsqueeze(1)
 
@@ -220,7 +229,7 @@ def focal_heatmap_loss(score: Tensor, heatmap: Tensor) -> Tensor:
     p = p.clamp(torch.finfo(p.dtype).eps, 1 - torch.finfo(p.dtype).eps)
     here = heatmap == 1
     near = (1 - p) ** 2 * p.log()
-    far = (1 - heatmap) ** 4 * p ** 2 * torch.log1p(-p)
+    far = (1 - heatmap) ** 4 * p**2 * torch.log1p(-p)
     return -torch.where(here, near, far).sum() / here.sum().clamp(min=1)
 
 
@@ -244,8 +253,9 @@ def decode_center_boxes(score: Tensor, size: Tensor, offset: Tensor, *, cells: T
     b, _, f, _ = score.shape
     for argument, value in (("size", size), ("offset", offset)):
         if value.shape != (b, 2, f, f):
-            raise ValueError(f"{argument} must be ({b}, 2, {f}, {f}) as score is {tuple(score.shape)}, got "
-                             f"{describe(value)}.")
+            raise ValueError(
+                f"{argument} must be ({b}, 2, {f}, {f}) as score is {tuple(score.shape)}, got {describe(value)}."
+            )
     chosen = score.flatten(1).argmax(1) if cells is None else cells
     where = chosen.view(b, 1, 1).expand(b, 2, 1)
     wh, shift = (value.flatten(2).gather(2, where).squeeze(2) for value in (size, offset))
@@ -253,8 +263,9 @@ def decode_center_boxes(score: Tensor, size: Tensor, offset: Tensor, *, cells: T
     return torch.cat([(corner + shift) / f, wh], 1)
 
 
-def center_tracking_losses(score: Tensor, size: Tensor, offset: Tensor, target_xywh: Tensor, *,
-                           readout: str = "argmax") -> dict[str, Tensor]:
+def center_tracking_losses(
+    score: Tensor, size: Tensor, offset: Tensor, target_xywh: Tensor, *, readout: str = "argmax"
+) -> dict[str, Tensor]:
     """Focal, GIoU and L1 terms of a centre head, not yet weighted (:data:`TRACKING_WEIGHTS`).
 
     Args:
@@ -281,11 +292,15 @@ def center_tracking_losses(score: Tensor, size: Tensor, offset: Tensor, target_x
     cells = center_cells(target, feature_size) if readout == "target" else None
     boxes = cxcywh_to_xyxy(decode_center_boxes(score, size, offset, cells=cells))
     truth = xywh_to_xyxy(target).clamp(0, 1)
-    return {"focal": focal_heatmap_loss(score, center_heatmap(target, feature_size)),
-            "giou": (1 - generalized_iou(boxes, truth)).mean(), "l1": (boxes - truth).abs().mean()}
+    return {
+        "focal": focal_heatmap_loss(score, center_heatmap(target, feature_size)),
+        "giou": (1 - generalized_iou(boxes, truth)).mean(),
+        "l1": (boxes - truth).abs().mean(),
+    }
 
 
 # Measures -------------------------------------------------------------------------------------------------------------
+
 
 def success_curve(ious: Tensor, thresholds: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Share of targets whose IoU exceeds each threshold; its mean is the success AUC of tracking benchmarks.

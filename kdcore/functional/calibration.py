@@ -57,8 +57,10 @@ def reliability(logits: Tensor, labels: Tensor, *, bins: int = 15) -> Reliabilit
     confidence, predicted = logits.softmax(1).max(1)
     home = (confidence * bins).ceil().long().clamp(1, bins) - 1
     count = home.bincount(minlength=bins)
-    total = [torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add_(0, home, values)
-             for values in (confidence, (predicted == labels).double())]
+    total = [
+        torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add_(0, home, values)
+        for values in (confidence, (predicted == labels).double())
+    ]
     return Reliability(count, total[0] / count, total[1] / count)
 
 

@@ -54,8 +54,14 @@ def check_fraction(argument: str, value: float, *, closed: bool = True) -> None:
         raise ValueError(f"{argument} must be in [0, 1{']' if closed else ')'}, got {value!r}.")
 
 
-def check_logits_pair(student_logits: Tensor, teacher_logits: Tensor, *, ndim: Sequence[int] = (2,),
-                      min_classes: int = 1, min_samples: int = 1) -> None:
+def check_logits_pair(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    ndim: Sequence[int] = (2,),
+    min_classes: int = 1,
+    min_samples: int = 1,
+) -> None:
     """Raise unless both are floating logits of the same shape and an allowed rank, on the same device.
 
     Args:
@@ -78,21 +84,28 @@ def check_logits_pair(student_logits: Tensor, teacher_logits: Tensor, *, ndim: S
     if student_logits.shape != teacher_logits.shape:
         hint = ""
         if student_logits.shape[0] == teacher_logits.shape[0] and student_logits.shape[1] != teacher_logits.shape[1]:
-            hint = (f" The student has {student_logits.shape[1]} classes and the teacher {teacher_logits.shape[1]}: "
-                    "logit distillation needs the same classes in the same order.")
-        raise ValueError(f"student_logits and teacher_logits must have the same shape, got "
-                         f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}.{hint}")
+            hint = (
+                f" The student has {student_logits.shape[1]} classes and the teacher {teacher_logits.shape[1]}: "
+                "logit distillation needs the same classes in the same order."
+            )
+        raise ValueError(
+            f"student_logits and teacher_logits must have the same shape, got "
+            f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}.{hint}"
+        )
     if student_logits.device != teacher_logits.device:
-        raise ValueError(f"student_logits and teacher_logits must be on the same device, got "
-                         f"{student_logits.device} and {teacher_logits.device}.")
+        raise ValueError(
+            f"student_logits and teacher_logits must be on the same device, got "
+            f"{student_logits.device} and {teacher_logits.device}."
+        )
     if student_logits.shape[1] < min_classes:
         raise ValueError(f"student_logits needs at least {min_classes} classes, got {describe(student_logits)}.")
     if student_logits.shape[0] < min_samples:
         raise ValueError(f"student_logits needs at least {min_samples} samples, got {describe(student_logits)}.")
 
 
-def check_labels(labels: Tensor | None, num_samples: int, num_classes: int, *,
-                 ignore_index: int | None = None) -> Tensor:
+def check_labels(
+    labels: Tensor | None, num_samples: int, num_classes: int, *, ignore_index: int | None = None
+) -> Tensor:
     """Return ``labels`` as int64 ``(N,)`` or raise.
 
     Raises:
@@ -115,14 +128,24 @@ def check_labels(labels: Tensor | None, num_samples: int, num_classes: int, *,
     return labels.long()
 
 
-def check_features_pair(x: Tensor, y: Tensor, *, names: tuple[str, str] = ("student_features", "teacher_features"),
-                        same_shape: bool = False, min_samples: int = 1) -> None:
+def check_features_pair(
+    x: Tensor,
+    y: Tensor,
+    *,
+    names: tuple[str, str] = ("student_features", "teacher_features"),
+    same_shape: bool = False,
+    min_samples: int = 1,
+) -> None:
     """Raise ``ValueError`` unless both hold the same samples (first dimension) and at least ``min_samples`` of them."""
     if x.ndim < 1 or y.ndim < 1 or x.shape[0] != y.shape[0]:
-        raise ValueError(f"{names[0]} and {names[1]} must hold the same samples (first dimension), "
-                         f"got {describe(x)} and {describe(y)}.")
+        raise ValueError(
+            f"{names[0]} and {names[1]} must hold the same samples (first dimension), "
+            f"got {describe(x)} and {describe(y)}."
+        )
     if same_shape and x.shape != y.shape:
-        raise ValueError(f"{names[0]} and {names[1]} must have the same shape, got {tuple(x.shape)} and "
-                         f"{tuple(y.shape)}: use a projector (kdcore.projectors) or another layer pair (pair_layers).")
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have the same shape, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}: use a projector (kdcore.projectors) or another layer pair (pair_layers)."
+        )
     if x.shape[0] < min_samples:
         raise ValueError(f"{names[0]} and {names[1]} need at least {min_samples} samples, got {x.shape[0]}.")

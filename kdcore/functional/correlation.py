@@ -14,8 +14,9 @@ _PAIR_BUDGET = 1 << 24
 
 def _check_same_shape(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape or a.ndim == 0:
-        raise ValueError(f"a and b must have the same shape and at least one dimension, got {describe(a)} and "
-                         f"{describe(b)}.")
+        raise ValueError(
+            f"a and b must have the same shape and at least one dimension, got {describe(a)} and {describe(b)}."
+        )
 
 
 def cosine_similarity(a: Tensor, b: Tensor, *, dim: int = -1, eps: float = 1e-8) -> Tensor:

@@ -61,8 +61,13 @@ def _flatten_top(x: Tensor, amount: float, generator: torch.Generator) -> Tensor
 
 #: Name -> change, in the order in which one would try them.
 DISTORTIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
-    "rotation": _rotate, "scaling": _scale, "shift": _shift, "anisotropic scaling": _stretch, "one outlier": _outlier,
-    "no top component": _flatten_top}
+    "rotation": _rotate,
+    "scaling": _scale,
+    "shift": _shift,
+    "anisotropic scaling": _stretch,
+    "one outlier": _outlier,
+    "no top component": _flatten_top,
+}
 
 
 def distort(x: Tensor, kind: str, amount: float = 1.0, *, seed: int = 0) -> Tensor:

@@ -32,8 +32,9 @@ def flatten_maps(logits: Tensor) -> Tensor:
     return logits if logits.ndim == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
 
 
-def _pair(student_logits: Tensor, teacher_logits: Tensor, *, ndim: tuple[int, ...] = (2,),
-          min_classes: int = 1) -> tuple[Tensor, Tensor]:
+def _pair(
+    student_logits: Tensor, teacher_logits: Tensor, *, ndim: tuple[int, ...] = (2,), min_classes: int = 1
+) -> tuple[Tensor, Tensor]:
     """Checked rows ``(N, C)`` of at least float32; the teacher detached and in the student's precision."""
     check_logits_pair(student_logits, teacher_logits, ndim=ndim, min_classes=min_classes)
     s = at_least_float32(flatten_maps(student_logits))
@@ -56,8 +57,10 @@ def kl_with_temperature(student_logits: Tensor, teacher_logits: Tensor, *, tempe
     """
     check_positive("temperature", temperature)
     if student_logits.shape != teacher_logits.shape:
-        raise ValueError(f"student_logits and teacher_logits must have the same shape, got "
-                         f"{describe(student_logits)} and {describe(teacher_logits)}.")
+        raise ValueError(
+            f"student_logits and teacher_logits must have the same shape, got "
+            f"{describe(student_logits)} and {describe(teacher_logits)}."
+        )
     s = at_least_float32(student_logits)
     t = teacher_logits.detach().to(s.dtype)
     if _kernels.applies(s) and s.ndim == 2:
@@ -78,8 +81,9 @@ def soft_cross_entropy(logits: Tensor, target_probs: Tensor, *, reduction: str =
         ValueError: different shapes, not 2-D, unknown reduction.
     """
     if logits.ndim != 2 or logits.shape != target_probs.shape:
-        raise ValueError(f"logits and target_probs must both be (N, C), got {describe(logits)} and "
-                         f"{describe(target_probs)}.")
+        raise ValueError(
+            f"logits and target_probs must both be (N, C), got {describe(logits)} and {describe(target_probs)}."
+        )
     return reduce(-(target_probs * F.log_softmax(at_least_float32(logits), dim=-1)).sum(-1), reduction)
 
 
@@ -107,8 +111,14 @@ def split_target_nontarget(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     return F.logsigmoid(margin), F.logsigmoid(-margin), rest - log_sum
 
 
-def kd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, *, temperature: float = 4.0,
-            reduction: str = "mean") -> Tensor:
+def kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 4.0,
+    reduction: str = "mean",
+) -> Tensor:
     """Hinton's distillation term, ``T^2 KL(softmax(t / T) || softmax(s / T))``.
 
     ``T^2`` keeps the size of the gradient, ``T (q - p) / N``, independent of the temperature.
@@ -129,11 +139,19 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | Non
         official values: megvii-research/mdistiller.
     """
     s, t = _pair(student_logits, teacher_logits, ndim=(2, 4))
-    return temperature ** 2 * reduce(kl_with_temperature(s, t, temperature=temperature), reduction)
+    return temperature**2 * reduce(kl_with_temperature(s, t, temperature=temperature), reduction)
 
 
-def kd_objective(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *, temperature: float = 4.0,
-                 ce_weight: float = 0.1, kd_weight: float = 0.9, reduction: str = "mean") -> Tensor:
+def kd_objective(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None,
+    *,
+    temperature: float = 4.0,
+    ce_weight: float = 0.1,
+    kd_weight: float = 0.9,
+    reduction: str = "mean",
+) -> Tensor:
     """Cross-entropy with the labels (at temperature 1) plus :func:`kd_loss`, weighted.
 
     Args:
@@ -165,7 +183,8 @@ def _decoupled_kl(s: Tensor, t: Tensor, labels: Tensor, temperature: float) -> t
     if _kernels.applies(s):
         q_margin, p_margin, others = _kernels.TargetAndRest.apply(s, t, labels, temperature)
         (log_q_target, log_q_rest), (log_p_target, log_p_rest) = (
-            (F.logsigmoid(m), F.logsigmoid(-m)) for m in (q_margin, p_margin))
+            (F.logsigmoid(m), F.logsigmoid(-m)) for m in (q_margin, p_margin)
+        )
     else:
         log_q_target, log_q_rest, log_q = split_target_nontarget(s / temperature, labels)
         log_p_target, log_p_rest, log_p = split_target_nontarget(t / temperature, labels)
@@ -175,16 +194,40 @@ def _decoupled_kl(s: Tensor, t: Tensor, labels: Tensor, temperature: float) -> t
 
 
 @overload
-def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *, alpha: float = ...,
-             beta: float = ..., temperature: float = ..., return_parts: Literal[False] = ...,
-             reduction: str = ...) -> Tensor: ...
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None,
+    *,
+    alpha: float = ...,
+    beta: float = ...,
+    temperature: float = ...,
+    return_parts: Literal[False] = ...,
+    reduction: str = ...,
+) -> Tensor: ...
 @overload
-def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *, alpha: float = ...,
-             beta: float = ..., temperature: float = ..., return_parts: Literal[True],
-             reduction: str = ...) -> tuple[Tensor, Tensor, Tensor]: ...
-def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, *, alpha: float = 1.0,
-             beta: float = 8.0, temperature: float = 4.0, return_parts: bool = False,
-             reduction: str = "mean") -> Tensor | tuple[Tensor, Tensor, Tensor]:
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None,
+    *,
+    alpha: float = ...,
+    beta: float = ...,
+    temperature: float = ...,
+    return_parts: Literal[True],
+    reduction: str = ...,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    return_parts: bool = False,
+    reduction: str = "mean",
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """Decoupled KD, ``alpha * TCKD + beta * NCKD``.
 
     TCKD is ``T^2 KL`` between (target, rest) of teacher and student; NCKD is ``T^2 KL`` between their softmaxes over
@@ -217,22 +260,46 @@ def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | No
     check_positive("temperature", temperature)
     check_non_negative("alpha", alpha)
     check_non_negative("beta", beta)
-    tckd, nckd = (temperature ** 2 * reduce(part, reduction) for part in _decoupled_kl(s, t, labels, temperature))
+    tckd, nckd = (temperature**2 * reduce(part, reduction) for part in _decoupled_kl(s, t, labels, temperature))
     total = alpha * tckd + beta * nckd
     return (total, tckd, nckd) if return_parts else total
 
 
 @overload
-def dist_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = ..., *, beta: float = ...,
-              gamma: float = ..., temperature: float = ..., eps: float = ...,
-              return_parts: Literal[False] = ...) -> Tensor: ...
+def dist_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = ...,
+    *,
+    beta: float = ...,
+    gamma: float = ...,
+    temperature: float = ...,
+    eps: float = ...,
+    return_parts: Literal[False] = ...,
+) -> Tensor: ...
 @overload
-def dist_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = ..., *, beta: float = ...,
-              gamma: float = ..., temperature: float = ..., eps: float = ...,
-              return_parts: Literal[True]) -> tuple[Tensor, Tensor, Tensor]: ...
-def dist_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, *, beta: float = 1.0,
-              gamma: float = 1.0, temperature: float = 1.0, eps: float = 1e-8,
-              return_parts: bool = False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+def dist_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = ...,
+    *,
+    beta: float = ...,
+    gamma: float = ...,
+    temperature: float = ...,
+    eps: float = ...,
+    return_parts: Literal[True],
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def dist_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: float = 1.0,
+    eps: float = 1e-8,
+    return_parts: bool = False,
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """DIST: match the correlation of probabilities, not the probabilities, ``T^2 (beta * inter + gamma * intra)``.
 
     ``inter`` is 1 - the mean Pearson correlation of each sample's class probabilities; ``intra`` is 1 - that of each
@@ -260,8 +327,10 @@ def dist_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | N
     """
     s, t = _pair(student_logits, teacher_logits, ndim=(2, 4))
     if s.shape[0] < 2:
-        raise ValueError(f"student_logits needs at least 2 samples for the correlation over the batch, "
-                         f"got {describe(student_logits)}.")
+        raise ValueError(
+            f"student_logits needs at least 2 samples for the correlation over the batch, "
+            f"got {describe(student_logits)}."
+        )
     check_positive("temperature", temperature)
     check_non_negative("beta", beta)
     check_non_negative("gamma", gamma)
@@ -272,7 +341,7 @@ def dist_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | N
         q, p = (s / temperature).softmax(1), (t / temperature).softmax(1)
         rows, columns = (pearson_correlation(q, p, dim=dim, eps=eps) for dim in (1, 0))
     inter, intra = 1 - rows.mean(), 1 - columns.mean()
-    total = temperature ** 2 * (beta * inter + gamma * intra)
+    total = temperature**2 * (beta * inter + gamma * intra)
     return (total, inter, intra) if return_parts else total
 
 

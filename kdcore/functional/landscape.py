@@ -8,8 +8,9 @@ from torch import Tensor
 from .checks import check_non_negative, check_positive, describe
 
 
-def orthonormal_directions(dim: int, count: int = 2, *, generator: torch.Generator | None = None,
-                           dtype: torch.dtype = torch.float64) -> Tensor:
+def orthonormal_directions(
+    dim: int, count: int = 2, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """Random directions of length 1, perpendicular to each other, uniform over all such sets.
 
     Args:
@@ -46,8 +47,9 @@ def plane_points(centre: Tensor, directions: Tensor, a: Tensor, b: Tensor) -> Te
         ValueError: shapes that do not fit.
     """
     if centre.ndim != 1 or directions.shape != (2, len(centre)):
-        raise ValueError(f"centre must be (C,) and directions (2, C), got {describe(centre)} and "
-                         f"{describe(directions)}.")
+        raise ValueError(
+            f"centre must be (C,) and directions (2, C), got {describe(centre)} and {describe(directions)}."
+        )
     if a.ndim != 1 or b.ndim != 1:
         raise ValueError(f"a and b must be 1-D, got {describe(a)} and {describe(b)}.")
     return centre + a[None, :, None] * directions[0] + b[:, None, None] * directions[1]
@@ -71,6 +73,10 @@ def concave_share(values: Tensor, *, tolerance: float = 1e-9) -> float:
     check_non_negative("tolerance", tolerance)
     v = values.double()
     middle = 2 * v[1:-1, 1:-1]
-    bends = torch.stack([v[1:-1, 2:] + v[1:-1, :-2], v[2:, 1:-1] + v[:-2, 1:-1], v[2:, 2:] + v[:-2, :-2],
-                         v[2:, :-2] + v[:-2, 2:]]) - middle
+    bends = (
+        torch.stack(
+            [v[1:-1, 2:] + v[1:-1, :-2], v[2:, 1:-1] + v[:-2, 1:-1], v[2:, 2:] + v[:-2, :-2], v[2:, :-2] + v[:-2, 2:]]
+        )
+        - middle
+    )
     return (bends < -tolerance * (v.max() - v.min())).double().mean().item()

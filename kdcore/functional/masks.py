@@ -26,8 +26,14 @@ STOP_GRADIENTS = ("masked", "clean", "none")
 
 # Intensity and its law ------------------------------------------------------------------------------------------------
 
-def cox_intensity(template_size: int | tuple[int, int], *, block_size: int = 16, sigma: float = 64.0,
-                  dtype: torch.dtype = torch.float64) -> Tensor:
+
+def cox_intensity(
+    template_size: int | tuple[int, int],
+    *,
+    block_size: int = 16,
+    sigma: float = 64.0,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
     """Bell-shaped intensity of the Cox process over the blocks of a template, highest at its centre.
 
     The density with covariance ``sigma * r * I`` (``r`` half the side, per axis) is taken at every pixel and resized to
@@ -53,16 +59,21 @@ def cox_intensity(template_size: int | tuple[int, int], *, block_size: int = 16,
     check_positive("sigma", sigma)
     for side in (height, width):
         if side < block_size or side % block_size:
-            raise ValueError(f"template_size must be a positive multiple of block_size {block_size}, got "
-                             f"{template_size!r}.")
+            raise ValueError(
+                f"template_size must be a positive multiple of block_size {block_size}, got {template_size!r}."
+            )
 
     def bell(side: int) -> Tensor:
         t = torch.arange(side, dtype=torch.float64) - side // 2
-        return torch.exp(-t ** 2 / (2 * sigma * side / 2))
+        return torch.exp(-(t**2) / (2 * sigma * side / 2))
 
     pixels = bell(height)[:, None] * bell(width)
-    blocks = F.interpolate((pixels / pixels.sum())[None, None], (height // block_size, width // block_size),
-                           mode="bilinear", align_corners=False)[0, 0]
+    blocks = F.interpolate(
+        (pixels / pixels.sum())[None, None],
+        (height // block_size, width // block_size),
+        mode="bilinear",
+        align_corners=False,
+    )[0, 0]
     return (blocks / blocks.sum()).to(dtype)
 
 
@@ -70,8 +81,10 @@ def _check_intensity(intensity: Tensor) -> None:
     if intensity.ndim != 2 or not intensity.is_floating_point():
         raise ValueError(f"intensity must be a floating (h, w) tensor, got {describe(intensity)}.")
     if bool((intensity < 0).any()) or not abs(float(intensity.double().sum()) - 1) < 1e-3:
-        raise ValueError(f"intensity must be >= 0 and sum to 1 (see cox_intensity), got a minimum of "
-                         f"{float(intensity.min()):.4g} and a sum of {float(intensity.sum()):.6g}.")
+        raise ValueError(
+            f"intensity must be >= 0 and sum to 1 (see cox_intensity), got a minimum of "
+            f"{float(intensity.min()):.4g} and a sum of {float(intensity.sum()):.6g}."
+        )
 
 
 def _expected_points(intensity: Tensor, mask_ratio: float) -> int:
@@ -118,13 +131,15 @@ def masked_fraction_moments(intensity: Tensor, *, mask_ratio: float = 0.3) -> tu
 
 # Drawing --------------------------------------------------------------------------------------------------------------
 
+
 def _check_batch_size(batch_size: int) -> None:
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}.")
 
 
-def sample_cox_mask(intensity: Tensor, batch_size: int, *, mask_ratio: float = 0.3,
-                    generator: torch.Generator | None = None) -> Tensor:
+def sample_cox_mask(
+    intensity: Tensor, batch_size: int, *, mask_ratio: float = 0.3, generator: torch.Generator | None = None
+) -> Tensor:
     """Masks of a spatial Cox process: first the number of points per sample, then where they fall.
 
     Args:
@@ -149,8 +164,9 @@ def sample_cox_mask(intensity: Tensor, batch_size: int, *, mask_ratio: float = 0
     return (points == 0).float()
 
 
-def sample_uniform_mask(grid_size: tuple[int, int], batch_size: int, *, mask_ratio: float = 0.3,
-                        generator: torch.Generator | None = None) -> Tensor:
+def sample_uniform_mask(
+    grid_size: tuple[int, int], batch_size: int, *, mask_ratio: float = 0.3, generator: torch.Generator | None = None
+) -> Tensor:
     """Masks without a preferred place and of equal size (as in masked autoencoders): the baseline.
 
     The released code marks the cells it removes with 1 and multiplies the image by that, so it keeps what it means to
@@ -192,18 +208,22 @@ def apply_block_mask(images: Tensor, mask: Tensor) -> Tensor:
         ValueError: shapes that do not belong together.
     """
     if images.ndim != 4 or mask.ndim != 4 or mask.shape[1] != 1:
-        raise ValueError(f"images must be (B, C, H, W) and mask (B, 1, h, w), got {describe(images)} and "
-                         f"{describe(mask)}.")
+        raise ValueError(
+            f"images must be (B, C, H, W) and mask (B, 1, h, w), got {describe(images)} and {describe(mask)}."
+        )
     if images.shape[0] != mask.shape[0]:
         raise ValueError(f"images and mask must have the same batch size, got {images.shape[0]} and {mask.shape[0]}.")
     rows, columns = images.shape[2] / mask.shape[2], images.shape[3] / mask.shape[3]
     if not (rows.is_integer() and columns.is_integer()):
-        raise ValueError(f"height and width of images must be whole multiples of the mask's grid, got "
-                         f"{tuple(images.shape[2:])} and {tuple(mask.shape[2:])}.")
+        raise ValueError(
+            f"height and width of images must be whole multiples of the mask's grid, got "
+            f"{tuple(images.shape[2:])} and {tuple(mask.shape[2:])}."
+        )
     return images * mask.repeat_interleave(int(rows), 2).repeat_interleave(int(columns), 3).to(images.dtype)
 
 
 # Between clean and masked features ------------------------------------------------------------------------------------
+
 
 def _template_tokens(clean: Tensor, masked: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
     """The first ``count`` tokens of both (all of them for ``None``), checked, in float32 at least."""
@@ -215,8 +235,14 @@ def _template_tokens(clean: Tensor, masked: Tensor, count: int | None) -> tuple[
     return at_least_float32(clean[:, :count]), at_least_float32(masked[:, :count])
 
 
-def occlusion_robust_loss(clean_tokens: Tensor, masked_tokens: Tensor, *, num_template_tokens: int | None = None,
-                          stop_gradient: str = "masked", reduction: str = "mean") -> Tensor:
+def occlusion_robust_loss(
+    clean_tokens: Tensor,
+    masked_tokens: Tensor,
+    *,
+    num_template_tokens: int | None = None,
+    stop_gradient: str = "masked",
+    reduction: str = "mean",
+) -> Tensor:
     """Mean squared difference between the template's tokens with and without a mask over the template.
 
     Args:
@@ -244,8 +270,9 @@ def occlusion_robust_loss(clean_tokens: Tensor, masked_tokens: Tensor, *, num_te
     return reduce((clean - masked).square().mean((1, 2)), reduction)
 
 
-def relative_token_shift(clean_tokens: Tensor, occluded_tokens: Tensor, *,
-                         num_template_tokens: int | None = None) -> Tensor:
+def relative_token_shift(
+    clean_tokens: Tensor, occluded_tokens: Tensor, *, num_template_tokens: int | None = None
+) -> Tensor:
     """Share of the tokens' energy that an occlusion moves: ``sum |clean - occluded|^2 / sum |clean|^2``, a scalar.
 
     Args:

@@ -13,8 +13,7 @@ from torch import Tensor
 from .checks import check_positive, describe
 
 
-def occlusion_windows(size: tuple[int, int], *, window: int | tuple[int, int],
-                      stride: int | tuple[int, int]) -> Tensor:
+def occlusion_windows(size: tuple[int, int], *, window: int | tuple[int, int], stride: int | tuple[int, int]) -> Tensor:
     """Where the window stands: ``(K, H, W)`` bool, row by row, true under the window.
 
     The last window of a row or column is cut at the border, so that every pixel is covered where the stride is at most
@@ -50,8 +49,14 @@ def _spans(length: int, window: int, stride: int) -> Tensor:
 
 
 @torch.no_grad()
-def occlusion_sensitivity(model: Callable[[Tensor], Tensor], images: Tensor, windows: Tensor, *,
-                          baseline: float | Tensor = 0.0, batch_size: int = 128) -> Tensor:
+def occlusion_sensitivity(
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    windows: Tensor,
+    *,
+    baseline: float | Tensor = 0.0,
+    batch_size: int = 128,
+) -> Tensor:
     """By how much every class falls when a window is covered: ``f(x) - f(x covered)``.
 
     Args:
@@ -71,15 +76,18 @@ def occlusion_sensitivity(model: Callable[[Tensor], Tensor], images: Tensor, win
         "Visualizing and Understanding Convolutional Networks" (Zeiler and Fergus, 2014), arXiv:1311.2901, section 4.2.
     """
     if images.ndim != 4 or windows.ndim != 3 or windows.dtype != torch.bool or images.shape[2:] != windows.shape[1:]:
-        raise ValueError("images must be (N, C, H, W) and windows bool (W, H, W) of the same size, got "
-                         f"{describe(images)} and {describe(windows)}.")
+        raise ValueError(
+            "images must be (N, C, H, W) and windows bool (W, H, W) of the same size, got "
+            f"{describe(images)} and {describe(windows)}."
+        )
     check_positive("batch_size", batch_size)
     cover = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
     windows = windows.to(images.device)
     plain = model(images)
     jobs = torch.arange(len(images) * len(windows), device=images.device).split(batch_size)
-    covered = torch.cat([model(torch.where(windows[job % len(windows), None], cover, images[job // len(windows)]))
-                         for job in jobs])
+    covered = torch.cat(
+        [model(torch.where(windows[job % len(windows), None], cover, images[job // len(windows)])) for job in jobs]
+    )
     return plain[:, None] - covered.view(len(images), len(windows), -1)
 
 

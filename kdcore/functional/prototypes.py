@@ -51,8 +51,10 @@ class ClassMeanAccumulator:
             TypeError: labels that are not integers.
         """
         if embeddings.ndim != 2 or not embeddings.is_floating_point():
-            raise ValueError(f"embeddings must be floating, shape (N, D), got {describe(embeddings)}: pool maps and "
-                             "tokens first (kdcore.functional.pooling.pool_features).")
+            raise ValueError(
+                f"embeddings must be floating, shape (N, D), got {describe(embeddings)}: pool maps and "
+                "tokens first (kdcore.functional.pooling.pool_features)."
+            )
         labels = check_labels(labels, len(embeddings), self.num_classes).to(embeddings.device)
         if self.sums is None:
             self.sums = torch.zeros(self.num_classes, embeddings.shape[1], dtype=torch.float64)
@@ -94,8 +96,9 @@ class ClassMeanAccumulator:
             raise RuntimeError("no embeddings were added yet: call update(embeddings, labels) first.")
         empty = (self.counts == 0).nonzero().flatten().tolist()
         if empty:
-            warnings.warn(f"no sample of class {', '.join(map(str, empty))}: its mean is NaN.", UserWarning,
-                          stacklevel=2)
+            warnings.warn(
+                f"no sample of class {', '.join(map(str, empty))}: its mean is NaN.", UserWarning, stacklevel=2
+            )
         return (self.sums / self.counts[:, None]).to(self._dtype)
 
 
@@ -130,8 +133,7 @@ def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return means.compute()
 
 
-def embeddings_and_directions(student_emb: Tensor, class_means: Tensor,
-                              labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def embeddings_and_directions(student_emb: Tensor, class_means: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """Student embeddings of at least float32, and the unit direction of each sample's class.
 
     Args:
@@ -147,23 +149,29 @@ def embeddings_and_directions(student_emb: Tensor, class_means: Tensor,
         ValueError: shapes, labels, or a class mean of the batch that has no direction (the class is named).
     """
     if not isinstance(student_emb, Tensor) or student_emb.ndim != 2 or not student_emb.is_floating_point():
-        raise ValueError(f"student_emb must be floating embeddings (N, D), got {describe(student_emb)}: pool maps and "
-                         "tokens first (kdcore.functional.pooling.pool_features).")
+        raise ValueError(
+            f"student_emb must be floating embeddings (N, D), got {describe(student_emb)}: pool maps and "
+            "tokens first (kdcore.functional.pooling.pool_features)."
+        )
     if not student_emb.shape[0]:
         raise ValueError(f"student_emb needs at least 1 sample, got {describe(student_emb)}.")
     if not isinstance(class_means, Tensor) or class_means.ndim != 2 or class_means.shape[1] != student_emb.shape[1]:
-        raise ValueError(f"class_means must be (C, {student_emb.shape[1]}) like student_emb "
-                         f"{tuple(student_emb.shape)}, got {describe(class_means)}.")
+        raise ValueError(
+            f"class_means must be (C, {student_emb.shape[1]}) like student_emb "
+            f"{tuple(student_emb.shape)}, got {describe(class_means)}."
+        )
     s = at_least_float32(student_emb)
     return s, _directions(class_means.detach().to(s.dtype), labels, len(s))
 
 
 def _directions(means: Tensor, labels: Tensor | None, samples: int) -> Tensor:
     soft = isinstance(labels, Tensor) and labels.is_floating_point()
-    if labels is not None and (not isinstance(labels, Tensor) or labels.dtype == torch.bool
-                               or (soft and labels.shape != (samples, len(means)))):
-        raise ValueError(f"labels must be int64 ({samples},) or floating weights ({samples}, {len(means)}), got "
-                         f"{describe(labels)}.")
+    if labels is not None and (
+        not isinstance(labels, Tensor) or labels.dtype == torch.bool or (soft and labels.shape != (samples, len(means)))
+    ):
+        raise ValueError(
+            f"labels must be int64 ({samples},) or floating weights ({samples}, {len(means)}), got {describe(labels)}."
+        )
     if soft:
         assert labels is not None
         return _mixed_directions(means, labels.detach().to(means.dtype))
@@ -184,8 +192,10 @@ def _mixed_directions(means: Tensor, weights: Tensor) -> Tensor:
     lengths = torch.linalg.vector_norm(centres, dim=1, keepdim=True)
     bad = _unusable(lengths.squeeze(1)) | (weights < 0).any(1)
     if not torch.compiler.is_compiling() and bool(bad.any()):
-        raise ValueError(f"labels must be weights >= 0 whose mixture of class_means has a direction; row "
-                         f"{int(bad.nonzero()[0])} is not.")
+        raise ValueError(
+            f"labels must be weights >= 0 whose mixture of class_means has a direction; row "
+            f"{int(bad.nonzero()[0])} is not."
+        )
     return centres / lengths
 
 
@@ -196,8 +206,10 @@ def _unusable(norms: Tensor) -> Tensor:
 def _refuse(classes: Tensor, bad: Tensor) -> None:
     if not torch.compiler.is_compiling() and bool(bad.any()):
         names = ", ".join(str(c) for c in classes[bad].unique().tolist())
-        raise ValueError(f"class_means has no direction for class {names}: its mean is zero or not finite (was the "
-                         "class absent when the means were computed?).")
+        raise ValueError(
+            f"class_means has no direction for class {names}: its mean is zero or not finite (was the "
+            "class absent when the means were computed?)."
+        )
 
 
 def share_along(s: Tensor, direction: Tensor, length: Tensor, eps: float = 1e-12) -> Tensor:
@@ -225,8 +237,9 @@ def norm_and_cosine(embeddings: Tensor, class_means: Tensor, labels: Tensor | No
     return norms, share_along(s, direction, norms)
 
 
-def direction_loss(student_emb: Tensor, class_means: Tensor, labels: Tensor | None, *,
-                   reduction: str = "mean") -> Tensor:
+def direction_loss(
+    student_emb: Tensor, class_means: Tensor, labels: Tensor | None, *, reduction: str = "mean"
+) -> Tensor:
     """The direction half alone: ``1 - cos(s, c_y)``, in [0, 2]; the length of the embedding is free.
 
     The ND term (:func:`kdcore.methods.nd_kd.nd_loss`) wherever the student is at least as long as the teacher. A zero
@@ -273,5 +286,12 @@ def norm_loss(student_emb: Tensor, *, step: float = 1.0, reduction: str = "mean"
     return reduce((norms - (norms.detach() + step)).square(), reduction)
 
 
-__all__ = ["ClassMeanAccumulator", "class_means", "direction_loss", "embeddings_and_directions", "norm_and_cosine",
-           "norm_loss", "share_along"]
+__all__ = [
+    "ClassMeanAccumulator",
+    "class_means",
+    "direction_loss",
+    "embeddings_and_directions",
+    "norm_and_cosine",
+    "norm_loss",
+    "share_along",
+]

@@ -39,8 +39,8 @@ def _packed_order(scores: Tensor) -> Tensor:
     Score and index are packed into one int64 (score above, index below): the keys are distinct, so any sort of them is
     stable, and numpy sorts plain integers with vector instructions.
     """
-    bits = (scores + 0.0).view(torch.int32)              # + 0.0 makes -0.0 equal to 0.0
-    falling = ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))      # integers in the order of the floats, largest float first
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    falling = ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))  # integers in the order of the floats, largest float first
     keys = (falling.long() << 32) | torch.arange(scores.shape[-1])
     keys.numpy().sort(axis=-1)
     return keys & 0xFFFFFFFF
@@ -68,8 +68,10 @@ def check_ranking(ranking: Tensor, shape: tuple[int, ...] | torch.Size) -> None:
     wrong = (ranking.sort(-1).values != torch.arange(shape[-1], device=ranking.device)).any(-1)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0].item())
-        raise ValueError(f"ranking must hold a permutation of 0 .. {shape[-1] - 1} in every row; row {row} is "
-                         f"{ranking[row].tolist()}.")
+        raise ValueError(
+            f"ranking must hold a permutation of 0 .. {shape[-1] - 1} in every row; row {row} is "
+            f"{ranking[row].tolist()}."
+        )
 
 
 def choice_losses(ordered_scores: Tensor) -> Tensor:
@@ -148,8 +150,9 @@ def _losses_and_gradient(ordered: Tensor, weights: Tensor) -> tuple[Tensor, Tens
     return remaining.log() - scores, worth * (weights / remaining).cumsum(-1) - weights
 
 
-def plackett_luce_log_likelihood(logits: Tensor, ranking: Tensor, *, weights: Tensor | None = None,
-                                 reduction: str = "none") -> Tensor:
+def plackett_luce_log_likelihood(
+    logits: Tensor, ranking: Tensor, *, weights: Tensor | None = None, reduction: str = "none"
+) -> Tensor:
     """Log-likelihood of a ranking under the Plackett-Luce model, each choice weighted.
 
     ``sum_k w_k [ s_{pi_k} - logsumexp_{l >= k} s_{pi_l} ]``. Unchanged when a constant is added to the logits of a row.

@@ -44,6 +44,7 @@ _ROWS = {"cpu": 16}  # samples whose mean it subtracts first; where memory is sl
 
 # ---------------------------------------------------------------------------- preparation
 
+
 def _accumulator(device: torch.device) -> torch.dtype:
     """float64 wherever the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
@@ -89,6 +90,7 @@ def _median(values: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------- kernels and HSIC
 
+
 def _rbf(inner: Tensor, bandwidth: float, name: str | None) -> Tensor:
     """RBF Gram from inner products: ``exp(-d2 / (2 t^2 med))``, with the zero diagonal of ``d2`` in the median.
 
@@ -101,8 +103,10 @@ def _rbf(inner: Tensor, bandwidth: float, name: str | None) -> Tensor:
     if name is None:
         median = median.masked_fill(zero, math.nan)
     elif not torch.compiler.is_compiling() and bool(zero):
-        raise ValueError(f"{name}: the median squared distance is 0, at least half of all pairs of samples have "
-                         "identical features, so an RBF bandwidth cannot be chosen. Use kernel='linear'.")
+        raise ValueError(
+            f"{name}: the median squared distance is 0, at least half of all pairs of samples have "
+            "identical features, so an RBF bandwidth cannot be chosen. Use kernel='linear'."
+        )
     return torch.exp(distances / (-2 * bandwidth**2 * median))
 
 
@@ -236,13 +240,14 @@ def _shifted_gram(features: Tensor, dtype: torch.dtype, every: int) -> tuple[Ten
     for slab in features.split(columns, dim=1):
         slab = slab.to(dtype)
         shift = slab[::every].mean(0)
-        gram += _self_product(torch.sub(slab, shift, out=shifted[:, :len(shift)]))
+        gram += _self_product(torch.sub(slab, shift, out=shifted[:, : len(shift)]))
         offset += shift @ shift
     return gram, offset
 
 
-def ucentered_gram(features: Tensor, *, kernel: str = "linear", bandwidth: float = 0.5,
-                   dtype: torch.dtype | None = None) -> Tensor:
+def ucentered_gram(
+    features: Tensor, *, kernel: str = "linear", bandwidth: float = 0.5, dtype: torch.dtype | None = None
+) -> Tensor:
     """U-centred Gram matrix of one layer, made for hooks: one pass over slabs of features that fit the cache.
 
     Each slab is shifted, multiplied in ``dtype`` and added up in float64; no copy of the features is made. U-centring
@@ -276,10 +281,12 @@ def ucentered_gram(features: Tensor, *, kernel: str = "linear", bandwidth: float
 
 # ---------------------------------------------------------------------------- CKA
 
+
 def _check_spread(own: Tensor, size: Tensor, name: str) -> None:
     if not torch.compiler.is_compiling() and bool(own <= 64 * torch.finfo(own.dtype).eps * size):
-        raise ValueError(f"{name} has HSIC 0 with itself: all samples are equally far from each other, so CKA is "
-                         "undefined.")
+        raise ValueError(
+            f"{name} has HSIC 0 with itself: all samples are equally far from each other, so CKA is undefined."
+        )
 
 
 def _ratio(xy: Tensor, xx: Tensor, yy: Tensor, scale: tuple[Tensor, Tensor], names: tuple[str, str]) -> Tensor:
@@ -300,8 +307,9 @@ def _centred_gram(x: Tensor, kernel: str, unbiased: bool, bandwidth: float, name
 
 
 def _cka_gram(x: Tensor, y: Tensor, kernel: str, unbiased: bool, bandwidth: float, names: tuple[str, str]) -> Tensor:
-    (cx, size_x), (cy, size_y) = (_centred_gram(z, kernel, unbiased, bandwidth, name)
-                                  for z, name in zip((x, y), names, strict=True))
+    (cx, size_x), (cy, size_y) = (
+        _centred_gram(z, kernel, unbiased, bandwidth, name) for z, name in zip((x, y), names, strict=True)
+    )
     return _ratio((cx * cy).sum(), cx.square().sum(), cy.square().sum(), (size_x, size_y), names)
 
 
@@ -319,8 +327,9 @@ def _cka_feature(x: Tensor, y: Tensor, unbiased: bool, names: tuple[str, str]) -
     return _ratio(xy, xx, yy, (size_x, size_y), names)
 
 
-def _cka(x: Tensor, y: Tensor, kernel: str, unbiased: bool, bandwidth: float, method: str,
-         names: tuple[str, str]) -> Tensor:
+def _cka(
+    x: Tensor, y: Tensor, kernel: str, unbiased: bool, bandwidth: float, method: str, names: tuple[str, str]
+) -> Tensor:
     check_choice("kernel", kernel, KERNELS)
     check_choice("method", method, ("auto", "gram", "feature"))
     check_positive("bandwidth", bandwidth)
@@ -333,8 +342,9 @@ def _cka(x: Tensor, y: Tensor, kernel: str, unbiased: bool, bandwidth: float, me
     return _cka_gram(x, y, kernel, unbiased, bandwidth, names)
 
 
-def cka(x: Tensor, y: Tensor, *, kernel: str = "linear", unbiased: bool = True, bandwidth: float = 0.5,
-        method: str = "auto") -> Tensor:
+def cka(
+    x: Tensor, y: Tensor, *, kernel: str = "linear", unbiased: bool = True, bandwidth: float = 0.5, method: str = "auto"
+) -> Tensor:
     r"""Centred kernel alignment of two representations of the same samples.
 
     ``CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))``, the same estimator in all three places and no epsilon.
@@ -368,8 +378,14 @@ def cka(x: Tensor, y: Tensor, *, kernel: str = "linear", unbiased: bool = True, 
     return _cka(x, y, kernel, unbiased, bandwidth, method, _XY).to(_out_dtype(x))
 
 
-def cka_matrix(features_x: Mapping[str, Tensor], features_y: Mapping[str, Tensor], *, kernel: str = "linear",
-               unbiased: bool = True, bandwidth: float = 0.5) -> Tensor:
+def cka_matrix(
+    features_x: Mapping[str, Tensor],
+    features_y: Mapping[str, Tensor],
+    *,
+    kernel: str = "linear",
+    unbiased: bool = True,
+    bandwidth: float = 0.5,
+) -> Tensor:
     """:func:`cka` of all pairs of layers whose features lie in memory: one Gram per layer, not per pair.
 
     Args:
@@ -389,15 +405,18 @@ def cka_matrix(features_x: Mapping[str, Tensor], features_y: Mapping[str, Tensor
     for argument, features in (("features_x", features_x), ("features_y", features_y)):
         if not features:
             raise ValueError(f"{argument} must hold at least one layer.")
-        rows = [_gram_row(features_x, layer, f"{argument}[{name!r}]", kernel, unbiased, bandwidth)
-                for name, layer in features.items()]
+        rows = [
+            _gram_row(features_x, layer, f"{argument}[{name!r}]", kernel, unbiased, bandwidth)
+            for name, layer in features.items()
+        ]
         grams.append(torch.stack(rows))
     x, y = grams
     return _normalise(x @ y.T, x.square().sum(1), y.square().sum(1))
 
 
-def _gram_row(others: Mapping[str, Tensor], layer: Tensor, name: str, kernel: str, unbiased: bool,
-              bandwidth: float) -> Tensor:
+def _gram_row(
+    others: Mapping[str, Tensor], layer: Tensor, name: str, kernel: str, unbiased: bool, bandwidth: float
+) -> Tensor:
     """``(N^2,)`` centred Gram of one layer, whose samples must be as many as those of the others."""
     first, reference = next(iter(others.items()))
     check_features_pair(reference, layer, names=(f"features_x[{first!r}]", name), min_samples=4 if unbiased else 2)
@@ -407,8 +426,14 @@ def _gram_row(others: Mapping[str, Tensor], layer: Tensor, name: str, kernel: st
     return gram.flatten()
 
 
-def cka_loss(student_features: Tensor, teacher_features: Tensor, *, kernel: str = "linear", unbiased: bool = True,
-             bandwidth: float = 0.5) -> Tensor:
+def cka_loss(
+    student_features: Tensor,
+    teacher_features: Tensor,
+    *,
+    kernel: str = "linear",
+    unbiased: bool = True,
+    bandwidth: float = 0.5,
+) -> Tensor:
     """``1 - CKA(student, teacher)``: pulls the student's geometry towards the teacher's, whatever their widths.
 
     The teacher is detached. With the unbiased estimator the value is in [0, 2) and may exceed 1 for unrelated features.
@@ -427,12 +452,20 @@ def cka_loss(student_features: Tensor, teacher_features: Tensor, *, kernel: str 
     Reference:
         Kornblith et al. 2019, arXiv:1905.00414 (the measure; its use as a loss is common practice).
     """
-    value = _cka(student_features, teacher_features.detach(), kernel, unbiased, bandwidth, "auto",
-                 ("student_features", "teacher_features"))
+    value = _cka(
+        student_features,
+        teacher_features.detach(),
+        kernel,
+        unbiased,
+        bandwidth,
+        "auto",
+        ("student_features", "teacher_features"),
+    )
     return (1 - value).to(torch.promote_types(_out_dtype(student_features), torch.float32))
 
 
 # ---------------------------------------------------------------------------- all pairs of layers
+
 
 class _Stream:
     """Sums from which linear CKA of the whole set follows, one pass, for all pairs of layers (see :class:`CKAMap`)."""
@@ -463,8 +496,15 @@ class _Stream:
             return squared, own_x, own_y
         a, b = x.norms, y.norms
         through = y.fold(x.fold((mx[:, None] * self.cross).T).T * my)
-        products = (self.uv - 2 * y.fold(self.uy * my) + a[:, None] * cy - 2 * x.fold(self.vx * mx).T + cx[:, None] * b
-                    + 4 * through - 3 * n * cx[:, None] * cy)  # sum of products of centred squared norms, row by row
+        products = (
+            self.uv
+            - 2 * y.fold(self.uy * my)
+            + a[:, None] * cy
+            - 2 * x.fold(self.vx * mx).T
+            + cx[:, None] * b
+            + 4 * through
+            - 3 * n * cx[:, None] * cy
+        )  # sum of products of centred squared norms, row by row
         spread = (a - n * cx)[:, None] * (b - n * cy)
         return squared - n / (n - 2) * products + spread / ((n - 1) * (n - 2)), own_x, own_y
 
@@ -552,17 +592,29 @@ class CKAMap:
         arXiv:2010.15327, eq. 2 and 3; google-research/google-research.
     """
 
-    def __init__(self, layers_x: Sequence[str], layers_y: Sequence[str], *, mode: str = "minibatch",
-                 kernel: str = "linear", batch_weighting: str = "pairs", pooling: str = "flatten",
-                 dtype: torch.dtype = torch.float64, bandwidth: float = 0.5, keep_batches: bool = False) -> None:
+    def __init__(
+        self,
+        layers_x: Sequence[str],
+        layers_y: Sequence[str],
+        *,
+        mode: str = "minibatch",
+        kernel: str = "linear",
+        batch_weighting: str = "pairs",
+        pooling: str = "flatten",
+        dtype: torch.dtype = torch.float64,
+        bandwidth: float = 0.5,
+        keep_batches: bool = False,
+    ) -> None:
         check_choice("mode", mode, ("minibatch", "exact"))
         check_choice("kernel", kernel, KERNELS)
         check_choice("batch_weighting", batch_weighting, ("pairs", "uniform"))
         check_choice("pooling", pooling, POOLINGS)
         check_positive("bandwidth", bandwidth)
         if mode == "exact" and (kernel != "linear" or keep_batches):
-            raise ValueError("mode='exact' exists for kernel='linear' without keep_batches only, got "
-                             f"kernel={kernel!r}, keep_batches={keep_batches}.")
+            raise ValueError(
+                "mode='exact' exists for kernel='linear' without keep_batches only, got "
+                f"kernel={kernel!r}, keep_batches={keep_batches}."
+            )
         if not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating dtype, got {dtype}.")
         for argument, layers in (("layers_x", layers_x), ("layers_y", layers_y)):
@@ -595,23 +647,38 @@ class CKAMap:
         each = {name: t.shape[0] if t.ndim else 0 for name, t in zip(self._labels, (*xs, *ys), strict=True)}
         n = each[self._labels[0]]
         if set(each.values()) != {n}:
-            raise ValueError("feats_x and feats_y must hold the same samples, got batch sizes "
-                             f"{', '.join(f'{name}: {size}' for name, size in each.items())}.")
+            raise ValueError(
+                "feats_x and feats_y must hold the same samples, got batch sizes "
+                f"{', '.join(f'{name}: {size}' for name, size in each.items())}."
+            )
         if self.mode == "exact":
             self._update_exact(xs, ys)
         elif n < 4:
             self.skip(n)
         else:
-            grams = torch.stack([ucentered_gram(pool_features(t.detach(), self.pooling), kernel=self.kernel,
-                                                bandwidth=self.bandwidth, dtype=self.dtype) for t in (*xs, *ys)])
+            grams = torch.stack(
+                [
+                    ucentered_gram(
+                        pool_features(t.detach(), self.pooling),
+                        kernel=self.kernel,
+                        bandwidth=self.bandwidth,
+                        dtype=self.dtype,
+                    )
+                    for t in (*xs, *ys)
+                ]
+            )
             self.update_grams(*grams.split([len(xs), len(ys)]))
 
     def skip(self, n: int) -> None:
         """Count a batch of ``n < 4`` samples as left out; the first one is warned about."""
         self.n_skipped += 1
         if self.n_skipped == 1:
-            warnings.warn(f"a batch of {n} samples was left out of the CKA map: the unbiased estimator needs at least "
-                          "4. Further ones are counted in n_skipped.", UserWarning, stacklevel=3)
+            warnings.warn(
+                f"a batch of {n} samples was left out of the CKA map: the unbiased estimator needs at least "
+                "4. Further ones are counted in n_skipped.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def update_grams(self, grams_x: Tensor, grams_y: Tensor) -> None:
         """Add one batch from the U-centred Grams (:func:`ucentered_gram`) of its layers.
@@ -636,9 +703,11 @@ class CKAMap:
         bad = ~torch.isfinite(torch.cat([own_x, own_y]))
         if bool(bad.any()):
             names = [label for label, b in zip(self._labels, bad.tolist(), strict=True) if b]
-            raise ValueError(f"the Gram matrix of {', '.join(names)} is not finite: the features are NaN or infinite, "
-                             "or so large that products overflow (use dtype=torch.float64), or, with kernel='rbf', the "
-                             "same for most pairs of samples.")
+            raise ValueError(
+                f"the Gram matrix of {', '.join(names)} is not finite: the features are NaN or infinite, "
+                "or so large that products overflow (use dtype=torch.float64), or, with kernel='rbf', the "
+                "same for most pairs of samples."
+            )
         weight = 1.0 if self.batch_weighting == "pairs" else 1.0 / (n * (n - 3))
         batch = (weight * (x @ y.T), weight * own_x, weight * own_y)
         if self.n_batches:
@@ -665,14 +734,19 @@ class CKAMap:
         if not unbiased and self.mode != "exact":
             raise ValueError("unbiased=False needs mode='exact': the bias of batch values depends on the batch size.")
         if self.n_batches == 0 or self.n_samples < (4 if unbiased else 2):
-            raise RuntimeError(f"no usable batch yet: {self.n_samples} samples added, {self.n_skipped} batches left "
-                               "out because they had fewer than 4 samples.")
+            raise RuntimeError(
+                f"no usable batch yet: {self.n_samples} samples added, {self.n_skipped} batches left "
+                "out because they had fewer than 4 samples."
+            )
         terms = self._stream.terms(unbiased) if self._stream else (self.hsic, self.hsic_x, self.hsic_y)
         own = torch.cat(terms[1:]).tolist()
         constant = [label for label, value in zip(self._labels, own, strict=True) if not value > 0]
         if constant:
-            warnings.warn(f"CKA is undefined (NaN) for {', '.join(constant)}: the same features for every sample.",
-                          UserWarning, stacklevel=2)
+            warnings.warn(
+                f"CKA is undefined (NaN) for {', '.join(constant)}: the same features for every sample.",
+                UserWarning,
+                stacklevel=2,
+            )
         return _normalise(*terms)
 
     def bootstrap(self, resamples: int, *, confidence: float = 0.95, seed: int = 0) -> Tensor:
@@ -694,8 +768,9 @@ class CKAMap:
         check_positive("resamples", resamples)
         check_fraction("confidence", confidence, closed=False)
         if self.n_batches < 2:
-            raise ValueError(f"bootstrap resamples batches and needs at least 2 of them, got {self.n_batches}: use "
-                             "smaller batches.")
+            raise ValueError(
+                f"bootstrap resamples batches and needs at least 2 of them, got {self.n_batches}: use smaller batches."
+            )
         kept = [torch.stack(part) for part in zip(*self._batches, strict=True)]
         generator = torch.Generator().manual_seed(seed)
         draws = torch.randint(self.n_batches, (resamples, self.n_batches), generator=generator)
@@ -708,17 +783,21 @@ class CKAMap:
     def _select(argument: str, layers: tuple[str, ...], feats: Mapping[str, Tensor]) -> list[Tensor]:
         missing, extra = [n for n in layers if n not in feats], [n for n in feats if n not in layers]
         if missing or extra:
-            raise ValueError(f"{argument} must hold exactly the layers {', '.join(layers)}; "
-                             f"missing: {', '.join(missing) or 'none'}; extra: {', '.join(extra) or 'none'}."
-                             f"{closest(missing[0], extra) if missing else ''}")
+            raise ValueError(
+                f"{argument} must hold exactly the layers {', '.join(layers)}; "
+                f"missing: {', '.join(missing) or 'none'}; extra: {', '.join(extra) or 'none'}."
+                f"{closest(missing[0], extra) if missing else ''}"
+            )
         return [feats[n] for n in layers]
 
     def _update_exact(self, xs: list[Tensor], ys: list[Tensor]) -> None:
-        flat = [_rows(pool_features(t.detach(), self.pooling), f"layer {label!r}")
-                for label, t in zip(self._labels, (*xs, *ys), strict=True)]
+        flat = [
+            _rows(pool_features(t.detach(), self.pooling), f"layer {label!r}")
+            for label, t in zip(self._labels, (*xs, *ys), strict=True)
+        ]
         if self._stream is None:
-            self._stream = _Stream(flat[:len(xs)], flat[len(xs):])
-        self._stream.add(flat[:len(xs)], flat[len(xs):])
+            self._stream = _Stream(flat[: len(xs)], flat[len(xs) :])
+        self._stream.add(flat[: len(xs)], flat[len(xs) :])
         self.n_batches += 1
         self.n_samples = self._stream.n
 
@@ -741,6 +820,7 @@ def _normalise(xy: Tensor, xx: Tensor, yy: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------- subspaces
 
+
 def _directions(x: Tensor, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Left singular vectors and values of centred features, without those below the resolution of the input."""
     u, s, _ = torch.linalg.svd(_centred(x, name), full_matrices=False)
@@ -750,8 +830,10 @@ def _directions(x: Tensor, name: str, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 def _check_wide(n: int, widths: Sequence[int], names: str) -> None:
     if n <= max(widths):
-        raise ValueError(f"CCA needs more samples than features, got N = {n}, d = {' and '.join(map(str, widths))} in "
-                         f"{names}: every direction would correlate. Use svcca: it keeps the leading directions.")
+        raise ValueError(
+            f"CCA needs more samples than features, got N = {n}, d = {' and '.join(map(str, widths))} in "
+            f"{names}: every direction would correlate. Use svcca: it keeps the leading directions."
+        )
 
 
 def _spaces(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -804,6 +886,7 @@ def mean_cca_matrix(features_x: Mapping[str, Tensor], features_y: Mapping[str, T
     Raises:
         ValueError: as :func:`cca_coefficients`, naming the layer.
     """
+
     def directions(argument: str, features: Mapping[str, Tensor]) -> list[Tensor]:
         found = []
         for layer, values in features.items():
@@ -816,8 +899,10 @@ def mean_cca_matrix(features_x: Mapping[str, Tensor], features_y: Mapping[str, T
     us, vs = directions("features_x", features_x), directions("features_y", features_y)
     sizes = {len(z) for z in (*us, *vs)}
     if len(sizes) != 1 or not us or not vs:
-        raise ValueError("features_x and features_y must hold layers of the same samples, got "
-                         f"{', '.join(map(str, sorted(sizes))) or 'no'} samples.")
+        raise ValueError(
+            "features_x and features_y must hold layers of the same samples, got "
+            f"{', '.join(map(str, sorted(sizes))) or 'no'} samples."
+        )
     return torch.stack([torch.stack([torch.linalg.svdvals(u.T @ v).clamp(0, 1).mean() for v in vs]) for u in us])
 
 
@@ -854,7 +939,7 @@ def _leading(x: Tensor, name: str, threshold: float) -> Tensor:
     check_positive("threshold", threshold)
     u, s = _directions(_rows(x, name), name, _out_dtype(x))
     share = s.square().cumsum(0) / s.square().sum()
-    return u[:, :min(int((share < threshold).sum()) + 1, len(s))]
+    return u[:, : min(int((share < threshold).sum()) + 1, len(s))]
 
 
 def svcca(x: Tensor, y: Tensor, *, threshold: float = 0.99) -> Tensor:
@@ -907,6 +992,7 @@ def pwcca(x: Tensor, y: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------- shape
 
+
 def _nuclear(x: Tensor, y: Tensor) -> Tensor:
     """Nuclear norm of ``A^T B`` for centred A, B of Frobenius norm 1; never larger than N x N."""
     a, b = _centred_pair(x, y, min_samples=2)
@@ -947,6 +1033,7 @@ def procrustes_disparity(x: Tensor, y: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------- geometry of pairs
 
+
 def _dissimilarities(x: Tensor, kind: str, name: str) -> Tensor:
     """Condensed upper triangle of pairwise dissimilarities: ``(N (N-1) / 2,)``."""
     if kind == "euclidean":
@@ -959,8 +1046,10 @@ def _dissimilarities(x: Tensor, kind: str, name: str) -> Tensor:
         flat = x.abs().amax(1) == 0
     if bool(flat.any()):
         what = "constant" if kind == "correlation" else "zero"
-        raise ValueError(f"{name}: sample {int(flat.nonzero()[0])} has {what} features, so its {kind} dissimilarity is "
-                         "undefined. Use dissimilarity='euclidean'.")
+        raise ValueError(
+            f"{name}: sample {int(flat.nonzero()[0])} has {what} features, so its {kind} dissimilarity is "
+            "undefined. Use dissimilarity='euclidean'."
+        )
     x = x / x.norm(dim=1, keepdim=True)
     i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
     return 1 - (x @ x.T)[i, j]
@@ -1034,6 +1123,7 @@ def rsa(x: Tensor, y: Tensor, *, dissimilarity: str = "correlation", comparison:
 
 
 # ---------------------------------------------------------------------------- neighbourhoods
+
 
 def _neighbours(gram: Tensor, k: int) -> Tensor:
     """``(N, N)`` bool: column j is among the k largest off-diagonal entries of row i."""
@@ -1109,6 +1199,7 @@ def cknna(x: Tensor, y: Tensor, *, k: int = 10) -> Tensor:
 
 # ---------------------------------------------------------------------------- side by side
 
+
 def similarity_profile(x: Tensor, y: Tensor, *, k: int = 10) -> dict[str, float]:
     """Six measures of the same two representations, each 1 where it finds them equal.
 
@@ -1124,12 +1215,38 @@ def similarity_profile(x: Tensor, y: Tensor, *, k: int = 10) -> dict[str, float]
     Raises:
         ValueError: as the six functions.
     """
-    return {"CKA": cka(x, y).item(), "RBF CKA": cka(x, y, kernel="rbf").item(),
-            "Procrustes": 1 - procrustes_distance(x, y).item() / 2, "SVCCA": svcca(x, y).item(),
-            "RSA": rsa(x, y).item(), "mutual k-NN": mutual_knn(x, y, k=k).item()}
+    return {
+        "CKA": cka(x, y).item(),
+        "RBF CKA": cka(x, y, kernel="rbf").item(),
+        "Procrustes": 1 - procrustes_distance(x, y).item() / 2,
+        "SVCCA": svcca(x, y).item(),
+        "RSA": rsa(x, y).item(),
+        "mutual k-NN": mutual_knn(x, y, k=k).item(),
+    }
 
 
-__all__ = ["KERNELS", "CKAMap", "cca_coefficients", "cca_r2", "center_gram", "cka", "cka_loss", "cka_matrix", "cknna",
-           "gram_linear", "gram_rbf", "hsic", "leading_directions", "mean_cca", "mean_cca_matrix", "mutual_knn",
-           "procrustes_disparity", "procrustes_distance", "pwcca", "rsa", "similarity_profile", "svcca",
-           "ucentered_gram"]
+__all__ = [
+    "KERNELS",
+    "CKAMap",
+    "cca_coefficients",
+    "cca_r2",
+    "center_gram",
+    "cka",
+    "cka_loss",
+    "cka_matrix",
+    "cknna",
+    "gram_linear",
+    "gram_rbf",
+    "hsic",
+    "leading_directions",
+    "mean_cca",
+    "mean_cca_matrix",
+    "mutual_knn",
+    "procrustes_disparity",
+    "procrustes_distance",
+    "pwcca",
+    "rsa",
+    "similarity_profile",
+    "svcca",
+    "ucentered_gram",
+]

@@ -57,9 +57,29 @@ from ..functional.similarity import (
 from ..method import Method, Needs, Signals, ce_weight_knob
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
 
-__all__ = ["CARD", "CKAAlignment", "CKAMap", "CKAResult", "cca_coefficients", "cca_r2", "center_gram", "cka",
-           "cka_loss", "cka_map", "cknna", "gram_linear", "gram_rbf", "hsic", "mean_cca", "mutual_knn",
-           "procrustes_disparity", "procrustes_distance", "pwcca", "rsa", "svcca"]
+__all__ = [
+    "CARD",
+    "CKAAlignment",
+    "CKAMap",
+    "CKAResult",
+    "cca_coefficients",
+    "cca_r2",
+    "center_gram",
+    "cka",
+    "cka_loss",
+    "cka_map",
+    "cknna",
+    "gram_linear",
+    "gram_rbf",
+    "hsic",
+    "mean_cca",
+    "mutual_knn",
+    "procrustes_disparity",
+    "procrustes_distance",
+    "pwcca",
+    "rsa",
+    "svcca",
+]
 
 _DEMO = "google-research/google-research (representation_similarity)"
 _HERE = "ours: no released recipe trains with it"
@@ -74,47 +94,102 @@ CARD = MethodCard(
     official_code="google-research/google-research",
     family="foundations",
     summary="Centred kernel alignment compares what two layers represent on the same inputs, whatever their widths; "
-            "here as a number, as a map of all layer pairs (minibatch CKA, arXiv:2010.15327), and as a loss.",
-    axes=Axes(knowledge="relation+feature", scheme="offline", signal="affinity", task="analysis+classification",
-              modality="image", teacher_access="whitebox", data_regime="unlabelled+labelled", teachers="one",
-              arch="any", goal="insight+compress"),
+    "here as a number, as a map of all layer pairs (minibatch CKA, arXiv:2010.15327), and as a loss.",
+    axes=Axes(
+        knowledge="relation+feature",
+        scheme="offline",
+        signal="affinity",
+        task="analysis+classification",
+        modality="image",
+        teacher_access="whitebox",
+        data_regime="unlabelled+labelled",
+        teachers="one",
+        arch="any",
+        goal="insight+compress",
+    ),
     knobs=(
         Knob("weight", 1.0, 0.0, 10.0, symbol="w_cka", help="weight of 1 - CKA", source=_HERE),
-        Knob("kernel", "linear", symbol="k", help="linear, or rbf: near neighbours count more", source=_DEMO,
-             choices=("linear", "rbf")),
-        Knob("unbiased", True, symbol="HSIC_1",
-             help="unbiased HSIC: does not reward width; batches of at least 4",
-             source="Nguyen et al. 2021, arXiv:2010.15327"),
-        Knob("bandwidth", 0.5, 0.2, 2.0, symbol="t", help="of the rbf kernel, a fraction of the median distance",
-             source="ours; the paper explores 0.2 to 2 and mostly uses 0.8", log=True),
+        Knob(
+            "kernel",
+            "linear",
+            symbol="k",
+            help="linear, or rbf: near neighbours count more",
+            source=_DEMO,
+            choices=("linear", "rbf"),
+        ),
+        Knob(
+            "unbiased",
+            True,
+            symbol="HSIC_1",
+            help="unbiased HSIC: does not reward width; batches of at least 4",
+            source="Nguyen et al. 2021, arXiv:2010.15327",
+        ),
+        Knob(
+            "bandwidth",
+            0.5,
+            0.2,
+            2.0,
+            symbol="t",
+            help="of the rbf kernel, a fraction of the median distance",
+            source="ours; the paper explores 0.2 to 2 and mostly uses 0.8",
+            log=True,
+        ),
         ce_weight_knob(1.0, source=_HERE),
     ),
     losses=("cka_loss",),
     taps="penultimate embedding of both (the input of the classifier); any layer when set by hand",
     invariances=("zero_at_match", "minimal_at_match", "scale_invariant", "rotation_invariant", "sample_permutation"),
-    parity=Parity("exact", f"{_DEMO}, efficient_CKA.py, platonic-rep, torch_cka, google/svcca, scipy", 1e-9,
-                  "values, float64; 1e-5 for the uniform weighting of torch_cka, which accumulates in float32"),
+    parity=Parity(
+        "exact",
+        f"{_DEMO}, efficient_CKA.py, platonic-rep, torch_cka, google/svcca, scipy",
+        1e-9,
+        "values, float64; 1e-5 for the uniform weighting of torch_cka, which accumulates in float32",
+    ),
     evidence=(
-        Evidence("estimator", paper="biased HSIC", code=f"{_DEMO}: both; the minibatch class: unbiased",
-                 here="unbiased by default, unbiased=False is the paper's"),
-        Evidence("centring", paper="HSIC is invariant to a shift of the features",
-                 code="Grams of raw features: in float32 and at mean/std = 10, torch_cka gives NaN",
-                 here="features are centred before every Gram: error below 1e-6 up to mean/std = 1000"),
-        Evidence("minibatch weights", paper="mean of HSIC over batches", code="efficient_CKA.py adds n(n-3) HSIC",
-                 here='"pairs" as the code (default), "uniform" as the paper and torch_cka'),
-        Evidence("denominator", paper="no epsilon", code="platonic-rep adds 1e-6",
-                 here="none in CKA (constant features are refused, NaN in a map); 1e-6 in CKNNA, as released"),
-        Evidence("PWCCA", paper="weights from canonical variates",
-                 code="google/svcca leaves out the whitening and fails when the second argument is narrower",
-                 here="the paper's definition; the released function is not followed"),
-        Evidence("mutual k-NN", paper="normalised features", code="platonic-rep normalises in its driver",
-                 here="normalize=True by default, False is the released function"),
+        Evidence(
+            "estimator",
+            paper="biased HSIC",
+            code=f"{_DEMO}: both; the minibatch class: unbiased",
+            here="unbiased by default, unbiased=False is the paper's",
+        ),
+        Evidence(
+            "centring",
+            paper="HSIC is invariant to a shift of the features",
+            code="Grams of raw features: in float32 and at mean/std = 10, torch_cka gives NaN",
+            here="features are centred before every Gram: error below 1e-6 up to mean/std = 1000",
+        ),
+        Evidence(
+            "minibatch weights",
+            paper="mean of HSIC over batches",
+            code="efficient_CKA.py adds n(n-3) HSIC",
+            here='"pairs" as the code (default), "uniform" as the paper and torch_cka',
+        ),
+        Evidence(
+            "denominator",
+            paper="no epsilon",
+            code="platonic-rep adds 1e-6",
+            here="none in CKA (constant features are refused, NaN in a map); 1e-6 in CKNNA, as released",
+        ),
+        Evidence(
+            "PWCCA",
+            paper="weights from canonical variates",
+            code="google/svcca leaves out the whitening and fails when the second argument is narrower",
+            here="the paper's definition; the released function is not followed",
+        ),
+        Evidence(
+            "mutual k-NN",
+            paper="normalised features",
+            code="platonic-rep normalises in its driver",
+            here="normalize=True by default, False is the released function",
+        ),
         Evidence("as a loss", paper="not proposed there", code="none", here="1 - CKA, teacher detached"),
     ),
-    deviations=("PWCCA does not follow google/svcca, whose weights are not those of the paper.",
-                "No epsilon in the denominator of CKA: constant features are an error, and NaN in a map.",
-                "SVCCA keeps directions by their share of variance, the sum of squared singular values.",
-                "Scalar functions compute in float64 and return the dtype of their first argument (CKA) or float64."),
+    deviations=(
+        "PWCCA does not follow google/svcca, whose weights are not those of the paper.",
+        "No epsilon in the denominator of CKA: constant features are an error, and NaN in a map.",
+        "SVCCA keeps directions by their share of variance, the sum of squared singular values.",
+        "Scalar functions compute in float64 and return the dtype of their first argument (CKA) or float64.",
+    ),
     survey={"elicitation": "~feature", "algorithm": "~divsim", "skill": "-", "kd_theme": "-", "dd_family": "-"},
 )
 
@@ -144,13 +219,19 @@ class CKAAlignment(Method):
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         k = self.knob
-        loss = cka_loss(s.student_features[self.student_taps[0]], s.teacher_features[self.teacher_taps[0]],
-                        kernel=k.kernel, unbiased=k.unbiased, bandwidth=k.bandwidth)
+        loss = cka_loss(
+            s.student_features[self.student_taps[0]],
+            s.teacher_features[self.teacher_taps[0]],
+            kernel=k.kernel,
+            unbiased=k.unbiased,
+            bandwidth=k.bandwidth,
+        )
         return {"cka": k.weight * loss}
 
     @classmethod
-    def example(cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0,
-                match: bool = False) -> Signals:
+    def example(
+        cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0, match: bool = False
+    ) -> Signals:
         """As the method of the base class, with embeddings: the teacher's 7 wide, the student's 4 (7 at a match)."""
         signals = super().example(batch=batch, classes=classes, dtype=dtype, seed=seed, match=match)
         g = torch.Generator().manual_seed(seed + 1)

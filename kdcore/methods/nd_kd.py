@@ -57,8 +57,21 @@ from ..method import Method, Needs, Signals, ce_weight_knob
 from ..projectors import EmbeddingProjector
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
 
-__all__ = ["BASES", "CARD", "KDPP", "ND", "REGULARIZERS", "ClassMeanAccumulator", "EmbeddingProjector", "class_means",
-           "direction_loss", "kdpp_loss", "nd_loss", "norm_and_cosine", "norm_loss"]
+__all__ = [
+    "BASES",
+    "CARD",
+    "KDPP",
+    "ND",
+    "REGULARIZERS",
+    "ClassMeanAccumulator",
+    "EmbeddingProjector",
+    "class_means",
+    "direction_loss",
+    "kdpp_loss",
+    "nd_loss",
+    "norm_and_cosine",
+    "norm_loss",
+]
 
 #: A loss of ``(student_logits, teacher_logits, labels)`` that ND is added to.
 Base = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -67,22 +80,49 @@ Base = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 BASES: dict[str, Callable[[Tensor, Tensor, Tensor | None, float], Tensor]] = {
     "kd": lambda s, t, y, temperature: kd_loss(s, t, temperature=temperature),
     "dkd": lambda s, t, y, temperature: dkd_loss(s, t, y, temperature=temperature),
-    "dist": lambda s, t, y, temperature: dist_loss(s, t, temperature=temperature)}
+    "dist": lambda s, t, y, temperature: dist_loss(s, t, temperature=temperature),
+}
 #: Terms on the embedding that :class:`KDPP` can add to a base.
 REGULARIZERS = ("nd", "direction", "norm")
 
 _CODE = "WangYZ1608/Knowledge-Distillation-via-ND"
 _EPS = 1e-12
 _REGULARIZER = (
-    Knob("nd_weight", 2.0, 0.0, 4.0, symbol="w_nd", help="weight of the term on the embedding",
-         source=f"{_CODE}: 2 for ResNet56 to ResNet20; its pairs use 0.5 to 4"),
-    Knob("regularizer", "nd", symbol="L_ND", choices=REGULARIZERS,
-         help="the term on the embedding: nd, or only half of it (direction, norm) as an ablation",
-         source="paper: nd; the others are reconstructed from its abstract"),
-    Knob("norm_step", 1.0, 0.1, 4.0, symbol="Δ", help="by how much regularizer='norm' wants embeddings longer",
-         source="ours: the paper gives no number"),
-    Knob("dropout", 0.5, 0.0, 0.9, symbol="p", help="dropout of the projector (only where the widths differ)",
-         source=f"{_CODE}: EmbTrans"),
+    Knob(
+        "nd_weight",
+        2.0,
+        0.0,
+        4.0,
+        symbol="w_nd",
+        help="weight of the term on the embedding",
+        source=f"{_CODE}: 2 for ResNet56 to ResNet20; its pairs use 0.5 to 4",
+    ),
+    Knob(
+        "regularizer",
+        "nd",
+        symbol="L_ND",
+        choices=REGULARIZERS,
+        help="the term on the embedding: nd, or only half of it (direction, norm) as an ablation",
+        source="paper: nd; the others are reconstructed from its abstract",
+    ),
+    Knob(
+        "norm_step",
+        1.0,
+        0.1,
+        4.0,
+        symbol="Δ",
+        help="by how much regularizer='norm' wants embeddings longer",
+        source="ours: the paper gives no number",
+    ),
+    Knob(
+        "dropout",
+        0.5,
+        0.0,
+        0.9,
+        symbol="p",
+        help="dropout of the projector (only where the widths differ)",
+        source=f"{_CODE}: EmbTrans",
+    ),
 )
 _CE = ce_weight_knob(1.0, source=_CODE)
 
@@ -95,56 +135,132 @@ CARD = MethodCard(
     official_code=_CODE,
     family="features",
     summary="One term beside any distillation loss turns each student embedding towards the teacher's mean of its "
-            "class and lengthens it where it is shorter than the teacher's (KD++, DKD++, DIST++).",
-    axes=Axes(knowledge="feature+prototype", scheme="offline", signal="cosine+kl", task="classification+detection",
-              modality="image", teacher_access="whitebox", data_regime="labelled", teachers="one", arch="any",
-              goal="accuracy"),
+    "class and lengthens it where it is shorter than the teacher's (KD++, DKD++, DIST++).",
+    axes=Axes(
+        knowledge="feature+prototype",
+        scheme="offline",
+        signal="cosine+kl",
+        task="classification+detection",
+        modality="image",
+        teacher_access="whitebox",
+        data_regime="labelled",
+        teachers="one",
+        arch="any",
+        goal="accuracy",
+    ),
     knobs=(
         *_REGULARIZER,
-        Knob("base", "kd", symbol="L_KD", choices=tuple(BASES), help="the logit loss that the term is added to",
-             source="paper: KD++; dkd and dist have the inner weights of kdcore's losses, (1, 8) and (1, 1)"),
-        Knob("kd_weight", 1.0, 0.0, 4.0, symbol="w_kd", help="weight of the base",
-             source=f"{_CODE}: 1 for ResNet56 to ResNet20; its pairs use 1 to 4"),
-        Knob("temperature", 4.0, 1.0, 8.0, symbol="T", help="softens both distributions of the base",
-             source=f"{_CODE}: 4 on CIFAR-100, 1 on ImageNet", log=True),
-        Knob("warmup_epochs", 20, 0, 40, symbol="E_w", help="epochs until the base has its full weight, from 0",
-             source=f"{_CODE}: 20 of 240 epochs"),
+        Knob(
+            "base",
+            "kd",
+            symbol="L_KD",
+            choices=tuple(BASES),
+            help="the logit loss that the term is added to",
+            source="paper: KD++; dkd and dist have the inner weights of kdcore's losses, (1, 8) and (1, 1)",
+        ),
+        Knob(
+            "kd_weight",
+            1.0,
+            0.0,
+            4.0,
+            symbol="w_kd",
+            help="weight of the base",
+            source=f"{_CODE}: 1 for ResNet56 to ResNet20; its pairs use 1 to 4",
+        ),
+        Knob(
+            "temperature",
+            4.0,
+            1.0,
+            8.0,
+            symbol="T",
+            help="softens both distributions of the base",
+            source=f"{_CODE}: 4 on CIFAR-100, 1 on ImageNet",
+            log=True,
+        ),
+        Knob(
+            "warmup_epochs",
+            20,
+            0,
+            40,
+            symbol="E_w",
+            help="epochs until the base has its full weight, from 0",
+            source=f"{_CODE}: 20 of 240 epochs",
+        ),
         _CE,
     ),
     losses=("nd_loss", "direction_loss", "norm_loss", "kdpp_loss"),
     taps="logits, and the penultimate embedding of both (the input of the classifier)",
     invariances=("shift_invariant", "class_permutation", "sample_permutation"),
-    parity=Parity("exact", _CODE, 1e-10,
-                  "values and gradients of DirectNormLoss, KD++, DKD and DIST, values of the projector, float64"),
+    parity=Parity(
+        "exact",
+        _CODE,
+        1e-10,
+        "values and gradients of DirectNormLoss, KD++, DKD and DIST, values of the projector, float64",
+    ),
     evidence=(
-        Evidence("ND term", paper="norm and direction in one loss", code="DirectNormLoss, a loop over the samples",
-                 here="the same values, without a loop"),
-        Evidence("class means", paper="mean teacher feature per class",
-                 code="a script without augmentation; rounded to 4 decimals, kept as JSON",
-                 here="exact float64 sums, over the training loader as it is (with its augmentation, if any)"),
+        Evidence(
+            "ND term",
+            paper="norm and direction in one loss",
+            code="DirectNormLoss, a loop over the samples",
+            here="the same values, without a loop",
+        ),
+        Evidence(
+            "class means",
+            paper="mean teacher feature per class",
+            code="a script without augmentation; rounded to 4 decimals, kept as JSON",
+            here="exact float64 sums, over the training loader as it is (with its augmentation, if any)",
+        ),
         Evidence("equal norms", paper="not checked", code="the student's norm", here="the student's norm"),
         Evidence("both embeddings zero", paper="not checked", code="0/0: NaN", here="1, without a gradient"),
-        Evidence("different widths", paper="not checked",
-                 code="batch norm, dropout 0.5, linear; the classifier reads the raw embedding", here="as the code"),
-        Evidence("warm-up", paper="not checked", code="of the logit term alone, 20 epochs from weight 0",
-                 here="as the code"),
-        Evidence("mixed labels", paper="DeiT++", code="project_center_v2: one centre per sample",
-                 here="labels may be (N, C) weights"),
-        Evidence("cosine loss, norm loss", paper="named in the abstract, no formula", code="not released",
-                 here="a reconstruction, for ablations"),
+        Evidence(
+            "different widths",
+            paper="not checked",
+            code="batch norm, dropout 0.5, linear; the classifier reads the raw embedding",
+            here="as the code",
+        ),
+        Evidence(
+            "warm-up", paper="not checked", code="of the logit term alone, 20 epochs from weight 0", here="as the code"
+        ),
+        Evidence(
+            "mixed labels",
+            paper="DeiT++",
+            code="project_center_v2: one centre per sample",
+            here="labels may be (N, C) weights",
+        ),
+        Evidence(
+            "cosine loss, norm loss",
+            paper="named in the abstract, no formula",
+            code="not released",
+            here="a reconstruction, for ablations",
+        ),
     ),
-    deviations=("Class means are not rounded to 4 decimals.",
-                "Class means are taken over the training loader: give one without augmentation for the paper's.",
-                "A pair of zero embeddings costs 1 and has no gradient; the released code gives NaN."),
-    survey={"elicitation": "~feature", "algorithm": "~divsim", "skill": "-", "kd_theme": "taskspecific",
-            "dd_family": "-"},
+    deviations=(
+        "Class means are not rounded to 4 decimals.",
+        "Class means are taken over the training loader: give one without augmentation for the paper's.",
+        "A pair of zero embeddings costs 1 and has no gradient; the released code gives NaN.",
+    ),
+    survey={
+        "elicitation": "~feature",
+        "algorithm": "~divsim",
+        "skill": "-",
+        "kd_theme": "taskspecific",
+        "dd_family": "-",
+    },
 )
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
 
-def nd_loss(student_emb: Tensor, teacher_emb: Tensor, labels: Tensor | None, *, class_means: Tensor, eps: float = _EPS,
-            reduction: str = "mean") -> Tensor:
+
+def nd_loss(
+    student_emb: Tensor,
+    teacher_emb: Tensor,
+    labels: Tensor | None,
+    *,
+    class_means: Tensor,
+    eps: float = _EPS,
+    reduction: str = "mean",
+) -> Tensor:
     """The ND term: ``1 - <s, e_y> / max(||s||, ||t||)``, in [0, 2]; ``e_y`` is the unit class mean of the label.
 
     A student shorter than the teacher is turned and lengthened, a longer one is turned only. At equal norms the
@@ -171,9 +287,11 @@ def nd_loss(student_emb: Tensor, teacher_emb: Tensor, labels: Tensor | None, *, 
     if not isinstance(teacher_emb, Tensor) or not teacher_emb.is_floating_point():
         raise TypeError(f"teacher_emb must be a floating tensor (N, D), got {describe(teacher_emb)}.")
     if student_emb.shape != teacher_emb.shape:
-        raise ValueError(f"student_emb and teacher_emb must have the same shape (N, D), got {tuple(student_emb.shape)} "
-                         f"and {tuple(teacher_emb.shape)}: map the student's with EmbeddingProjector(student_dim, "
-                         "teacher_dim) where the widths differ.")
+        raise ValueError(
+            f"student_emb and teacher_emb must have the same shape (N, D), got {tuple(student_emb.shape)} "
+            f"and {tuple(teacher_emb.shape)}: map the student's with EmbeddingProjector(student_dim, "
+            "teacher_dim) where the widths differ."
+        )
     check_positive("eps", eps)
     s, direction = embeddings_and_directions(student_emb, class_means, labels)
     own = torch.linalg.vector_norm(s, dim=1)
@@ -183,19 +301,58 @@ def nd_loss(student_emb: Tensor, teacher_emb: Tensor, labels: Tensor | None, *, 
 
 
 @overload
-def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, student_emb: Tensor,
-              teacher_emb: Tensor, class_means: Tensor, temperature: float = ..., ce_weight: float = ...,
-              kd_weight: float = ..., nd_weight: float = ..., epoch: float | None = ..., warmup_epochs: float = ...,
-              base: str | Base = ..., return_terms: Literal[False] = ...) -> Tensor: ...
+def kdpp_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    student_emb: Tensor,
+    teacher_emb: Tensor,
+    class_means: Tensor,
+    temperature: float = ...,
+    ce_weight: float = ...,
+    kd_weight: float = ...,
+    nd_weight: float = ...,
+    epoch: float | None = ...,
+    warmup_epochs: float = ...,
+    base: str | Base = ...,
+    return_terms: Literal[False] = ...,
+) -> Tensor: ...
 @overload
-def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, student_emb: Tensor,
-              teacher_emb: Tensor, class_means: Tensor, temperature: float = ..., ce_weight: float = ...,
-              kd_weight: float = ..., nd_weight: float = ..., epoch: float | None = ..., warmup_epochs: float = ...,
-              base: str | Base = ..., return_terms: Literal[True]) -> dict[str, Tensor]: ...
-def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, student_emb: Tensor,
-              teacher_emb: Tensor, class_means: Tensor, temperature: float = 4.0, ce_weight: float = 1.0,
-              kd_weight: float = 1.0, nd_weight: float = 2.0, epoch: float | None = None, warmup_epochs: float = 20.0,
-              base: str | Base = "kd", return_terms: bool = False) -> Tensor | dict[str, Tensor]:
+def kdpp_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    student_emb: Tensor,
+    teacher_emb: Tensor,
+    class_means: Tensor,
+    temperature: float = ...,
+    ce_weight: float = ...,
+    kd_weight: float = ...,
+    nd_weight: float = ...,
+    epoch: float | None = ...,
+    warmup_epochs: float = ...,
+    base: str | Base = ...,
+    return_terms: Literal[True],
+) -> dict[str, Tensor]: ...
+def kdpp_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    student_emb: Tensor,
+    teacher_emb: Tensor,
+    class_means: Tensor,
+    temperature: float = 4.0,
+    ce_weight: float = 1.0,
+    kd_weight: float = 1.0,
+    nd_weight: float = 2.0,
+    epoch: float | None = None,
+    warmup_epochs: float = 20.0,
+    base: str | Base = "kd",
+    return_terms: bool = False,
+) -> Tensor | dict[str, Tensor]:
     """KD++: cross-entropy + a logit loss that warms up + ND, as the official training script adds them.
 
     Args:
@@ -232,8 +389,10 @@ def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
     check_positive("temperature", temperature)
     check_positive("warmup_epochs", warmup_epochs)
     if len(student_logits) != len(student_emb) or student_logits.shape[1] != len(class_means):
-        raise ValueError(f"student_logits {tuple(student_logits.shape)} must have the samples of student_emb "
-                         f"{tuple(student_emb.shape)} and the classes of class_means {tuple(class_means.shape)}.")
+        raise ValueError(
+            f"student_logits {tuple(student_logits.shape)} must have the samples of student_emb "
+            f"{tuple(student_emb.shape)} and the classes of class_means {tuple(class_means.shape)}."
+        )
     nd = nd_loss(student_emb, teacher_emb, labels, class_means=class_means)
     target = labels if labels.is_floating_point() else labels.long()
     ce = F.cross_entropy(at_least_float32(student_logits), target)
@@ -244,15 +403,18 @@ def kdpp_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
     return {"loss": loss, **terms} if return_terms else loss
 
 
-def _base_loss(base: str | Base, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None,
-               temperature: float) -> Tensor:
+def _base_loss(
+    base: str | Base, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, temperature: float
+) -> Tensor:
     """The loss that ND is added to: a named one with kdcore's default weights, or the caller's own."""
     if isinstance(base, str):
         check_choice("base", base, tuple(BASES))
         return BASES[base](student_logits, teacher_logits, labels, temperature)
     if not callable(base):
-        raise ValueError(f"base must be one of {', '.join(map(repr, BASES))} or a callable (student_logits, "
-                         f"teacher_logits, labels) -> Tensor, got {base!r}.")
+        raise ValueError(
+            f"base must be one of {', '.join(map(repr, BASES))} or a callable (student_logits, "
+            f"teacher_logits, labels) -> Tensor, got {base!r}."
+        )
     loss = base(student_logits, teacher_logits, labels)
     if not isinstance(loss, Tensor) or loss.ndim:
         raise ValueError(f"base must give a scalar tensor, got {describe(loss)}.")
@@ -260,6 +422,7 @@ def _base_loss(base: str | Base, student_logits: Tensor, teacher_logits: Tensor,
 
 
 # Training -------------------------------------------------------------------------------------------------------------
+
 
 class KDPP(Method):
     """KD++ (DKD++, DIST++): ``ce_weight`` CE (added by the loop) + warm-up x ``kd_weight`` base + ``nd_weight`` ND.
@@ -283,8 +446,10 @@ class KDPP(Method):
         shapes = self.settle_taps(student, teacher, sample)
         for (name,), shape in zip((self.student_taps, self.teacher_taps), shapes, strict=True):
             if len(shape) != 1:
-                raise ValueError(f"tap {name!r} must give embeddings (N, D), got {shape} per sample: choose the input "
-                                 "of the classifier or another vector.")
+                raise ValueError(
+                    f"tap {name!r} must give embeddings (N, D), got {shape} per sample: choose the input "
+                    "of the classifier or another vector."
+                )
         (student_dim,), (teacher_dim,) = shapes
         if student_dim != teacher_dim:
             self.projector = EmbeddingProjector(student_dim, teacher_dim, self.knob.dropout)
@@ -312,8 +477,9 @@ class KDPP(Method):
         return {k.regularizer: k.nd_weight * loss}
 
     @classmethod
-    def example(cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0,
-                match: bool = False) -> Signals:
+    def example(
+        cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0, match: bool = False
+    ) -> Signals:
         """As the method of the base class, past the warm-up, with embeddings 7 wide, some longer than the teacher's."""
         signals = super().example(batch=batch, classes=classes, dtype=dtype, seed=seed, match=match)
         g = torch.Generator().manual_seed(seed + 1)

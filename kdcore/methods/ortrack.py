@@ -56,9 +56,21 @@ from ..models.tracker import CenterHead, OcclusionRobustTracker, split_maps
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
 from ..taps import embedding_tap
 
-__all__ = ["AFKD", "CARD", "CenterHead", "OcclusionRobustTracker", "adaptive_feature_kd_loss", "apply_block_mask",
-           "cox_intensity", "difficulty_weights", "masking_probability", "occlusion_robust_loss", "sample_cox_mask",
-           "sample_difficulty", "sample_uniform_mask"]
+__all__ = [
+    "AFKD",
+    "CARD",
+    "CenterHead",
+    "OcclusionRobustTracker",
+    "adaptive_feature_kd_loss",
+    "apply_block_mask",
+    "cox_intensity",
+    "difficulty_weights",
+    "masking_probability",
+    "occlusion_robust_loss",
+    "sample_cox_mask",
+    "sample_difficulty",
+    "sample_uniform_mask",
+]
 
 _CODE = "wuyou3474/ORTrack"
 
@@ -72,49 +84,98 @@ CARD = MethodCard(
     official_code=_CODE,
     family="masks",
     summary="A tracker whose template tokens ignore random occlusions (masks of a spatial Cox process, training only), "
-            "then a shallower student that copies its tokens, most where the student's own box is bad.",
-    axes=Axes(knowledge="feature", scheme="self+offline", signal="mse+attention", task="tracking",
-              modality="video+image", teacher_access="whitebox", data_regime="labelled", teachers="self+one",
-              arch="same", goal="accuracy+compress"),
+    "then a shallower student that copies its tokens, most where the student's own box is bad.",
+    axes=Axes(
+        knowledge="feature",
+        scheme="self+offline",
+        signal="mse+attention",
+        task="tracking",
+        modality="video+image",
+        teacher_access="whitebox",
+        data_regime="labelled",
+        teachers="self+one",
+        arch="same",
+        goal="accuracy+compress",
+    ),
     knobs=(
-        Knob("alpha", 2e-4, 1e-5, 10.0, symbol="α", log=True, help="weight of a sample of average difficulty",
-             source=f"{_CODE}: 2e-5 * 10; tokens of size 1 want about 0.5"),
-        Knob("beta", 2e-4, 0.0, 10.0, symbol="β", help="how much a harder sample counts more; 0: plain feature KD",
-             source=f"{_CODE}: 2e-5 * 10"),
+        Knob(
+            "alpha",
+            2e-4,
+            1e-5,
+            10.0,
+            symbol="α",
+            log=True,
+            help="weight of a sample of average difficulty",
+            source=f"{_CODE}: 2e-5 * 10; tokens of size 1 want about 0.5",
+        ),
+        Knob(
+            "beta",
+            2e-4,
+            0.0,
+            10.0,
+            symbol="β",
+            help="how much a harder sample counts more; 0: plain feature KD",
+            source=f"{_CODE}: 2e-5 * 10",
+        ),
         ce_weight_knob(1.0, source="paper: the prediction loss has weight 1"),
     ),
     losses=("occlusion_robust_loss", "adaptive_feature_kd_loss"),
     taps="all tokens of the final norm of both trackers; the embedding of any other network",
     invariances=("zero_at_match", "minimal_at_match", "sample_permutation"),
-    parity=Parity("exact", _CODE, 1e-8,
-                  "intensity, both losses, weights and gradients, float64; the mask's law within 0.02 of 20,000 draws "
-                  "of the released sampler"),
-    evidence=(
-        Evidence("intensity", paper="Γ exp(-(x² + y²)) / integral, unit of x and y not said",
-                 code="covariance 64 r I in pixels, bilinear to the block grid", here="the code's; sigma=64 is the 64"),
-        Evidence("mask ratio 0.3", paper="share of masked blocks", code="mean number of points; duplicates collapse",
-                 here="as the code: 25.4 % of 8x8 blocks on average; masking_probability gives it exactly"),
-        Evidence("uniform masks", paper="baseline: masks 30 % of the blocks",
-                 code="multiplies by a tensor that is 1 on the cells to remove: keeps what it should remove",
-                 here="1 = keep in both samplers, as the text"),
-        Evidence("gradient of ORR", paper="not said", code="the masked branch is detached", here="the same by default"),
-        Evidence("gradient of AFKD", paper="through the features",
-                 code="per-sample errors are rebuilt with torch.tensor([...]): no gradient reaches the tokens",
-                 here="gradient kept; weights detached (detach_weight=False reproduces the code's gradient)"),
-        Evidence("student's stage", paper="prediction loss + AFKD", code="also keeps γ L_orr",
-                 here="either: the ORR weight of the tracking objective is a knob"),
+    parity=Parity(
+        "exact",
+        _CODE,
+        1e-8,
+        "intensity, both losses, weights and gradients, float64; the mask's law within 0.02 of 20,000 draws "
+        "of the released sampler",
     ),
-    deviations=("Masks are indexed [y, x]; the released sampler mixes the axes, which a square symmetric intensity "
-                "hides. Grids need not be square here.",
-                "The released AFKD teaches nothing through the features; ours does, as the text says.",
-                "Outside tracking, a sample's difficulty is its top-1 error (ours), and a learned projection adapts "
-                "embeddings of different widths (ours)."),
+    evidence=(
+        Evidence(
+            "intensity",
+            paper="Γ exp(-(x² + y²)) / integral, unit of x and y not said",
+            code="covariance 64 r I in pixels, bilinear to the block grid",
+            here="the code's; sigma=64 is the 64",
+        ),
+        Evidence(
+            "mask ratio 0.3",
+            paper="share of masked blocks",
+            code="mean number of points; duplicates collapse",
+            here="as the code: 25.4 % of 8x8 blocks on average; masking_probability gives it exactly",
+        ),
+        Evidence(
+            "uniform masks",
+            paper="baseline: masks 30 % of the blocks",
+            code="multiplies by a tensor that is 1 on the cells to remove: keeps what it should remove",
+            here="1 = keep in both samplers, as the text",
+        ),
+        Evidence("gradient of ORR", paper="not said", code="the masked branch is detached", here="the same by default"),
+        Evidence(
+            "gradient of AFKD",
+            paper="through the features",
+            code="per-sample errors are rebuilt with torch.tensor([...]): no gradient reaches the tokens",
+            here="gradient kept; weights detached (detach_weight=False reproduces the code's gradient)",
+        ),
+        Evidence(
+            "student's stage",
+            paper="prediction loss + AFKD",
+            code="also keeps γ L_orr",
+            here="either: the ORR weight of the tracking objective is a knob",
+        ),
+    ),
+    deviations=(
+        "Masks are indexed [y, x]; the released sampler mixes the axes, which a square symmetric intensity "
+        "hides. Grids need not be square here.",
+        "The released AFKD teaches nothing through the features; ours does, as the text says.",
+        "Outside tracking, a sample's difficulty is its top-1 error (ours), and a learned projection adapts "
+        "embeddings of different widths (ours).",
+    ),
     survey={"elicitation": "~feature", "algorithm": "~divsim", "skill": "-", "kd_theme": "dynamic", "dd_family": "-"},
 )
 
 
-def difficulty_weights(box_loss: Tensor, *, alpha: float = 2e-4, beta: float = 2e-4,
-                       min_weight: float | None = None) -> Tensor:
+def difficulty_weights(
+    box_loss: Tensor, *, alpha: float = 2e-4, beta: float = 2e-4, min_weight: float | None = None
+) -> Tensor:
     """AFKD's weight per sample, ``alpha + beta (l - mean l)``; the mean weight is ``alpha``.
 
     Args:
@@ -139,9 +200,17 @@ def difficulty_weights(box_loss: Tensor, *, alpha: float = 2e-4, beta: float = 2
     return weights if min_weight is None else weights.clamp(min=min_weight)
 
 
-def adaptive_feature_kd_loss(student_tokens: Tensor, teacher_tokens: Tensor, box_loss: Tensor, *, alpha: float = 2e-4,
-                             beta: float = 2e-4, detach_weight: bool = True, min_weight: float | None = None,
-                             reduction: str = "mean") -> Tensor:
+def adaptive_feature_kd_loss(
+    student_tokens: Tensor,
+    teacher_tokens: Tensor,
+    box_loss: Tensor,
+    *,
+    alpha: float = 2e-4,
+    beta: float = 2e-4,
+    detach_weight: bool = True,
+    min_weight: float | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     """Squared token error per sample, weighted by how badly the student does on that sample.
 
     Args:
@@ -165,8 +234,9 @@ def adaptive_feature_kd_loss(student_tokens: Tensor, teacher_tokens: Tensor, box
     if student_tokens.ndim != 3 or 0 in student_tokens.shape:
         raise ValueError(f"student_tokens must be (B, T, D), none of them 0, got {describe(student_tokens)}.")
     if box_loss.shape != student_tokens.shape[:1]:
-        raise ValueError(f"box_loss must be ({student_tokens.shape[0]},), one number per sample, got "
-                         f"{describe(box_loss)}.")
+        raise ValueError(
+            f"box_loss must be ({student_tokens.shape[0]},), one number per sample, got {describe(box_loss)}."
+        )
     s, t = at_least_float32(student_tokens), at_least_float32(teacher_tokens.detach())
     difficulty = at_least_float32(box_loss.detach() if detach_weight else box_loss)
     weights = difficulty_weights(difficulty, alpha=alpha, beta=beta, min_weight=min_weight)
@@ -188,8 +258,9 @@ def sample_difficulty(student_logits: Tensor, labels: Tensor | None) -> Tensor:
     if student_logits.ndim == 2:
         return (student_logits.argmax(1) != check_labels(labels, *student_logits.shape)).to(student_logits.dtype)
     if labels is None or labels.shape != (student_logits.shape[0], 4):
-        raise ValueError(f"labels must be ({student_logits.shape[0]}, 4) boxes, xywh in [0, 1], got "
-                         f"{describe(labels)}.")
+        raise ValueError(
+            f"labels must be ({student_logits.shape[0]}, 4) boxes, xywh in [0, 1], got {describe(labels)}."
+        )
     boxes = cxcywh_to_xyxy(decode_center_boxes(*(at_least_float32(m) for m in split_maps(student_logits))))
     return 1 - generalized_iou(boxes, xywh_to_xyxy(labels.to(boxes.dtype)).clamp(0, 1))
 
@@ -220,21 +291,25 @@ class AFKD(Method):
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
         ours, theirs = self.settle_taps(student, teacher, sample, find=_tokens_tap)
         if ours[:-1] != theirs[:-1]:
-            raise ValueError(f"ortrack compares as many tokens of the student as of the teacher, got shapes {ours} "
-                             f"({self.student_taps[0]}) and {theirs} ({self.teacher_taps[0]}) per sample.")
+            raise ValueError(
+                f"ortrack compares as many tokens of the student as of the teacher, got shapes {ours} "
+                f"({self.student_taps[0]}) and {theirs} ({self.teacher_taps[0]}) per sample."
+            )
         if ours != theirs:
             self.projector = nn.Linear(ours[-1], theirs[-1])
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         ours = _tokens(self.projector(s.student_features[self.student_taps[0]]))
         theirs = _tokens(s.teacher_features[self.teacher_taps[0]])
-        loss = adaptive_feature_kd_loss(ours, theirs, sample_difficulty(s.student_logits, s.labels),
-                                        alpha=self.knob.alpha, beta=self.knob.beta)
+        loss = adaptive_feature_kd_loss(
+            ours, theirs, sample_difficulty(s.student_logits, s.labels), alpha=self.knob.alpha, beta=self.knob.beta
+        )
         return {"afkd": loss}
 
     @classmethod
-    def example(cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0,
-                match: bool = False) -> Signals:
+    def example(
+        cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0, match: bool = False
+    ) -> Signals:
         """As the method of the base class, with 7 tokens of width 4 on both sides."""
         signals = super().example(batch=batch, classes=classes, dtype=dtype, seed=seed, match=match)
         g = torch.Generator().manual_seed(seed + 1)

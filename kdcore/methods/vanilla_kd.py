@@ -58,39 +58,82 @@ CARD = MethodCard(
     official_code=_MDISTILLER,
     family="foundations",
     summary="The student matches the teacher's softened probabilities (KD), their two parts with separate weights "
-            "(DKD, arXiv:2203.08679), or only their correlations (DIST, arXiv:2205.10536).",
-    axes=Axes(knowledge="response", scheme="offline", signal="kl", task="classification", modality="image",
-              teacher_access="outputs", data_regime="labelled", teachers="one", arch="any", goal="compress"),
+    "(DKD, arXiv:2203.08679), or only their correlations (DIST, arXiv:2205.10536).",
+    axes=Axes(
+        knowledge="response",
+        scheme="offline",
+        signal="kl",
+        task="classification",
+        modality="image",
+        teacher_access="outputs",
+        data_regime="labelled",
+        teachers="one",
+        arch="any",
+        goal="compress",
+    ),
     knobs=(
-        Knob("temperature", 4.0, 1.0, 20.0, symbol="T", help="softens both distributions", source=_MDISTILLER,
-        log=True), Knob("kd_weight", 0.9, 0.0, 1.0, symbol="w_kd", help="weight of the distillation term",
-        source=_MDISTILLER), ce_weight_knob(0.1, source=_MDISTILLER),
+        Knob(
+            "temperature", 4.0, 1.0, 20.0, symbol="T", help="softens both distributions", source=_MDISTILLER, log=True
+        ),
+        Knob("kd_weight", 0.9, 0.0, 1.0, symbol="w_kd", help="weight of the distillation term", source=_MDISTILLER),
+        ce_weight_knob(0.1, source=_MDISTILLER),
     ),
     losses=("kd_loss", "kd_objective", "dkd_loss", "dist_loss"),
     taps="logits of both",
     invariances=_PROMISES,
-    parity=Parity("exact", f"{_MDISTILLER} (KD, DKD) and {_DIST_KD} (DIST)", 1e-8,
-                  "values and gradients, float64; recomputed independently from the equations"),
-    evidence=(
-        Evidence("KD: code", paper="none by the authors",
-                 code=f"{_MDISTILLER}: KL summed over classes, mean over samples, T² inside", here="the same"),
-        Evidence("KD: weights", paper="the soft term should weigh much more than the hard one",
-                 code="0.1 CE + 0.9 KD, T = 4", here="the same defaults"),
-        Evidence("DKD: softmax without the target", paper="softmax over the C − 1 other classes",
-                 code="subtracts 1000 from the target's logit",
-                 here="the target is taken out exactly: equal values, logits of any size"),
-        Evidence("DKD: 1 − p_y", paper="1 − p_y", code="sum of the masked probabilities",
-                 here="logsigmoid of (logsumexp of the rest − logit_y)"),
-        Evidence("DIST: batch of one", paper="undefined (correlation over samples)", code="silently 1 − 0",
-                 here="refused"),
-        Evidence("DIST: eps", paper="none", code="added to the product of the norms, 1e-8", here="as the code"),
-        Evidence("DIST: dense logits", paper="as classification", code="pixels as samples, T = 1",
-                 here="pixels as samples, any T"),
+    parity=Parity(
+        "exact",
+        f"{_MDISTILLER} (KD, DKD) and {_DIST_KD} (DIST)",
+        1e-8,
+        "values and gradients, float64; recomputed independently from the equations",
     ),
-    deviations=("Half-precision logits are computed in float32.",
-                "DIST refuses fewer than two samples, where the released code returns a constant."),
-    survey={"elicitation": "~feature", "algorithm": "~divsim", "skill": "-", "kd_theme": "taskspecific", "dd_family":
-        "-"},
+    evidence=(
+        Evidence(
+            "KD: code",
+            paper="none by the authors",
+            code=f"{_MDISTILLER}: KL summed over classes, mean over samples, T² inside",
+            here="the same",
+        ),
+        Evidence(
+            "KD: weights",
+            paper="the soft term should weigh much more than the hard one",
+            code="0.1 CE + 0.9 KD, T = 4",
+            here="the same defaults",
+        ),
+        Evidence(
+            "DKD: softmax without the target",
+            paper="softmax over the C − 1 other classes",
+            code="subtracts 1000 from the target's logit",
+            here="the target is taken out exactly: equal values, logits of any size",
+        ),
+        Evidence(
+            "DKD: 1 − p_y",
+            paper="1 − p_y",
+            code="sum of the masked probabilities",
+            here="logsigmoid of (logsumexp of the rest − logit_y)",
+        ),
+        Evidence(
+            "DIST: batch of one", paper="undefined (correlation over samples)", code="silently 1 − 0", here="refused"
+        ),
+        Evidence("DIST: eps", paper="none", code="added to the product of the norms, 1e-8", here="as the code"),
+        Evidence(
+            "DIST: dense logits",
+            paper="as classification",
+            code="pixels as samples, T = 1",
+            here="pixels as samples, any T",
+        ),
+    ),
+    deviations=(
+        "Half-precision logits are computed in float32.",
+        "DIST refuses fewer than two samples, where the released code returns a constant.",
+    ),
+    survey={
+        "elicitation": "~feature",
+        "algorithm": "~divsim",
+        "skill": "-",
+        "kd_theme": "taskspecific",
+        "dd_family": "-",
+    },
 )
 
 
@@ -112,11 +155,25 @@ class DKD(Method):
     name, label = "dkd", "DKD"
     knobs = (
         Knob("alpha", 1.0, 0.0, 4.0, symbol="α", help="weight of target against rest (TCKD)", source=_MDISTILLER),
-        Knob("beta", 8.0, 0.0, 10.0, symbol="β", help="weight of the shape of the rest (NCKD)",
-             source=f"{_MDISTILLER}; its configurations per pair use 2, 6 or 8"),
+        Knob(
+            "beta",
+            8.0,
+            0.0,
+            10.0,
+            symbol="β",
+            help="weight of the shape of the rest (NCKD)",
+            source=f"{_MDISTILLER}; its configurations per pair use 2, 6 or 8",
+        ),
         Knob("temperature", 4.0, 1.0, 8.0, symbol="T", help="softens both distributions", source=_MDISTILLER, log=True),
-        Knob("warmup_epochs", 20, 0, 40, symbol="E_w", source=_MDISTILLER,
-             help="epochs over which the term grows from 0 to its full weight"),
+        Knob(
+            "warmup_epochs",
+            20,
+            0,
+            40,
+            symbol="E_w",
+            source=_MDISTILLER,
+            help="epochs over which the term grows from 0 to its full weight",
+        ),
         ce_weight_knob(1.0, source=_MDISTILLER),
     )
 
@@ -142,17 +199,33 @@ class DIST(Method):
     invariances = ("shift_invariant", "class_permutation", "sample_permutation")  # eps keeps a match a hair above 0
     knobs = (
         Knob("beta", 1.0, 0.0, 4.0, symbol="β", help="weight of the relation between classes (inter)", source=_DIST_KD),
-        Knob("gamma", 1.0, 0.0, 4.0, symbol="γ", help="weight of the relation between samples (intra)",
-             source=_DIST_KD),
-        Knob("temperature", 1.0, 1.0, 8.0, symbol="τ", help="softens both distributions",
-             source=f"{_DIST_KD}: 1 on ImageNet, 4 on CIFAR-100", log=True),
-        Knob("dist_weight", 2.0, 0.0, 4.0, symbol="w_dist", help="weight of the whole term",
-             source="hunto/image_classification_sota (recipes of the authors)"),
+        Knob(
+            "gamma", 1.0, 0.0, 4.0, symbol="γ", help="weight of the relation between samples (intra)", source=_DIST_KD
+        ),
+        Knob(
+            "temperature",
+            1.0,
+            1.0,
+            8.0,
+            symbol="τ",
+            help="softens both distributions",
+            source=f"{_DIST_KD}: 1 on ImageNet, 4 on CIFAR-100",
+            log=True,
+        ),
+        Knob(
+            "dist_weight",
+            2.0,
+            0.0,
+            4.0,
+            symbol="w_dist",
+            help="weight of the whole term",
+            source="hunto/image_classification_sota (recipes of the authors)",
+        ),
         ce_weight_knob(1.0, source="hunto/image_classification_sota"),
     )
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         k = self.knob
         _, inter, intra = dist_loss(*s.logits, temperature=k.temperature, return_parts=True)
-        scale = k.dist_weight * k.temperature ** 2
+        scale = k.dist_weight * k.temperature**2
         return {"inter": scale * k.beta * inter, "intra": scale * k.gamma * intra}

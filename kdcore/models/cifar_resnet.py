@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
     def shortcut(self, x: Tensor) -> Tensor:
         """What is added to the block's output."""
         if self.padding or self.stride > 1:
-            x = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.padding, self.padding))
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
         return x
 
 
@@ -60,7 +60,8 @@ class CifarResNet(nn.Module):
         more = (depth - 2) // 6 - 1
         self.layer1, self.layer2, self.layer3 = (
             nn.Sequential(BasicBlock(before, width, stride), *(BasicBlock(width, width, 1) for _ in range(more)))
-            for before, width, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)))
+            for before, width, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2))
+        )
         self.linear = nn.Linear(WIDTHS[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

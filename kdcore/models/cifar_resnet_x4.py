@@ -20,8 +20,11 @@ class ProjectionBlock(BasicBlock):
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__(before, width, stride)
-        self.downsample = nn.Sequential() if before == width and stride == 1 else nn.Sequential(
-            nn.Conv2d(before, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+        self.downsample = (
+            nn.Sequential()
+            if before == width and stride == 1
+            else nn.Sequential(nn.Conv2d(before, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+        )
 
     def shortcut(self, x: Tensor) -> Tensor:
         return self.downsample(x)
@@ -54,15 +57,21 @@ class CifarResNetX4(nn.Module):
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         more = (depth - 2) // 6 - 1
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(ProjectionBlock(before, width, stride),
-                          *(ProjectionBlock(width, width, 1) for _ in range(more)))
-            for before, width, stride in zip(WIDTHS, WIDTHS[1:], (1, 2, 2), strict=False))
+            nn.Sequential(
+                ProjectionBlock(before, width, stride), *(ProjectionBlock(width, width, 1) for _ in range(more))
+            )
+            for before, width, stride in zip(WIDTHS, WIDTHS[1:], (1, 2, 2), strict=False)
+        )
         self.fc = nn.Linear(WIDTHS[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.default_cfg: dict[str, Any] = {"input_size": (3, 32, 32), "num_classes": num_classes,
-                                            "mean": CIFAR100_MEAN, "std": CIFAR100_STD}
+        self.default_cfg: dict[str, Any] = {
+            "input_size": (3, 32, 32),
+            "num_classes": num_classes,
+            "mean": CIFAR100_MEAN,
+            "std": CIFAR100_STD,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))

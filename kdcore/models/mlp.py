@@ -29,8 +29,14 @@ class MLP(nn.Module):
         ValueError: dropout outside [0, 1).
     """
 
-    def __init__(self, in_shape: int | Sequence[int], hidden: Sequence[int] = (256, 256), num_classes: int = 10, *,
-                 dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        hidden: Sequence[int] = (256, 256),
+        num_classes: int = 10,
+        *,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         check_fraction("dropout", dropout, closed=False)
         self.in_features = in_shape if isinstance(in_shape, int) else math.prod(in_shape)

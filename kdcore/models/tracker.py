@@ -40,8 +40,9 @@ class CenterHead(nn.Module):
         ValueError: ``channels`` not a multiple of 8; features of another size.
     """
 
-    def __init__(self, in_dim: int, channels: int = 256, feature_size: int = 16, *,
-                 score_prior: float | None = None) -> None:
+    def __init__(
+        self, in_dim: int, channels: int = 256, feature_size: int = 16, *, score_prior: float | None = None
+    ) -> None:
         super().__init__()
         if channels < 8 or channels % 8:
             raise ValueError(f"channels must be a multiple of 8, got {channels!r}.")
@@ -57,9 +58,10 @@ class CenterHead(nn.Module):
 
     @staticmethod
     def _branch(in_dim: int, channels: int, out: int) -> nn.Sequential:
-        widths = [in_dim, *(channels // 2 ** i for i in range(4))]
-        stages = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
-                  for a, b in pairwise(widths)]
+        widths = [in_dim, *(channels // 2**i for i in range(4))]
+        stages = [
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairwise(widths)
+        ]
         return nn.Sequential(*stages, nn.Conv2d(widths[-1], out, 1))
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
@@ -94,9 +96,19 @@ class OcclusionRobustTracker(nn.Module):
         arXiv:2504.09228, section 3.1; wuyou3474/ORTrack. One stream: Ye et al., OSTrack, arXiv:2203.11991.
     """
 
-    def __init__(self, template_size: int = 128, search_size: int = 256, patch_size: int = 16, embed_dim: int = 192,
-                 depth: int = 12, num_heads: int = 3, head_channels: int = 256, *, dropout: float = 0.0,
-                 score_prior: float | None = None) -> None:
+    def __init__(
+        self,
+        template_size: int = 128,
+        search_size: int = 256,
+        patch_size: int = 16,
+        embed_dim: int = 192,
+        depth: int = 12,
+        num_heads: int = 3,
+        head_channels: int = 256,
+        *,
+        dropout: float = 0.0,
+        score_prior: float | None = None,
+    ) -> None:
         super().__init__()
         for name, side in (("template_size", template_size), ("search_size", search_size)):
             if side < patch_size or side % patch_size:
@@ -108,7 +120,7 @@ class OcclusionRobustTracker(nn.Module):
         self.template_grid, self.search_grid = template_size // patch_size, search_size // patch_size
         self.patch_embed = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
         self.pos_embed_z = nn.Parameter(torch.zeros(1, self.num_template_tokens, embed_dim))
-        self.pos_embed_x = nn.Parameter(torch.zeros(1, self.search_grid ** 2, embed_dim))
+        self.pos_embed_x = nn.Parameter(torch.zeros(1, self.search_grid**2, embed_dim))
         self.pos_drop = nn.Dropout(dropout)
         self.blocks = nn.Sequential(*(Block(embed_dim, num_heads, 4.0) for _ in range(depth)))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
@@ -117,7 +129,7 @@ class OcclusionRobustTracker(nn.Module):
     @property
     def num_template_tokens(self) -> int:
         """T_z; the first tokens of the sequence."""
-        return self.template_grid ** 2
+        return self.template_grid**2
 
     def encode(self, template: Tensor, search: Tensor) -> Tensor:
         """Tokens ``(B, T_z + T_x, D)`` of normalised images ``(B, 3, S_z, S_z)`` and ``(B, 3, S_x, S_x)``."""
@@ -125,8 +137,9 @@ class OcclusionRobustTracker(nn.Module):
             if image.shape[1:] != (3, side, side):
                 raise ValueError(f"{name} must be (B, 3, {side}, {side}), got {describe(image)}.")
         if template.shape[0] != search.shape[0]:
-            raise ValueError(f"template and search must have the same batch size, got {template.shape[0]} and "
-                             f"{search.shape[0]}.")
+            raise ValueError(
+                f"template and search must have the same batch size, got {template.shape[0]} and {search.shape[0]}."
+            )
         z, x = (self.patch_embed(image).flatten(2).transpose(1, 2) for image in (template, search))
         tokens = torch.cat([z + self.pos_embed_z, x + self.pos_embed_x], 1)
         return self.norm(self.blocks(self.pos_drop(tokens)))
@@ -134,15 +147,22 @@ class OcclusionRobustTracker(nn.Module):
     def answer(self, tokens: Tensor) -> dict[str, Tensor]:
         """What the head says of tokens ``(B, T_z + T_x, D)``; see :class:`CenterHead`."""
         grid = (self.search_grid, self.search_grid)
-        return self.box_head(tokens[:, self.num_template_tokens:].transpose(1, 2).unflatten(2, grid))
+        return self.box_head(tokens[:, self.num_template_tokens :].transpose(1, 2).unflatten(2, grid))
 
     def forward(self, template: Tensor, search: Tensor) -> dict[str, Tensor]:
         """``tokens`` beside the head's ``score``, ``size``, ``offset`` and ``boxes`` (cxcywh in [0, 1])."""
         tokens = self.encode(template, search)
         return {"tokens": tokens, **self.answer(tokens)}
 
-    def training_step_losses(self, template: Tensor, search: Tensor, target_xywh: Tensor, mask: Tensor | None = None, *,
-                             readout: str = "argmax") -> dict[str, Tensor]:
+    def training_step_losses(
+        self,
+        template: Tensor,
+        search: Tensor,
+        target_xywh: Tensor,
+        mask: Tensor | None = None,
+        *,
+        readout: str = "argmax",
+    ) -> dict[str, Tensor]:
         """Both losses of the teacher's stage, so that ``pred + gamma * orr`` is the paper's objective.
 
         The head and ``pred`` see the clean pass only; the masked pass ends at the tokens.
@@ -164,16 +184,20 @@ class OcclusionRobustTracker(nn.Module):
             return {"pred": pred, "orr": pred.new_zeros(())}
         with torch.no_grad():  # the masked branch is the target: no gradient flows through it
             masked = self.encode(apply_block_mask(template, mask), search)
-        return {"pred": pred, "orr": occlusion_robust_loss(out["tokens"], masked,
-                                                           num_template_tokens=self.num_template_tokens)}
+        return {
+            "pred": pred,
+            "orr": occlusion_robust_loss(out["tokens"], masked, num_template_tokens=self.num_template_tokens),
+        }
 
 
 def pack_pair(template: Tensor, search: Tensor) -> Tensor:
     """A pair as one tensor ``(B, 6, S_x, S_x)``: the search image, and the template in the upper left corner."""
     room = search.shape[-1] - template.shape[-1]
     if room < 0 or template.shape[:2] != search.shape[:2]:
-        raise ValueError(f"template must be (B, 3, S_z, S_z), no larger than the search image and of its batch, got "
-                         f"{describe(template)} and {describe(search)}.")
+        raise ValueError(
+            f"template must be (B, 3, S_z, S_z), no larger than the search image and of its batch, got "
+            f"{describe(template)} and {describe(search)}."
+        )
     return torch.cat([search, nn.functional.pad(template, (0, room, 0, room))], 1)
 
 
@@ -200,8 +224,9 @@ class PairTracker(nn.Module):
     ``tracker.norm`` is then called twice and the taps are ``tracker.norm#0`` (clean) and ``tracker.norm#1`` (masked).
     """
 
-    def __init__(self, tracker: OcclusionRobustTracker, mean: Sequence[float] = MEAN,
-                 std: Sequence[float] = STD) -> None:
+    def __init__(
+        self, tracker: OcclusionRobustTracker, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    ) -> None:
         super().__init__()
         self.tracker = tracker
         self.pretrained_cfg = {"mean": (*mean, *mean), "std": (*std, *std)}

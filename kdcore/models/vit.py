@@ -52,8 +52,18 @@ class SmallViT(nn.Module):
         ValueError: ``patch_size`` does not divide ``image_size``, or ``heads`` does not divide ``width``.
     """
 
-    def __init__(self, image_size: int = 8, patch_size: int = 2, num_classes: int = 10, *, in_channels: int = 1,
-                 width: int = 64, depth: int = 4, heads: int = 4, mlp_ratio: float = 2.0) -> None:
+    def __init__(
+        self,
+        image_size: int = 8,
+        patch_size: int = 2,
+        num_classes: int = 10,
+        *,
+        in_channels: int = 1,
+        width: int = 64,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 2.0,
+    ) -> None:
         super().__init__()
         if image_size % patch_size:
             raise ValueError(f"patch_size must divide image_size, got {patch_size} and {image_size}.")

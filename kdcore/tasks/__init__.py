@@ -73,8 +73,12 @@ def task_info(name: str) -> TaskInfo:
     builder = _builders()[name]
     signature = inspect.signature(builder)
     options = {p.name: p.default for p in signature.parameters.values()}
-    return TaskInfo(name, (inspect.getdoc(builder) or "").partition("\n")[0], options,
-                    classifies=signature.return_annotation in (Task, "Task"))
+    return TaskInfo(
+        name,
+        (inspect.getdoc(builder) or "").partition("\n")[0],
+        options,
+        classifies=signature.return_annotation in (Task, "Task"),
+    )
 
 
 def load_task(name: str, **options: Any) -> Task:
@@ -94,13 +98,27 @@ def load_task(name: str, **options: Any) -> Task:
     info = task_info(name)
     for given in options:
         if given not in info.options:
-            raise ValueError(f"task {name!r} has no option {given!r}.{closest(given, info.options)} "
-                             f"It has: {', '.join(info.options)}.")
+            raise ValueError(
+                f"task {name!r} has no option {given!r}.{closest(given, info.options)} "
+                f"It has: {', '.join(info.options)}."
+            )
     missing = [option for option in info.required if option not in options]
     if missing:
         raise ValueError(f"task {name!r} needs {', '.join(f'{m}=...' for m in missing)}.")
     return _builders()[name](**options)
 
 
-__all__ = ["ArrayDataset", "ModelSpec", "Recipe", "Task", "TaskInfo", "accuracy", "cache_folder", "data_folder",
-           "list_tasks", "load_task", "reference_models", "task_info"]
+__all__ = [
+    "ArrayDataset",
+    "ModelSpec",
+    "Recipe",
+    "Task",
+    "TaskInfo",
+    "accuracy",
+    "cache_folder",
+    "data_folder",
+    "list_tasks",
+    "load_task",
+    "reference_models",
+    "task_info",
+]

@@ -146,17 +146,26 @@ def stratified(labels: np.ndarray, amount: float | int, *, seed: int) -> tuple[n
         ValueError: a part would have fewer samples than there are classes, or a class has a single sample.
     """
     from sklearn.model_selection import train_test_split
+
     try:
         first, rest = train_test_split(np.arange(len(labels)), train_size=amount, stratify=labels, random_state=seed)
     except ValueError as error:
         counts = np.unique(labels, return_counts=True)[1]
-        raise ValueError(f"{len(labels)} samples of {len(counts)} classes (the smallest has {counts.min()}) cannot be "
-                         f"split into {amount} and the rest with every class in both: {error}") from error
+        raise ValueError(
+            f"{len(labels)} samples of {len(counts)} classes (the smallest has {counts.min()}) cannot be "
+            f"split into {amount} and the rest with every class in both: {error}"
+        ) from error
     return first, rest
 
 
-def split_train(labels: np.ndarray, *, class_names: Sequence[str], seed: int, train_fraction: float | None = None,
-                val_fraction: float = 0.0) -> dict[str, np.ndarray]:
+def split_train(
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    seed: int,
+    train_fraction: float | None = None,
+    val_fraction: float = 0.0,
+) -> dict[str, np.ndarray]:
     """Stratified positions of ``train``, ``val`` (where a fraction is asked for) and ``test`` (where none exists yet).
 
     Args:
@@ -184,8 +193,14 @@ def split_train(labels: np.ndarray, *, class_names: Sequence[str], seed: int, tr
     return {"train": train, **split}
 
 
-def transfer_set(labels: np.ndarray, *, class_names: Sequence[str], seed: int, train_size: int | None = None,
-                 omit_classes: Sequence[int | str] = ()) -> np.ndarray:
+def transfer_set(
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    seed: int,
+    train_size: int | None = None,
+    omit_classes: Sequence[int | str] = (),
+) -> np.ndarray:
     """Positions of the samples the student sees: some classes left out, then a stratified subset.
 
     Args:
@@ -212,8 +227,10 @@ def transfer_set(labels: np.ndarray, *, class_names: Sequence[str], seed: int, t
         return kept
     classes = Counter(labels[kept].tolist())
     if not len(classes) <= train_size <= len(kept) - len(classes):
-        raise ValueError(f"train_size must be {len(kept)} (all) or between {len(classes)} (one per class) and "
-                         f"{len(kept) - len(classes)}, got {train_size!r}.")
+        raise ValueError(
+            f"train_size must be {len(kept)} (all) or between {len(classes)} (one per class) and "
+            f"{len(kept) - len(classes)}, got {train_size!r}."
+        )
     chosen, _ = stratified(labels[kept], int(train_size), seed=seed)
     return kept[chosen]
 

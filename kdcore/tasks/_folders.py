@@ -11,6 +11,7 @@ def cache_folder() -> Path:
     if given := os.environ.get("KDCORE_CACHE"):
         return Path(given).expanduser()
     from platformdirs import user_cache_path
+
     return user_cache_path("kdcore", appauthor=False)
 
 

@@ -82,25 +82,49 @@ def reference_models(input_shape: Sequence[int], num_classes: int) -> tuple[dict
         Two dicts by name; the first entry of each is the default.
     """
     shape = tuple(input_shape)
-    teachers = {"mlp": ModelSpec(build=partial(MLP, shape, (256, 256), num_classes, dropout=0.2), recipe=Recipe(),
-                                 words="perceptron, 256-256 hidden, dropout 0.2")}
-    students = {f"mlp-{width}": ModelSpec(build=partial(MLP, shape, (width,), num_classes), recipe=STUDENT_MLP,
-                                          words=f"perceptron, {width} hidden") for width in (32, 16)}
+    teachers = {
+        "mlp": ModelSpec(
+            build=partial(MLP, shape, (256, 256), num_classes, dropout=0.2),
+            recipe=Recipe(),
+            words="perceptron, 256-256 hidden, dropout 0.2",
+        )
+    }
+    students = {
+        f"mlp-{width}": ModelSpec(
+            build=partial(MLP, shape, (width,), num_classes), recipe=STUDENT_MLP, words=f"perceptron, {width} hidden"
+        )
+        for width in (32, 16)
+    }
     if len(shape) != 3:
         return teachers, students
     channels, height, width = shape
     if min(height, width) >= 4:
-        teachers["cnn"] = ModelSpec(build=partial(ConvNet, (32, 64, 64), num_classes, in_channels=channels),
-                                    recipe=Recipe(epochs=15), words="convolutions, 32-64-64 channels, 64-d embedding")
-        students["cnn-small"] = ModelSpec(build=partial(ConvNet, (4, 8, 64), num_classes, in_channels=channels),
-                                          recipe=STUDENT_CNN, words="convolutions, 4-8-64 channels, 64-d embedding")
+        teachers["cnn"] = ModelSpec(
+            build=partial(ConvNet, (32, 64, 64), num_classes, in_channels=channels),
+            recipe=Recipe(epochs=15),
+            words="convolutions, 32-64-64 channels, 64-d embedding",
+        )
+        students["cnn-small"] = ModelSpec(
+            build=partial(ConvNet, (4, 8, 64), num_classes, in_channels=channels),
+            recipe=STUDENT_CNN,
+            words="convolutions, 4-8-64 channels, 64-d embedding",
+        )
     if height == width and min(height, width) >= 4:
-        teachers["vit"] = ModelSpec(build=partial(_vit, height, channels, num_classes, width=64, depth=4),
-                                    recipe=Recipe(epochs=30, lr=1e-3), words="vision transformer, 4 blocks, width 64")
-        students["vit-tiny"] = ModelSpec(build=partial(_vit, height, channels, num_classes, width=32, depth=2),
-                                         recipe=Recipe(epochs=30), words="vision transformer, 2 blocks, width 32")
+        teachers["vit"] = ModelSpec(
+            build=partial(_vit, height, channels, num_classes, width=64, depth=4),
+            recipe=Recipe(epochs=30, lr=1e-3),
+            words="vision transformer, 4 blocks, width 64",
+        )
+        students["vit-tiny"] = ModelSpec(
+            build=partial(_vit, height, channels, num_classes, width=32, depth=2),
+            recipe=Recipe(epochs=30),
+            words="vision transformer, 2 blocks, width 32",
+        )
     if min(height, width) >= 24:
         for group, depth in ((teachers, 56), (students, 20)):
-            group[f"resnet{depth}"] = ModelSpec(build=partial(CifarResNet, depth, num_classes, in_channels=channels),
-                                                recipe=RESNET, words=f"CIFAR ResNet of {depth} layers")
+            group[f"resnet{depth}"] = ModelSpec(
+                build=partial(CifarResNet, depth, num_classes, in_channels=channels),
+                recipe=RESNET,
+                words=f"CIFAR ResNet of {depth} layers",
+            )
     return teachers, students

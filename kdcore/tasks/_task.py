@@ -83,8 +83,10 @@ class Task:
                 raise ValueError(f"the {split} split of task {self.name!r} is empty.")
             labels = known_labels(self.split(split))
             if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-                raise ValueError(f"labels of the {split} split must be in [0, {self.num_classes}), got values from "
-                                 f"{int(labels.min())} to {int(labels.max())}.")
+                raise ValueError(
+                    f"labels of the {split} split must be in [0, {self.num_classes}), got values from "
+                    f"{int(labels.min())} to {int(labels.max())}."
+                )
         teachers, students = reference_models(self.input_shape, self.num_classes)
         self.teachers, self.students = self.teachers or teachers, self.students or students
 
@@ -110,16 +112,27 @@ class Task:
         check_choice("split", name, SPLITS)
         data = getattr(self, name)
         if data is None:
-            raise ValueError(f"task {self.name!r} has no {name} split; it has {', '.join(self.splits)} "
-                             "(val_fraction=0.1 sets a validation split aside).")
+            raise ValueError(
+                f"task {self.name!r} has no {name} split; it has {', '.join(self.splits)} "
+                "(val_fraction=0.1 sets a validation split aside)."
+            )
         return data
 
     def labels(self, split: str = "test") -> Tensor:
         """All labels of a split, ``(N,)`` int64, in the order of the data set."""
         return labels_of(self.split(split))
 
-    def loader(self, split: str = "train", *, batch_size: int = 64, shuffle: bool | None = None, seed: int = 0,
-               index: bool = False, drop_last: bool | None = None, workers: int = 0) -> DataLoader[Any]:
+    def loader(
+        self,
+        split: str = "train",
+        *,
+        batch_size: int = 64,
+        shuffle: bool | None = None,
+        seed: int = 0,
+        index: bool = False,
+        drop_last: bool | None = None,
+        workers: int = 0,
+    ) -> DataLoader[Any]:
         """Batches ``(x, y)`` or, with ``index``, ``(x, y, index)``.
 
         Args:
@@ -137,8 +150,15 @@ class Task:
         if drop_last is None:
             drop_last = shuffle and len(data) > batch_size and len(data) % batch_size == 1
         source = cast("Dataset[Any]", WithIndex(data) if index else data)
-        return DataLoader(source, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, num_workers=workers,
-                          generator=torch.Generator().manual_seed(seed), collate_fn=collate)
+        return DataLoader(
+            source,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=workers,
+            generator=torch.Generator().manual_seed(seed),
+            collate_fn=collate,
+        )
 
     def sample(self, split: str = "test", n: int = 16, *, seed: int = 0) -> tuple[Tensor, Tensor]:
         """``n`` random samples without replacement (all of them if there are fewer): ``x (n, ...)``, ``y (n,)``."""
@@ -202,13 +222,22 @@ class Task:
             kdcore.checkpoints.CheckpointError: a file that cannot be read or fits another network.
         """
         own, stored = model.state_dict(), read_weights(weights)
-        other = {key: len(stored[key]) for key, mine in own.items() if key in stored and mine.shape != stored[key].shape
-                 and mine.ndim == stored[key].ndim and mine.ndim and mine.shape[1:] == stored[key].shape[1:]
-                 and len(mine) == self.num_classes}
+        other = {
+            key: len(stored[key])
+            for key, mine in own.items()
+            if key in stored
+            and mine.shape != stored[key].shape
+            and mine.ndim == stored[key].ndim
+            and mine.ndim
+            and mine.shape[1:] == stored[key].shape[1:]
+            and len(mine) == self.num_classes
+        }
         unlike = {key for key, mine in own.items() if key in stored and mine.shape != stored[key].shape}
         if other and unlike == set(other):  # nothing but the classifier differs
-            raise ValueError(f"{weights} was trained for {max(other.values())} classes ({', '.join(other)}), but task "
-                             f"{self.name!r} has {self.num_classes}: {self._class_words()}.")
+            raise ValueError(
+                f"{weights} was trained for {max(other.values())} classes ({', '.join(other)}), but task "
+                f"{self.name!r} has {self.num_classes}: {self._class_words()}."
+            )
         load_weights(model, weights)
         return self.check_model(model.eval(), str(weights))
 
@@ -220,8 +249,10 @@ class Task:
         """
         logits, _ = self.predict(model, n=2)
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise ValueError(f"{name} must give (N, {self.num_classes}) logits, one for each class of task "
-                             f"{self.name!r} ({self._class_words()}), got {describe(logits)}.")
+            raise ValueError(
+                f"{name} must give (N, {self.num_classes}) logits, one for each class of task "
+                f"{self.name!r} ({self._class_words()}), got {describe(logits)}."
+            )
         return model
 
     def normalization(self, model: nn.Module) -> nn.Module:
@@ -230,8 +261,9 @@ class Task:
 
     # -- measurement --------------------------------------------------------------------------------------------------
 
-    def predict(self, model: nn.Module, split: str = "test", *, n: int | None = None,
-                batch_size: int = 512) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, model: nn.Module, split: str = "test", *, n: int | None = None, batch_size: int = 512
+    ) -> tuple[Tensor, Tensor]:
         """Logits ``(N, C)`` and labels ``(N,)`` over a split, in its order, on the CPU.
 
         The model runs in eval mode with its own normalisation; its training flags are put back.
@@ -247,8 +279,9 @@ class Task:
         total = len(self.split(split)) if n is None else min(n, len(self.split(split)))
         logits, labels = [], []
         with evaluating(model), torch.no_grad():
-            for x, y in islice(self.loader(split, batch_size=min(batch_size, total), shuffle=False),
-                               math.ceil(total / batch_size)):
+            for x, y in islice(
+                self.loader(split, batch_size=min(batch_size, total), shuffle=False), math.ceil(total / batch_size)
+            ):
                 logits.append(model(normalize(x.to(device))).cpu())
                 labels.append(y)
         return torch.cat(logits)[:total], torch.cat(labels)[:total]
@@ -272,16 +305,26 @@ class Task:
 
     def facts(self) -> list[tuple[str, str]]:
         """What the task is, as (name, value) pairs."""
-        sizes = ", ".join(f"{name} {len(self.split(name))}" for name in self.splits
-                          if name != "teacher_train" or self.teacher_train is not self.train)
+        sizes = ", ".join(
+            f"{name} {len(self.split(name))}"
+            for name in self.splits
+            if name != "teacher_train" or self.teacher_train is not self.train
+        )
+
         def menu(group: dict[str, ModelSpec]) -> str:
             return "; ".join(f"{name} ({spec.words})" if spec.words else name for name, spec in group.items())
 
         direction = "higher" if self.higher_is_better else "lower"
-        return [("samples", sizes), ("input", " x ".join(map(str, self.input_shape))),
-                ("classes", f"{self.num_classes}: {self._class_words()}"),
-                ("metric", f"{self.metric}, {direction} is better"), ("teachers", menu(self.teachers)),
-                ("students", menu(self.students)), ("seed", str(self.seed)), *(("note", note) for note in self.notes)]
+        return [
+            ("samples", sizes),
+            ("input", " x ".join(map(str, self.input_shape))),
+            ("classes", f"{self.num_classes}: {self._class_words()}"),
+            ("metric", f"{self.metric}, {direction} is better"),
+            ("teachers", menu(self.teachers)),
+            ("students", menu(self.students)),
+            ("seed", str(self.seed)),
+            *(("note", note) for note in self.notes),
+        ]
 
     def _class_words(self) -> str:
         return ", ".join(self.class_names[:12]) + (", ..." if self.num_classes > 12 else "")
@@ -295,8 +338,10 @@ class Task:
         return f"Task({self.name!r}, {self.num_classes} classes, {len(self.train)} train, {len(self.test)} test)"
 
     def _repr_html_(self) -> str:
-        rows = "".join(f'<tr><th scope="row" style="text-align:left">{html.escape(name)}</th>'
-                       f'<td style="text-align:left">{html.escape(value)}</td></tr>' for name, value in self.facts())
+        rows = "".join(
+            f'<tr><th scope="row" style="text-align:left">{html.escape(name)}</th>'
+            f'<td style="text-align:left">{html.escape(value)}</td></tr>'
+            for name, value in self.facts()
+        )
         caption = f"<b>{html.escape(self.name)}</b> {html.escape(self.words)}"
         return f'<table><caption style="text-align:left">{caption}</caption>{rows}</table>'
-

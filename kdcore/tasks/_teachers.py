@@ -31,8 +31,12 @@ def recipe_key(task: Task, name: str, spec: ModelSpec, model: nn.Module) -> tupl
     """Hash of everything that makes a reference teacher, and that everything in words."""
     shapes = {key: describe(value) for key, value in model.state_dict().items()}
     made_of = {
-        "version": RECIPE_VERSION, "task": task.name, "model": name, "seed": task.seed,
-        "recipe": spec.recipe.settings(), "data": task.fingerprint,
+        "version": RECIPE_VERSION,
+        "task": task.name,
+        "model": name,
+        "seed": task.seed,
+        "recipe": spec.recipe.settings(),
+        "data": task.fingerprint,
         "architecture": hashlib.sha256(f"{model}{shapes}".encode()).hexdigest(),
     }
     if (objective := task.teacher_objective()) != "ce":
@@ -53,12 +57,16 @@ def reference_teacher(task: Task, name: str, spec: ModelSpec, *, progress: Progr
         return model.eval()
     try:
         from filelock import FileLock
+
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock"))
         lock.acquire()
     except OSError as error:
-        warnings.warn(f"the teacher cannot be kept in {path.parent} ({error}): it is trained again next time. "
-                      "KDCORE_CACHE names another folder.", stacklevel=3)
+        warnings.warn(
+            f"the teacher cannot be kept in {path.parent} ({error}): it is trained again next time. "
+            "KDCORE_CACHE names another folder.",
+            stacklevel=3,
+        )
         return _train(task, spec, model, name, progress)
     try:
         if _read(model, path):  # another process made it while this one waited
@@ -90,6 +98,7 @@ def _read(model: nn.Module, path: Path) -> bool:
 
 def _train(task: Task, spec: ModelSpec, model: nn.Module, name: str, progress: Progress | None) -> nn.Module:
     from ..distiller import Epoch, distill
+
     recipe = spec.recipe
 
     def report(event: object) -> None:
@@ -104,12 +113,18 @@ def _train(task: Task, spec: ModelSpec, model: nn.Module, name: str, progress: P
 
 def _keep(model: nn.Module, path: Path, made_of: dict[str, Any], seconds: float) -> None:
     """Weights first, then the note that makes them valid; each file appears whole or not at all."""
-    note = {"made_of": made_of, "state_hash": state_hash(model), "seconds": round(seconds, 3),
-            "torch": torch.__version__}
+    note = {
+        "made_of": made_of,
+        "state_hash": state_hash(model),
+        "seconds": round(seconds, 3),
+        "torch": torch.__version__,
+    }
     try:
         path.with_suffix(".json").unlink(missing_ok=True)
         save_weights(model, path)
         write_atomic(path.with_suffix(".json"), lambda file: file.write(json.dumps(note, indent=1).encode()))
     except (OSError, CheckpointError) as error:
-        warnings.warn(f"the teacher is not kept: {error} It is trained again next time. KDCORE_CACHE names another "
-                      "folder.", stacklevel=4)
+        warnings.warn(
+            f"the teacher is not kept: {error} It is trained again next time. KDCORE_CACHE names another folder.",
+            stacklevel=4,
+        )

@@ -54,11 +54,19 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         ValueError: lengths differ, or a box without width or height.
     """
 
-    def __init__(self, template: Tensor, search: Tensor, boxes: Tensor, template_target: Tensor | None = None,
-                 search_target: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        template: Tensor,
+        search: Tensor,
+        boxes: Tensor,
+        template_target: Tensor | None = None,
+        search_target: Tensor | None = None,
+    ) -> None:
         if not len(template) == len(search) == len(boxes) or boxes.shape[1:] != (4,):
-            raise ValueError(f"template, search and boxes (N, 4) must hold the same samples, got {describe(template)}, "
-                             f"{describe(search)} and {describe(boxes)}.")
+            raise ValueError(
+                f"template, search and boxes (N, 4) must hold the same samples, got {describe(template)}, "
+                f"{describe(search)} and {describe(boxes)}."
+            )
         if not bool((boxes[:, 2:] > 0).all()):
             raise ValueError("boxes must have width and height > 0 (xywh).")
         self.template, self.search, self.boxes = template, search, boxes.float()
@@ -87,6 +95,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
 
 # The objective --------------------------------------------------------------------------------------------------------
 
+
 class TrackingObjective(Method):
     """What a tracker learns from its labels, ``focal + 2 GIoU + 5 L1``, and, with ``gamma``, from its own masked pass.
 
@@ -95,23 +104,66 @@ class TrackingObjective(Method):
     """
 
     card = MethodCard(
-        slug="tracking", title="Tracking by a centre head (no teacher)", authors="baseline", year=2022,
-        family="foundations", arxiv="2203.11991",
+        slug="tracking",
+        title="Tracking by a centre head (no teacher)",
+        authors="baseline",
+        year=2022,
+        family="foundations",
+        arxiv="2203.11991",
         summary="The tracker learns from boxes: focal loss on the centre, GIoU and L1 on the box; optionally its "
-                "template tokens are kept where they are when blocks of the template are masked.",
-        axes=Axes(knowledge="feature", scheme="nokd", signal="mse", task="tracking", modality="image",
-                  teacher_access="none", data_regime="labelled", teachers="none", arch="any", goal="accuracy"))
+        "template tokens are kept where they are when blocks of the template are masked.",
+        axes=Axes(
+            knowledge="feature",
+            scheme="nokd",
+            signal="mse",
+            task="tracking",
+            modality="image",
+            teacher_access="none",
+            data_regime="labelled",
+            teachers="none",
+            arch="any",
+            goal="accuracy",
+        ),
+    )
     name, label = "tracking", "tracking"
     knobs = (
-        Knob("gamma", 0.0, 0.0, 1.0, symbol="γ", help="weight of the occlusion-robust loss; 0: no masked pass",
-             source="ours: off; ORTrack 2e-4 with pretrained tokens"),
+        Knob(
+            "gamma",
+            0.0,
+            0.0,
+            1.0,
+            symbol="γ",
+            help="weight of the occlusion-robust loss; 0: no masked pass",
+            source="ours: off; ORTrack 2e-4 with pretrained tokens",
+        ),
         Knob("mask", "cox", symbol="m", choices=MASKS, help="law of the masked blocks", source="ORTrack"),
-        Knob("mask_ratio", 0.3, 0.0, 0.9, symbol="ρ", help="mean number of points over number of blocks",
-             source="ORTrack"),
-        Knob("sigma", 64.0, 4.0, 256.0, symbol="s", log=True, source="ORTrack",
-             help="width of the bell: variance s times half the template's side, in pixels"),
-        Knob("readout", "argmax", symbol="c", choices=READOUTS, help="cell whose box is judged while training",
-             source="OSTrack"),
+        Knob(
+            "mask_ratio",
+            0.3,
+            0.0,
+            0.9,
+            symbol="ρ",
+            help="mean number of points over number of blocks",
+            source="ORTrack",
+        ),
+        Knob(
+            "sigma",
+            64.0,
+            4.0,
+            256.0,
+            symbol="s",
+            log=True,
+            source="ORTrack",
+            help="width of the bell: variance s times half the template's side, in pixels",
+        ),
+        Knob(
+            "readout",
+            "argmax",
+            symbol="c",
+            choices=READOUTS,
+            help="cell whose box is judged while training",
+            source="OSTrack",
+        ),
         ce_weight_knob(0.0, source="boxes have no classes"),
     )
     needs = Needs(teacher_logits=False)
@@ -119,10 +171,14 @@ class TrackingObjective(Method):
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
         if not isinstance(student, PairTracker):
-            raise ValueError(f"tracking needs a kdcore.models.tracker.PairTracker as student, got "
-                             f"{type(student).__name__}.")
-        student.mask_with(mask_drawer(student.tracker, self.knob.mask, self.knob.mask_ratio, self.knob.sigma)
-                          if self.knob.gamma else None)
+            raise ValueError(
+                f"tracking needs a kdcore.models.tracker.PairTracker as student, got {type(student).__name__}."
+            )
+        student.mask_with(
+            mask_drawer(student.tracker, self.knob.mask, self.knob.mask_ratio, self.knob.sigma)
+            if self.knob.gamma
+            else None
+        )
         self._template_tokens = student.tracker.num_template_tokens
         self.student_taps = ("tracker.norm#0", "tracker.norm#1") if self.knob.gamma else ()
 
@@ -133,8 +189,9 @@ class TrackingObjective(Method):
         weighted = {name: w * t for w, (name, t) in zip(TRACKING_WEIGHTS, terms.items(), strict=True)}
         if self.knob.gamma:
             clean, masked = (s.student_features[name] for name in self.student_taps)
-            weighted["orr"] = self.knob.gamma * occlusion_robust_loss(clean, masked,
-                                                                      num_template_tokens=self._template_tokens)
+            weighted["orr"] = self.knob.gamma * occlusion_robust_loss(
+                clean, masked, num_template_tokens=self._template_tokens
+            )
         return weighted
 
 
@@ -148,6 +205,7 @@ def mask_drawer(tracker: OcclusionRobustTracker, kind: str, mask_ratio: float, s
 
 
 # The task -------------------------------------------------------------------------------------------------------------
+
 
 def mean_iou(maps: Tensor, boxes: Tensor) -> float:
     """Mean IoU of the boxes that maps ``(N, 5, F, F)`` say with true boxes ``(N, 4)``, xywh in [0, 1]."""
@@ -242,9 +300,12 @@ class TrackingTask(Task):
                 model(normalize(x))
                 found.append({name: features[name] for name in names})
         count = model.tracker.num_template_tokens
-        return {name.removeprefix("tracker."): relative_token_shift(found[0][name], found[1][name],
-                                                                    num_template_tokens=count).item()
-                for name in names}
+        return {
+            name.removeprefix("tracker."): relative_token_shift(
+                found[0][name], found[1][name], num_template_tokens=count
+            ).item()
+            for name in names
+        }
 
     def facts(self) -> list[tuple[str, str]]:
         """As of any task; boxes instead of classes."""

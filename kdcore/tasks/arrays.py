@@ -85,10 +85,20 @@ def to_labels(labels: np.ndarray, *, name: str = "labels") -> np.ndarray:
     return flat.astype(np.int64)
 
 
-def arrays(path: str | Path, images: str = "x_train", labels: str = "y_train", test_images: str | None = "x_test",
-           test_labels: str | None = "y_test", classes: str | Sequence[str] | None = "classes", layout: str = "auto",
-           seed: int = 0, train_fraction: float = 0.6, val_fraction: float = 0.0, train_size: int | None = None,
-           omit_classes: Sequence[int | str] = ()) -> Task:
+def arrays(
+    path: str | Path,
+    images: str = "x_train",
+    labels: str = "y_train",
+    test_images: str | None = "x_test",
+    test_labels: str | None = "y_test",
+    classes: str | Sequence[str] | None = "classes",
+    layout: str = "auto",
+    seed: int = 0,
+    train_fraction: float = 0.6,
+    val_fraction: float = 0.0,
+    train_size: int | None = None,
+    omit_classes: Sequence[int | str] = (),
+) -> Task:
     """Images or vectors in one .npz file of plain arrays.
 
     Args:
@@ -105,27 +115,43 @@ def arrays(path: str | Path, images: str = "x_train", labels: str = "y_train", t
         ValueError: an array that is not there (the message lists those that are), lengths or values that do not fit.
     """
     stored = read_npz(path)
-    x, y = to_inputs(_field(stored, "images", images, path), layout, name=images), \
-        to_labels(_field(stored, "labels", labels, path), name=labels)
+    x, y = (
+        to_inputs(_field(stored, "images", images, path), layout, name=images),
+        to_labels(_field(stored, "labels", labels, path), name=labels),
+    )
     if len(x) != len(y):
         raise ValueError(f"{images} has {len(x)} samples and {labels} has {len(y)}.")
     has_test = test_images is not None and (test_images in stored or (test_images, test_labels) != ("x_test", "y_test"))
     test = None
     if has_test and test_images is not None and test_labels is not None:
         test_y = to_labels(_field(stored, "test_labels", test_labels, path), name=test_labels)
-        test = ArrayDataset(to_inputs(_field(stored, "test_images", test_images, path), layout, name=test_images),
-                            torch.from_numpy(test_y))
+        test = ArrayDataset(
+            to_inputs(_field(stored, "test_images", test_images, path), layout, name=test_images),
+            torch.from_numpy(test_y),
+        )
         if test.x.shape[1:] != x.shape[1:]:
-            raise ValueError(f"{images} and {test_images} must hold samples of one shape, got {tuple(x.shape[1:])} and "
-                             f"{tuple(test.x.shape[1:])}.")
+            raise ValueError(
+                f"{images} and {test_images} must hold samples of one shape, got {tuple(x.shape[1:])} and "
+                f"{tuple(test.x.shape[1:])}."
+            )
     names = _class_names(stored, classes, y if test is None else np.concatenate([y, test.y.numpy()]))
-    return from_arrays(Path(path).stem, ArrayDataset(x, torch.from_numpy(y)), test, names, seed=seed,
-                       train_fraction=train_fraction, val_fraction=val_fraction, train_size=train_size,
-                       omit_classes=omit_classes, words=f"arrays of {Path(path).name}")
+    return from_arrays(
+        Path(path).stem,
+        ArrayDataset(x, torch.from_numpy(y)),
+        test,
+        names,
+        seed=seed,
+        train_fraction=train_fraction,
+        val_fraction=val_fraction,
+        train_size=train_size,
+        omit_classes=omit_classes,
+        words=f"arrays of {Path(path).name}",
+    )
 
 
-def _class_names(stored: dict[str, np.ndarray], classes: str | Sequence[str] | None,
-                 labels: np.ndarray) -> tuple[str, ...]:
+def _class_names(
+    stored: dict[str, np.ndarray], classes: str | Sequence[str] | None, labels: np.ndarray
+) -> tuple[str, ...]:
     lowest, highest = int(labels.min()), int(labels.max())
     given: Sequence[object] | None = None
     if isinstance(classes, str):
@@ -140,20 +166,43 @@ def _class_names(stored: dict[str, np.ndarray], classes: str | Sequence[str] | N
     return tuple(names)
 
 
-def from_arrays(name: str, train: ArrayDataset, test: ArrayDataset | None, class_names: Sequence[str], *, seed: int,
-                train_fraction: float, val_fraction: float, train_size: int | None, omit_classes: Sequence[int | str],
-                words: str) -> Task:
+def from_arrays(
+    name: str,
+    train: ArrayDataset,
+    test: ArrayDataset | None,
+    class_names: Sequence[str],
+    *,
+    seed: int,
+    train_fraction: float,
+    val_fraction: float,
+    train_size: int | None,
+    omit_classes: Sequence[int | str],
+    words: str,
+) -> Task:
     """A task of in-memory data, split by seed where no test set is given."""
     labels = train.y.numpy()
-    split = split_train(labels, class_names=class_names, seed=seed, val_fraction=val_fraction,
-                        train_fraction=train_fraction if test is None else None)
+    split = split_train(
+        labels,
+        class_names=class_names,
+        seed=seed,
+        val_fraction=val_fraction,
+        train_fraction=train_fraction if test is None else None,
+    )
     parts = {key: train.subset(rows) for key, rows in split.items() if key != "train"}
     kept = train if len(split["train"]) == len(train) else train.subset(split["train"])
-    seen = transfer_set(kept.y.numpy(), class_names=class_names, seed=seed, train_size=train_size,
-                        omit_classes=omit_classes)
-    return Task(name=name, train=kept if len(seen) == len(kept) else kept.subset(seen), teacher_train=kept,
-                val=parts.get("val"), test=parts["test"] if test is None else test, class_names=class_names,
-                seed=seed, words=words)
+    seen = transfer_set(
+        kept.y.numpy(), class_names=class_names, seed=seed, train_size=train_size, omit_classes=omit_classes
+    )
+    return Task(
+        name=name,
+        train=kept if len(seen) == len(kept) else kept.subset(seen),
+        teacher_train=kept,
+        val=parts.get("val"),
+        test=parts["test"] if test is None else test,
+        class_names=class_names,
+        seed=seed,
+        words=words,
+    )
 
 
 TASKS = {"arrays": arrays}

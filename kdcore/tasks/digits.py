@@ -11,8 +11,14 @@ from ._data import ArrayDataset, split_train, transfer_set
 from ._task import Task
 
 
-def digits(seed: int = 0, train_fraction: float = 0.6, val_fraction: float = 0.0, train_size: int | None = None,
-           omit_classes: Sequence[int | str] = (), size: int = 8) -> Task:
+def digits(
+    seed: int = 0,
+    train_fraction: float = 0.6,
+    val_fraction: float = 0.0,
+    train_size: int | None = None,
+    omit_classes: Sequence[int | str] = (),
+    size: int = 8,
+) -> Task:
     """Real handwritten digits, 8x8 grey pixels, ten classes (scikit-learn; nothing is downloaded).
 
     ``x`` is ``(1, 8, 8)`` in [0, 1] (the stored 0 to 16 divided by 16); perceptrons flatten it themselves.
@@ -31,6 +37,7 @@ def digits(seed: int = 0, train_fraction: float = 0.6, val_fraction: float = 0.0
     Reference: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), test part.
     """
     from sklearn.datasets import load_digits
+
     if not isinstance(size, int) or size < 8:
         raise ValueError(f"size must be a whole number of pixels >= 8, got {size!r}.")
     bunch = load_digits()
@@ -41,17 +48,26 @@ def digits(seed: int = 0, train_fraction: float = 0.6, val_fraction: float = 0.0
     names = tuple(map(str, range(10)))
     everything = ArrayDataset(x, torch.from_numpy(labels))
     split = split_train(labels, class_names=names, seed=seed, train_fraction=train_fraction, val_fraction=val_fraction)
-    seen = transfer_set(labels[split["train"]], class_names=names, seed=seed, train_size=train_size,
-                        omit_classes=omit_classes)
+    seen = transfer_set(
+        labels[split["train"]], class_names=names, seed=seed, train_size=train_size, omit_classes=omit_classes
+    )
     parts = {name: everything.subset(rows) for name, rows in split.items()}
     notes = []
     if omit_classes:
         notes.append(f"the student sees no image of {', '.join(map(str, omit_classes))}")
     if train_size is not None:
         notes.append(f"the student sees {len(seen)} of the teacher's {len(parts['train'])} images")
-    return Task(name="digits", train=parts["train"].subset(seen), teacher_train=parts["train"], val=parts.get("val"),
-                test=parts["test"], class_names=names, seed=seed, notes=tuple(notes),
-                words=f"real handwritten digits, {size}x{size} grey pixels")
+    return Task(
+        name="digits",
+        train=parts["train"].subset(seen),
+        teacher_train=parts["train"],
+        val=parts.get("val"),
+        test=parts["test"],
+        class_names=names,
+        seed=seed,
+        notes=tuple(notes),
+        words=f"real handwritten digits, {size}x{size} grey pixels",
+    )
 
 
 TASKS = {"digits": digits}

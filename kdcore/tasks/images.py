@@ -38,6 +38,7 @@ def read_image(path: Path, size: int) -> Tensor:
         OSError: the file is not a readable image; the message names it.
     """
     from PIL import Image, ImageOps
+
     try:
         with Image.open(path) as image:
             image.load()
@@ -62,8 +63,9 @@ def common_size(files: Sequence[Path], *, look_at: int = 64, most: int = 256) ->
         Side in pixels, at least 8, or ``None``: several sizes, not square, too large, or no image that can be read.
     """
     from PIL import Image
+
     sizes = set()
-    for path in files[::max(1, len(files) // look_at)]:
+    for path in files[:: max(1, len(files) // look_at)]:
         try:
             with Image.open(path) as image:
                 sizes.add(image.size)
@@ -83,8 +85,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         augment: ``augment(x) -> x`` applied to every image read (training only), or ``None``.
     """
 
-    def __init__(self, files: Sequence[Path], labels: np.ndarray, size: int,
-                 augment: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self, files: Sequence[Path], labels: np.ndarray, size: int, augment: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.files, self.labels, self.size, self.augment = list(files), np.asarray(labels), size, augment
 
     def __len__(self) -> int:
@@ -136,8 +139,10 @@ def _unreadable(files: Sequence[Path]) -> dict[str, str]:
     return bad
 
 
-def scan(folder: Path, classes: Sequence[str] | None = None,
-         ) -> tuple[list[Path], np.ndarray, tuple[str, ...], dict[str, str]]:
+def scan(
+    folder: Path,
+    classes: Sequence[str] | None = None,
+) -> tuple[list[Path], np.ndarray, tuple[str, ...], dict[str, str]]:
     """Every readable image below ``folder/<class>/``.
 
     Args:
@@ -158,10 +163,16 @@ def scan(folder: Path, classes: Sequence[str] | None = None,
         raise ValueError(f"{folder} must hold one sub-folder per class, it has none.")
     if classes is not None and found != tuple(classes):
         missing, unexpected = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
-        raise ValueError(f"{folder} must have the class folders of the training images, {', '.join(classes)}; "
-                         f"missing {missing}, unexpected {unexpected}.")
-    files = [(path, label) for label, name in enumerate(found) for path in sorted((folder / name).rglob("*"))
-             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()]
+        raise ValueError(
+            f"{folder} must have the class folders of the training images, {', '.join(classes)}; "
+            f"missing {missing}, unexpected {unexpected}."
+        )
+    files = [
+        (path, label)
+        for label, name in enumerate(found)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
     bad = _unreadable([path for path, _ in files]) if files else {}
     kept = [(path, label) for path, label in files if str(path) not in bad]
     labels = np.array([label for _, label in kept], dtype=np.int64)
@@ -176,6 +187,7 @@ def timm_model(name: str, num_classes: int, size: int, *, pretrained: bool = Fal
         ValueError: timm does not know the name; the message offers the closest.
     """
     import timm
+
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}.{closest(name, timm.list_models())}")
     options: dict[str, Any] = {"num_classes": num_classes, "pretrained": pretrained}
@@ -187,8 +199,15 @@ def timm_model(name: str, num_classes: int, size: int, *, pretrained: bool = Fal
         return timm.create_model(name, **options)
 
 
-def _menu(role: str, group: dict[str, ModelSpec], chosen: Network | None, weights: str | Path | None, num_classes: int,
-          size: int, pretrained: bool) -> dict[str, ModelSpec]:
+def _menu(
+    role: str,
+    group: dict[str, ModelSpec],
+    chosen: Network | None,
+    weights: str | Path | None,
+    num_classes: int,
+    size: int,
+    pretrained: bool,
+) -> dict[str, ModelSpec]:
     """``group`` with the chosen network first."""
     path = None if weights is None else Path(weights)
     if path is not None and chosen is None:
@@ -199,26 +218,44 @@ def _menu(role: str, group: dict[str, ModelSpec], chosen: Network | None, weight
         return {role: chosen, **group}
     if isinstance(chosen, nn.Module):
         import copy
-        return {role: ModelSpec(build=partial(copy.deepcopy, chosen), recipe=TIMM_RECIPE, words=type(chosen).__name__,
-                                weights=path), **group}
+
+        return {
+            role: ModelSpec(
+                build=partial(copy.deepcopy, chosen), recipe=TIMM_RECIPE, words=type(chosen).__name__, weights=path
+            ),
+            **group,
+        }
     if chosen in group:
         spec = group[chosen]
         spec = ModelSpec(build=spec.build, recipe=spec.recipe, words=spec.words, weights=path)
     else:
         import timm
+
         if not timm.is_model(chosen):
-            raise ValueError(f"{role} must be a timm name, one of {', '.join(group)}, or a module, got {chosen!r}."
-                             f"{closest(chosen, [*group, *timm.list_models()])}")
+            raise ValueError(
+                f"{role} must be a timm name, one of {', '.join(group)}, or a module, got {chosen!r}."
+                f"{closest(chosen, [*group, *timm.list_models()])}"
+            )
         build = partial(timm_model, chosen, num_classes, size, pretrained=pretrained)
         spec = ModelSpec(build=build, recipe=TIMM_RECIPE, words="timm" + ", pretrained" * pretrained, weights=path)
     return {chosen: spec, **{name: other for name, other in group.items() if name != chosen}}
 
 
-def images(root: str | Path, teacher: Network | None = None, student: Network | None = None,
-           teacher_weights: str | Path | None = None, student_weights: str | Path | None = None,
-           pretrained: bool = False, size: int | None = None, seed: int = 0, train_fraction: float = 0.6,
-           val_fraction: float = 0.0, train_size: int | None = None, omit_classes: Sequence[int | str] = (),
-           augment: Callable[[Tensor], Tensor] | None = None) -> Task:
+def images(
+    root: str | Path,
+    teacher: Network | None = None,
+    student: Network | None = None,
+    teacher_weights: str | Path | None = None,
+    student_weights: str | Path | None = None,
+    pretrained: bool = False,
+    size: int | None = None,
+    seed: int = 0,
+    train_fraction: float = 0.6,
+    val_fraction: float = 0.0,
+    train_size: int | None = None,
+    omit_classes: Sequence[int | str] = (),
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> Task:
     """Your own folder of images (one sub-folder per class), any timm networks, your own checkpoints.
 
     ``root`` holds either the class folders, split by ``seed``, or ``train/`` (and ``test/``, ``val/``) with the class
@@ -258,21 +295,31 @@ def images(root: str | Path, teacher: Network | None = None, student: Network | 
         other_files, other_labels, _, other_bad = scan(root / name, names)
         given[name] = ImageFiles(other_files, other_labels, size)
         bad |= other_bad
-    split = split_train(labels, class_names=names, seed=seed,
-                        train_fraction=None if "test" in given else train_fraction,
-                        val_fraction=0.0 if "val" in given else val_fraction)
+    split = split_train(
+        labels,
+        class_names=names,
+        seed=seed,
+        train_fraction=None if "test" in given else train_fraction,
+        val_fraction=0.0 if "val" in given else val_fraction,
+    )
     parts = {name: pool.subset(rows) for name, rows in split.items() if name != "train"} | given
-    seen = transfer_set(labels[split["train"]], class_names=names, seed=seed, train_size=train_size,
-                        omit_classes=omit_classes)
+    seen = transfer_set(
+        labels[split["train"]], class_names=names, seed=seed, train_size=train_size, omit_classes=omit_classes
+    )
     teachers, students = reference_models((3, size, size), len(names))
     task = Task(
-        name=f"images-{root.resolve().name}", class_names=names, seed=seed,
+        name=f"images-{root.resolve().name}",
+        class_names=names,
+        seed=seed,
         words=f"images of {root}, {size}x{size} colour pixels",
-        train=pool.subset(split["train"][seen], augment), teacher_train=pool.subset(split["train"], augment),
-        val=parts.get("val"), test=parts["test"],
+        train=pool.subset(split["train"][seen], augment),
+        teacher_train=pool.subset(split["train"], augment),
+        val=parts.get("val"),
+        test=parts["test"],
         notes=_report(bad, len(bad) + len(pool) + sum(map(len, given.values()))),
         teachers=_menu("teacher", teachers, teacher, teacher_weights, len(names), size, pretrained),
-        students=_menu("student", students, student, student_weights, len(names), size, pretrained))
+        students=_menu("student", students, student, student_weights, len(names), size, pretrained),
+    )
     for note in task.notes:
         warnings.warn(note, stacklevel=3)
     return task

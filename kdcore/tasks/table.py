@@ -28,6 +28,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         ValueError: another suffix, or a file that cannot be parsed.
     """
     import pandas as pd
+
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no table at {path}.")
@@ -46,8 +47,10 @@ def _columns(frame: pd.DataFrame, option: str, wanted: Sequence[str]) -> list[st
     known = list(map(str, frame.columns))
     for name in wanted:
         if name not in known:
-            raise ValueError(f"{option} names column {name!r}, which the table does not have.{closest(name, known)} "
-                             f"Its columns: {', '.join(known)}.")
+            raise ValueError(
+                f"{option} names column {name!r}, which the table does not have.{closest(name, known)} "
+                f"Its columns: {', '.join(known)}."
+            )
     return list(wanted)
 
 
@@ -59,13 +62,17 @@ def _check_values(frame: pd.DataFrame, numeric: list[str], categorical: list[str
     holes = {c: int(frame[c].isna().sum()) for c in (*numeric, *categorical)}
     if missing == "error" and any(holes.values()):
         where = ", ".join(f"{c!r} ({n} of {len(frame)})" for c, n in holes.items() if n)
-        raise ValueError(f"missing values in {where}: drop those columns, clean the table, or pass missing='impute' "
-                         "(training median, or a category of its own).")
+        raise ValueError(
+            f"missing values in {where}: drop those columns, clean the table, or pass missing='impute' "
+            "(training median, or a category of its own)."
+        )
     if empty := [c for c, n in holes.items() if n == len(frame)]:
         raise ValueError(f"columns without any value: {', '.join(empty)}; name them in drop=.")
     if wide := [c for c in categorical if frame[c].nunique() > MAX_CATEGORIES]:
-        raise ValueError(f"more than {MAX_CATEGORIES} categories in {', '.join(wide)} (identifiers, free text?): "
-                         "name such columns in drop=.")
+        raise ValueError(
+            f"more than {MAX_CATEGORIES} categories in {', '.join(wide)} (identifiers, free text?): "
+            "name such columns in drop=."
+        )
 
 
 def _encoder(numeric: list[str], categorical: list[str]) -> Any:
@@ -74,15 +81,28 @@ def _encoder(numeric: list[str], categorical: list[str]) -> Any:
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
     numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-    words = make_pipeline(SimpleImputer(strategy="constant", fill_value="missing"),
-                          OneHotEncoder(handle_unknown="ignore", sparse_output=False))
+    words = make_pipeline(
+        SimpleImputer(strategy="constant", fill_value="missing"),
+        OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+    )
     return ColumnTransformer([("numeric", numbers, numeric), ("categorical", words, categorical)])
 
 
-def table(path: str | Path | pd.DataFrame, target: str, columns: Sequence[str] | None = None, drop: Sequence[str] = (),
-          categorical: Sequence[str] | None = None, missing: str = "error", seed: int = 0, train_fraction: float = 0.6,
-          val_fraction: float = 0.0, train_size: int | None = None, omit_classes: Sequence[int | str] = ()) -> Task:
+def table(
+    path: str | Path | pd.DataFrame,
+    target: str,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    categorical: Sequence[str] | None = None,
+    missing: str = "error",
+    seed: int = 0,
+    train_fraction: float = 0.6,
+    val_fraction: float = 0.0,
+    train_size: int | None = None,
+    omit_classes: Sequence[int | str] = (),
+) -> Task:
     """A CSV or parquet table: one row per sample, one column is the class.
 
     Numeric columns are standardised and categorical ones turned into 0/1 columns, with statistics of the teacher's
@@ -104,6 +124,7 @@ def table(path: str | Path | pd.DataFrame, target: str, columns: Sequence[str] |
     """
     check_choice("missing", missing, ("error", "impute"))
     import pandas as pd
+
     frame = path if isinstance(path, pd.DataFrame) else read_table(path)
     frame = frame.rename(columns=str)
     _columns(frame, "target", [target])
@@ -112,8 +133,11 @@ def table(path: str | Path | pd.DataFrame, target: str, columns: Sequence[str] |
     used = [c for c in used if c not in dropped]
     if not used or not len(frame):
         raise ValueError(f"nothing is left to learn from: {len(frame)} rows, columns {used}.")
-    words = set(_columns(frame, "categorical", categorical)) if categorical is not None else {
-        c for c in used if not pd.api.types.is_numeric_dtype(frame[c]) or pd.api.types.is_bool_dtype(frame[c])}
+    words = (
+        set(_columns(frame, "categorical", categorical))
+        if categorical is not None
+        else {c for c in used if not pd.api.types.is_numeric_dtype(frame[c]) or pd.api.types.is_bool_dtype(frame[c])}
+    )
     numeric, named = [c for c in used if c not in words], [c for c in used if c in words]
     if text := [c for c in numeric if not pd.api.types.is_numeric_dtype(frame[c])]:
         raise ValueError(f"columns {', '.join(text)} are not numbers: name them in categorical= or drop=.")
@@ -125,18 +149,28 @@ def table(path: str | Path | pd.DataFrame, target: str, columns: Sequence[str] |
     x = np.asarray(encoder.transform(inputs), dtype=np.float32)
     data = ArrayDataset(torch.from_numpy(x), torch.from_numpy(labels))
     parts = {name: data.subset(rows) for name, rows in split.items()}
-    seen = transfer_set(labels[split["train"]], class_names=names, seed=seed, train_size=train_size,
-                        omit_classes=omit_classes)
+    seen = transfer_set(
+        labels[split["train"]], class_names=names, seed=seed, train_size=train_size, omit_classes=omit_classes
+    )
     features = [str(name).partition("__")[2] for name in encoder.get_feature_names_out()]
     source = "DataFrame" if isinstance(path, pd.DataFrame) else Path(path).name
-    return Task(name="table", train=parts["train"].subset(seen), teacher_train=parts["train"], val=parts.get("val"),
-                test=parts["test"], class_names=names, seed=seed, words=f"{source}, target {target}",
-                notes=(f"input columns: {', '.join(features)}",))
+    return Task(
+        name="table",
+        train=parts["train"].subset(seen),
+        teacher_train=parts["train"],
+        val=parts.get("val"),
+        test=parts["test"],
+        class_names=names,
+        seed=seed,
+        words=f"{source}, target {target}",
+        notes=(f"input columns: {', '.join(features)}",),
+    )
 
 
 def _inputs(frame: pd.DataFrame, numeric: list[str], categorical: list[str]) -> pd.DataFrame:
     """Numbers as float64, categories as text, with NaN for every kind of hole."""
     import pandas as pd
+
     columns: dict[str, Any] = {c: frame[c].astype(float) for c in numeric}
     for c in categorical:
         columns[c] = np.array([np.nan if pd.isna(v) else str(v) for v in frame[c]], dtype=object)
@@ -146,13 +180,15 @@ def _inputs(frame: pd.DataFrame, numeric: list[str], categorical: list[str]) -> 
 def _classes(column: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels and class names of the target column; classes are sorted."""
     import pandas as pd
+
     if holes := int(column.isna().sum()):
         raise ValueError(f"the target column {column.name!r} has {holes} missing values of {len(column)}.")
     if pd.api.types.is_float_dtype(column) and not (column == column.round()).all():
         example = column[column != column.round()].iloc[0]
         raise ValueError(f"the target column {column.name!r} holds fractions such as {example}: this task classifies.")
-    values, labels = np.unique(column.to_numpy(dtype=object) if column.dtype == object else column.to_numpy(),
-                               return_inverse=True)
+    values, labels = np.unique(
+        column.to_numpy(dtype=object) if column.dtype == object else column.to_numpy(), return_inverse=True
+    )
     if not 2 <= len(values) <= MAX_CLASSES:
         raise ValueError(f"the target column {column.name!r} must have 2 to {MAX_CLASSES} classes, got {len(values)}.")
     names = tuple(str(int(v)) if isinstance(v, float | np.floating) else str(v) for v in values)

@@ -16,8 +16,18 @@ from ._folders import data_folder
 from ._task import Task
 from .arrays import from_arrays, to_inputs
 
-FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-                   "Ankle boot")
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -42,14 +52,17 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _missing(name: str, folder: Path, error: Exception) -> FileNotFoundError:
-    return FileNotFoundError(f"{name} is not in the data folder {folder} ({error}). Set the environment variable "
-                             "KDCORE_DATA (or folder=...) to the folder that holds it, or load it once with "
-                             "download=True.")
+    return FileNotFoundError(
+        f"{name} is not in the data folder {folder} ({error}). Set the environment variable "
+        "KDCORE_DATA (or folder=...) to the folder that holds it, or load it once with "
+        "download=True."
+    )
 
 
 def _torchvision(cls: str, folder: Path, *, download: bool) -> tuple[Any, Any]:
     """Train and test set of torchvision, checked by its own MD5 sums."""
     from torchvision import datasets
+
     make = getattr(datasets, cls)
     try:
         return make(folder, train=True, download=download), make(folder, train=False, download=download)
@@ -62,8 +75,11 @@ def _fashion(folder: Path, *, download: bool) -> tuple[list[np.ndarray], tuple[s
         _torchvision("FashionMNIST", folder, download=True)
     raw = folder / "FashionMNIST" / "raw"
     try:
-        return [read_idx(raw / f"{part}-{kind}") for part in ("train", "t10k")
-                for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")], FASHION_CLASSES
+        return [
+            read_idx(raw / f"{part}-{kind}")
+            for part in ("train", "t10k")
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        ], FASHION_CLASSES
     except FileNotFoundError as error:
         raise _missing("FashionMNIST", folder, error) from error
 
@@ -73,9 +89,19 @@ def _cifar(cls: str, folder: Path, *, download: bool) -> tuple[list[np.ndarray],
     return [array for part in (train, test) for array in (part.data, np.asarray(part.targets))], tuple(train.classes)
 
 
-def _load(name: str, words: str, read: Any, *, folder: str | Path | None, download: bool, seed: int,
-          val_fraction: float, train_size: int | None, test_size: int | None,
-          omit_classes: Sequence[int | str]) -> Task:
+def _load(
+    name: str,
+    words: str,
+    read: Any,
+    *,
+    folder: str | Path | None,
+    download: bool,
+    seed: int,
+    val_fraction: float,
+    train_size: int | None,
+    test_size: int | None,
+    omit_classes: Sequence[int | str],
+) -> Task:
     where = Path(folder).expanduser() if folder is not None else data_folder()
     (x_train, y_train, x_test, y_test), classes = read(where, download=download)
     test = ArrayDataset(to_inputs(x_test), torch.from_numpy(y_test.astype(np.int64)))
@@ -84,13 +110,29 @@ def _load(name: str, words: str, read: Any, *, folder: str | Path | None, downlo
             raise ValueError(f"test_size must be between 1 and {len(test)}, got {test_size!r}.")
         test = test.subset(np.random.default_rng(seed).permutation(len(test))[:test_size])
     train = ArrayDataset(to_inputs(x_train), torch.from_numpy(y_train.astype(np.int64)))
-    return from_arrays(name, train, test, classes, seed=seed, train_fraction=1.0, val_fraction=val_fraction,
-                       train_size=train_size, omit_classes=omit_classes, words=words)
+    return from_arrays(
+        name,
+        train,
+        test,
+        classes,
+        seed=seed,
+        train_fraction=1.0,
+        val_fraction=val_fraction,
+        train_size=train_size,
+        omit_classes=omit_classes,
+        words=words,
+    )
 
 
-def fashion_mnist(folder: str | Path | None = None, download: bool = False, seed: int = 0, val_fraction: float = 0.0,
-                  train_size: int | None = None, test_size: int | None = None,
-                  omit_classes: Sequence[int | str] = ()) -> Task:
+def fashion_mnist(
+    folder: str | Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    val_fraction: float = 0.0,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    omit_classes: Sequence[int | str] = (),
+) -> Task:
     """FashionMNIST: clothing, 28x28 grey pixels, ten classes, 60,000 + 10,000 images.
 
     Args:
@@ -107,36 +149,76 @@ def fashion_mnist(folder: str | Path | None = None, download: bool = False, seed
 
     Reference: Xiao, Rasul and Vollgraf, arXiv:1708.07747.
     """
-    return _load("fashion_mnist", "clothing, 28x28 grey pixels", _fashion, folder=folder, download=download, seed=seed,
-                 val_fraction=val_fraction, train_size=train_size, test_size=test_size, omit_classes=omit_classes)
+    return _load(
+        "fashion_mnist",
+        "clothing, 28x28 grey pixels",
+        _fashion,
+        folder=folder,
+        download=download,
+        seed=seed,
+        val_fraction=val_fraction,
+        train_size=train_size,
+        test_size=test_size,
+        omit_classes=omit_classes,
+    )
 
 
-def cifar10(folder: str | Path | None = None, download: bool = False, seed: int = 0, val_fraction: float = 0.0,
-            train_size: int | None = None, test_size: int | None = None,
-            omit_classes: Sequence[int | str] = ()) -> Task:
+def cifar10(
+    folder: str | Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    val_fraction: float = 0.0,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    omit_classes: Sequence[int | str] = (),
+) -> Task:
     """CIFAR-10: small photographs, 32x32 colour pixels, ten classes, 50,000 + 10,000 images.
 
     Options and errors are those of :func:`fashion_mnist`; the folder holds ``cifar-10-batches-py``.
 
     Reference: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009).
     """
-    return _load("cifar10", "small photographs, 32x32 colour pixels, 10 classes", partial(_cifar, "CIFAR10"),
-                 folder=folder, download=download, seed=seed, val_fraction=val_fraction, train_size=train_size,
-                 test_size=test_size, omit_classes=omit_classes)
+    return _load(
+        "cifar10",
+        "small photographs, 32x32 colour pixels, 10 classes",
+        partial(_cifar, "CIFAR10"),
+        folder=folder,
+        download=download,
+        seed=seed,
+        val_fraction=val_fraction,
+        train_size=train_size,
+        test_size=test_size,
+        omit_classes=omit_classes,
+    )
 
 
-def cifar100(folder: str | Path | None = None, download: bool = False, seed: int = 0, val_fraction: float = 0.0,
-             train_size: int | None = None, test_size: int | None = None,
-             omit_classes: Sequence[int | str] = ()) -> Task:
+def cifar100(
+    folder: str | Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    val_fraction: float = 0.0,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    omit_classes: Sequence[int | str] = (),
+) -> Task:
     """CIFAR-100: small photographs, 32x32 colour pixels, a hundred classes, 50,000 + 10,000 images.
 
     Options and errors are those of :func:`fashion_mnist`; the folder holds ``cifar-100-python``.
 
     Reference: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009).
     """
-    return _load("cifar100", "small photographs, 32x32 colour pixels, 100 classes", partial(_cifar, "CIFAR100"),
-                 folder=folder, download=download, seed=seed, val_fraction=val_fraction, train_size=train_size,
-                 test_size=test_size, omit_classes=omit_classes)
+    return _load(
+        "cifar100",
+        "small photographs, 32x32 colour pixels, 100 classes",
+        partial(_cifar, "CIFAR100"),
+        folder=folder,
+        download=download,
+        seed=seed,
+        val_fraction=val_fraction,
+        train_size=train_size,
+        test_size=test_size,
+        omit_classes=omit_classes,
+    )
 
 
 TASKS = {"fashion_mnist": fashion_mnist, "cifar10": cifar10, "cifar100": cifar100}

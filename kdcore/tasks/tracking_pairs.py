@@ -28,9 +28,23 @@ from ._tracking import (
     paired_iou,
 )
 
-__all__ = ["MASKS", "OCCLUDERS", "TASKS", "PairDataset", "TrackingObjective", "TrackingTask", "bar_at", "mask_drawer",
-           "mean_iou", "moving_target_pairs", "occlude", "occlude_pairs", "paired_iou", "tracking_pairs",
-           "tracking_task"]
+__all__ = [
+    "MASKS",
+    "OCCLUDERS",
+    "TASKS",
+    "PairDataset",
+    "TrackingObjective",
+    "TrackingTask",
+    "bar_at",
+    "mask_drawer",
+    "mean_iou",
+    "moving_target_pairs",
+    "occlude",
+    "occlude_pairs",
+    "paired_iou",
+    "tracking_pairs",
+    "tracking_task",
+]
 
 OCCLUDERS = ("bar", "blob")
 SHAPES = ("ellipse", "rounded rectangle", "star")
@@ -38,13 +52,14 @@ TRAIN_SHARE = 0.7
 #: Side of a target over the side of the template, and its scale in the search image.
 TARGET_SIDE, SEARCH_SCALE = (18 / 32, 30 / 32), (0.8, 1.25)
 _TEXTURE = 32  # pixels per side of a target's texture
-_CHUNK = 512   # pairs drawn at once
+_CHUNK = 512  # pairs drawn at once
 
 
 @cache
 def _photographs() -> Tensor:
     """Both photographs, ``(2, 3, 427, 640)`` in [0, 1]."""
     from sklearn.datasets import load_sample_images
+
     return torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -78,8 +93,8 @@ def _inside(u: Tensor, v: Tensor, kind: Tensor) -> Tensor:
     angle = ((torch.atan2(v, u) + math.pi / 2 + fifth / 2) % fifth - fifth / 2).abs()  # from the nearest tip
     x, y = inner * math.cos(fifth / 2), inner * math.sin(fifth / 2)
     edge = y / (y * angle.cos() + (1 - x) * angle.sin())
-    radius = (u ** 2 + v ** 2).sqrt()
-    shapes = torch.stack([radius <= 1, u ** 6 + v ** 6 <= 1, radius <= edge])
+    radius = (u**2 + v**2).sqrt()
+    shapes = torch.stack([radius <= 1, u**6 + v**6 <= 1, radius <= edge])
     return shapes.gather(0, kind.view(1, -1, 1, 1).expand(1, *u.shape))[0]
 
 
@@ -105,8 +120,9 @@ def _tight_boxes(target: Tensor) -> Tensor:
     return torch.stack([x, y, w, h], 1) / side
 
 
-def moving_target_pairs(count: int, *, split: str = "train", template_size: int = 32, search_size: int = 64,
-                        seed: int = 0) -> PairDataset:
+def moving_target_pairs(
+    count: int, *, split: str = "train", template_size: int = 32, search_size: int = 64, seed: int = 0
+) -> PairDataset:
     """Pairs of a template and a search image with the exact box of the target.
 
     Args:
@@ -127,11 +143,12 @@ def moving_target_pairs(count: int, *, split: str = "train", template_size: int 
         raise ValueError(f"count must be >= 1, got {count!r}.")
     limit = 192
     if template_size < 8 or not TARGET_SIDE[1] * SEARCH_SCALE[1] * template_size <= search_size <= limit:
-        raise ValueError(f"template_size must be >= 8 and search_size between 1.18 times that and {limit}, got "
-                         f"{template_size!r} and {search_size!r}.")
+        raise ValueError(
+            f"template_size must be >= 8 and search_size between 1.18 times that and {limit}, got "
+            f"{template_size!r} and {search_size!r}."
+        )
     g = torch.Generator().manual_seed(2 * seed + (split == "test"))
-    parts = [_draw(min(_CHUNK, count - done), split, template_size, search_size, g)
-             for done in range(0, count, _CHUNK)]
+    parts = [_draw(min(_CHUNK, count - done), split, template_size, search_size, g) for done in range(0, count, _CHUNK)]
     return PairDataset(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -143,8 +160,9 @@ def _draw(n: int, split: str, template_size: int, search_size: int, g: torch.Gen
     texture = _shift_hue(_crops(1 - photograph, _TEXTURE, columns, g), _uniform(g, 0, 2 * math.pi, n))
     kind = torch.randint(len(SHAPES), (n,), generator=g)
     half = template_size / 2 * _uniform(g, *TARGET_SIDE, n, 2)
-    template, template_target = _paint(_crops(photograph, template_size, columns, g), texture, kind,
-                                       torch.full((n, 2), template_size / 2), half)
+    template, template_target = _paint(
+        _crops(photograph, template_size, columns, g), texture, kind, torch.full((n, 2), template_size / 2), half
+    )
     half = half * _uniform(g, *SEARCH_SCALE, n, 1)
     center = half + (search_size - 2 * half) * torch.rand(n, 2, generator=g)
     search, search_target = _paint(_crops(photograph, search_size, columns, g), texture, kind, center, half)
@@ -155,8 +173,10 @@ def _draw(n: int, split: str, template_size: int, search_size: int, g: torch.Gen
 
 # Occluders ------------------------------------------------------------------------------------------------------------
 
-def occlude(images: Tensor, target: Tensor, *, kind: str = "bar", cover: tuple[float, float] = (0.2, 0.6),
-            seed: int = 0) -> tuple[Tensor, Tensor]:
+
+def occlude(
+    images: Tensor, target: Tensor, *, kind: str = "bar", cover: tuple[float, float] = (0.2, 0.6), seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Cover part of each target with a bar or a blob of a colour texture that no training image has.
 
     Args:
@@ -177,8 +197,10 @@ def occlude(images: Tensor, target: Tensor, *, kind: str = "bar", cover: tuple[f
     for end in cover:
         check_fraction("cover", end)
     if target.shape != (images.shape[0], *images.shape[2:]) or not bool(target.flatten(1).any(1).all()):
-        raise ValueError(f"target must be (N, S, S) as images are {tuple(images.shape)}, with at least one pixel each, "
-                         f"got {tuple(target.shape)}.")
+        raise ValueError(
+            f"target must be (N, S, S) as images are {tuple(images.shape)}, with at least one pixel each, "
+            f"got {tuple(target.shape)}."
+        )
     g = torch.Generator().manual_seed(seed)
     n, side = len(images), images.shape[-1]
     pixels = target.flatten(1)
@@ -189,7 +211,7 @@ def occlude(images: Tensor, target: Tensor, *, kind: str = "bar", cover: tuple[f
         angle = _uniform(g, 0, math.pi, n, 1, 1)
         field = (dx * angle.cos() + dy * angle.sin()).abs().flatten(1)
     else:
-        field = (dx ** 2 + dy ** 2).float().sqrt().flatten(1)
+        field = (dx**2 + dy**2).float().sqrt().flatten(1)
     share = _uniform(g, *cover, n)
     wanted = (share * pixels.sum(1)).ceil().long().clamp(min=1)
     radius = field.masked_fill(~pixels, torch.inf).sort(1).values.gather(1, wanted[:, None] - 1)
@@ -212,8 +234,14 @@ def bar_at(images: Tensor, position: float, *, width: float = 0.25, seed: int = 
     return _cover(images, hidden, torch.Generator().manual_seed(seed))
 
 
-def occlude_pairs(data: PairDataset, where: str, *, kinds: tuple[str, ...] = OCCLUDERS,
-                  cover: tuple[float, float] = (0.2, 0.6), seed: int = 0) -> PairDataset:
+def occlude_pairs(
+    data: PairDataset,
+    where: str,
+    *,
+    kinds: tuple[str, ...] = OCCLUDERS,
+    cover: tuple[float, float] = (0.2, 0.6),
+    seed: int = 0,
+) -> PairDataset:
     """The same pairs with an occluder on the ``"template"`` or the ``"search"`` image, its kinds taking turns."""
     check_choice("where", where, ("template", "search"))
     images, target = getattr(data, where).clone(), getattr(data, f"{where}_target")
@@ -229,14 +257,26 @@ def occlude_pairs(data: PairDataset, where: str, *, kinds: tuple[str, ...] = OCC
 
 # The task -------------------------------------------------------------------------------------------------------------
 
+
 def _network(template_size: int, search_size: int, width: int, depth: int, channels: int) -> nn.Module:
-    return PairTracker(OcclusionRobustTracker(template_size, search_size, 8, width, depth, max(1, width // 16),
-                                              channels, score_prior=0.1))
+    return PairTracker(
+        OcclusionRobustTracker(
+            template_size, search_size, 8, width, depth, max(1, width // 16), channels, score_prior=0.1
+        )
+    )
 
 
-def tracking_pairs(seed: int = 0, count: int = 800, test_count: int = 200, template_size: int = 32,
-                   search_size: int = 64, width: int = 48, teacher_depth: int = 3, student_depth: int = 1,
-                   head_channels: int = 64) -> TrackingTask:
+def tracking_pairs(
+    seed: int = 0,
+    count: int = 800,
+    test_count: int = 200,
+    template_size: int = 32,
+    search_size: int = 64,
+    width: int = 48,
+    teacher_depth: int = 3,
+    student_depth: int = 1,
+    head_channels: int = 64,
+) -> TrackingTask:
     """Targets moving over photographs, exact boxes; occluders in the test (scikit-learn; nothing is downloaded).
 
     ``x`` is a packed pair ``(6, S_x, S_x)`` in [0, 1], see :func:`kdcore.models.tracker.pack_pair`; ``y`` a box.
@@ -254,27 +294,64 @@ def tracking_pairs(seed: int = 0, count: int = 800, test_count: int = 200, templ
         ValueError: counts or sizes out of range.
     """
     train = moving_target_pairs(count, split="train", template_size=template_size, search_size=search_size, seed=seed)
-    test = moving_target_pairs(test_count, split="test", template_size=template_size, search_size=search_size,
-                               seed=seed)
-    return tracking_task("tracking_pairs", train, test, seed=seed, template_size=template_size, search_size=search_size,
-                         width=width, teacher_depth=teacher_depth, student_depth=student_depth,
-                         head_channels=head_channels,
-                         words=f"a target in a template of {template_size} and a search image of {search_size} pixels")
+    test = moving_target_pairs(
+        test_count, split="test", template_size=template_size, search_size=search_size, seed=seed
+    )
+    return tracking_task(
+        "tracking_pairs",
+        train,
+        test,
+        seed=seed,
+        template_size=template_size,
+        search_size=search_size,
+        width=width,
+        teacher_depth=teacher_depth,
+        student_depth=student_depth,
+        head_channels=head_channels,
+        words=f"a target in a template of {template_size} and a search image of {search_size} pixels",
+    )
 
 
-def tracking_task(name: str, train: PairDataset, test: PairDataset, *, seed: int, template_size: int, search_size: int,
-                  width: int, teacher_depth: int, student_depth: int, head_channels: int, words: str) -> TrackingTask:
+def tracking_task(
+    name: str,
+    train: PairDataset,
+    test: PairDataset,
+    *,
+    seed: int,
+    template_size: int,
+    search_size: int,
+    width: int,
+    teacher_depth: int,
+    student_depth: int,
+    head_channels: int,
+    words: str,
+) -> TrackingTask:
     """A task of pairs with its reference trackers and the occluded copies of its test; see :func:`tracking_pairs`."""
     recipe = Recipe(epochs=15, batch_size=16, lr=1e-3, weight_decay=0.01, scheduler="constant")
-    spec = {depth: ModelSpec(build=partial(_network, template_size, search_size, width, depth, head_channels),
-                             recipe=recipe, words=f"one-stream tracker, {depth} blocks, width {width}")
-            for depth in (teacher_depth, student_depth)}
+    spec = {
+        depth: ModelSpec(
+            build=partial(_network, template_size, search_size, width, depth, head_channels),
+            recipe=recipe,
+            words=f"one-stream tracker, {depth} blocks, width {width}",
+        )
+        for depth in (teacher_depth, student_depth)
+    }
     return TrackingTask(
-        name=name, train=train, test=test, class_names=("target",), seed=seed, metric="mean IoU", score=mean_iou,
+        name=name,
+        train=train,
+        test=test,
+        class_names=("target",),
+        seed=seed,
+        metric="mean IoU",
+        score=mean_iou,
         teachers={f"tracker-{teacher_depth}": spec[teacher_depth]},
-        students={f"tracker-{depth}": spec[depth] for depth in (student_depth, teacher_depth)}, words=words,
-        occluded={"template": occlude_pairs(test, "template", kinds=("bar",), seed=seed),
-                  "search": occlude_pairs(test, "search", seed=seed)})
+        students={f"tracker-{depth}": spec[depth] for depth in (student_depth, teacher_depth)},
+        words=words,
+        occluded={
+            "template": occlude_pairs(test, "template", kinds=("bar",), seed=seed),
+            "search": occlude_pairs(test, "search", seed=seed),
+        },
+    )
 
 
 TASKS = {"tracking_pairs": tracking_pairs}

@@ -57,8 +57,10 @@ def find_videos(folder: str | Path) -> list[Video]:
     notes = sorted(p for name in BOXES for p in root.rglob(name))
     videos = [v for v in map(_video, notes) if len(v.frames) > 1]
     if not videos:
-        raise FileNotFoundError(f"no video below {root}: wanted folders with {' or '.join(BOXES)} (x y w h per line) "
-                                "and at least two frames as images beside it or in img/.")
+        raise FileNotFoundError(
+            f"no video below {root}: wanted folders with {' or '.join(BOXES)} (x y w h per line) "
+            "and at least two frames as images beside it or in img/."
+        )
     return videos
 
 
@@ -78,8 +80,15 @@ def _video(note: Path) -> Video:
     return Video(note.parent.name, tuple(f for f, good in zip(frames, usable, strict=True) if good), boxes[usable])
 
 
-def video_pairs(videos: Sequence[Video], count: int, *, template_size: int = 64, search_size: int = 128,
-                max_gap: int = 100, seed: int = 0) -> PairDataset:
+def video_pairs(
+    videos: Sequence[Video],
+    count: int,
+    *,
+    template_size: int = 64,
+    search_size: int = 128,
+    max_gap: int = 100,
+    seed: int = 0,
+) -> PairDataset:
     """Pairs of two frames of one video: a template about the box of one, a jittered search crop of the other.
 
     The template's side is 2, the search image's 4 times the square root of the box's area; before the search crop is
@@ -97,8 +106,12 @@ def video_pairs(videos: Sequence[Video], count: int, *, template_size: int = 64,
         ValueError: no videos, or a number below 1.
         OSError: a frame that is not a readable image; the message names it.
     """
-    for name, value in (("count", count), ("template_size", template_size), ("search_size", search_size),
-                        ("max_gap", max_gap)):
+    for name, value in (
+        ("count", count),
+        ("template_size", template_size),
+        ("search_size", search_size),
+        ("max_gap", max_gap),
+    ):
         check_positive(name, value)
     if not videos:
         raise ValueError("videos must hold at least one video, got none.")
@@ -129,6 +142,7 @@ def _jittered(box: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def _crop(video: Video, at: int, about: np.ndarray, factor: float, size: int) -> tuple[Tensor, Tensor]:
     """The square about a box as uint8 ``(3, size, size)``, and the true box in it, xywh in [0, 1]."""
     from PIL import Image
+
     side = max(2, round(factor * math.sqrt(about[2] * about[3])))
     left, top = (round(v) for v in about[:2] + about[2:] / 2 - side / 2)
     path = video.frames[at]
@@ -153,10 +167,21 @@ def _inside(box: Tensor, size: int) -> Tensor:
     return rows[:, None] & columns
 
 
-def tracking_videos(path: str | Path, *, seed: int = 0, count: int = 2000, test_count: int = 400,
-                    test_share: float = 0.2, max_gap: int = 100, template_size: int = 64, search_size: int = 128,
-                    width: int = 128, teacher_depth: int = 6, student_depth: int = 3,
-                    head_channels: int = 64) -> TrackingTask:
+def tracking_videos(
+    path: str | Path,
+    *,
+    seed: int = 0,
+    count: int = 2000,
+    test_count: int = 400,
+    test_share: float = 0.2,
+    max_gap: int = 100,
+    template_size: int = 64,
+    search_size: int = 128,
+    width: int = 128,
+    teacher_depth: int = 6,
+    student_depth: int = 3,
+    head_channels: int = 64,
+) -> TrackingTask:
     """Your videos (folders of frames with groundtruth.txt): pairs for a tracker.
 
     Whole videos are kept for the test; of a single video, its last frames.
@@ -176,8 +201,9 @@ def tracking_videos(path: str | Path, *, seed: int = 0, count: int = 2000, test_
     if len(videos) == 1:
         (only,) = videos
         cut = round((1 - test_share) * len(only.frames))
-        parts: list[list[Video]] = [[Video(only.name, only.frames[s], only.boxes[s])] for s in
-                                    (slice(None, cut), slice(cut, None))]
+        parts: list[list[Video]] = [
+            [Video(only.name, only.frames[s], only.boxes[s])] for s in (slice(None, cut), slice(cut, None))
+        ]
         sizes = [len(part[0].frames) for part in parts]
     else:
         order = np.random.default_rng(seed).permutation(len(videos))
@@ -185,15 +211,28 @@ def tracking_videos(path: str | Path, *, seed: int = 0, count: int = 2000, test_
         parts = [[videos[i] for i in rows] for rows in (order[held:], order[:held])]
         sizes = [len(part) for part in parts]
     if not all(sizes):
-        raise ValueError(f"test_share {test_share} of {len(videos)} videos leaves {sizes[0]} for training and "
-                         f"{sizes[1]} for the test: both need one.")
+        raise ValueError(
+            f"test_share {test_share} of {len(videos)} videos leaves {sizes[0]} for training and "
+            f"{sizes[1]} for the test: both need one."
+        )
     crops: dict[str, Any] = {"template_size": template_size, "search_size": search_size, "max_gap": max_gap}
-    train, test = (video_pairs(part, n, seed=2 * seed + i, **crops)
-                   for i, (part, n) in enumerate(zip(parts, (count, test_count), strict=True)))
-    return tracking_task("tracking_videos", train, test, seed=seed, template_size=template_size,
-                         search_size=search_size, width=width, teacher_depth=teacher_depth,
-                         student_depth=student_depth, head_channels=head_channels,
-                         words=f"{len(videos)} videos, {sum(len(v.frames) for v in videos)} frames with a box")
+    train, test = (
+        video_pairs(part, n, seed=2 * seed + i, **crops)
+        for i, (part, n) in enumerate(zip(parts, (count, test_count), strict=True))
+    )
+    return tracking_task(
+        "tracking_videos",
+        train,
+        test,
+        seed=seed,
+        template_size=template_size,
+        search_size=search_size,
+        width=width,
+        teacher_depth=teacher_depth,
+        student_depth=student_depth,
+        head_channels=head_channels,
+        words=f"{len(videos)} videos, {sum(len(v.frames) for v in videos)} frames with a box",
+    )
 
 
 TASKS = {"tracking_videos": tracking_videos}

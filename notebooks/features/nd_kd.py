@@ -85,8 +85,10 @@ means = class_means(known, task.labels("train"), task.num_classes)
 directions = means / means.norm(dim=1, keepdim=True)
 seen = collect_features(teacher, loader, "head:in")["head:in"]
 nearest = task.score(seen @ directions.T, labels)
-Markdown(f"The teacher's own classifier gets **{100 * task.accuracy(teacher):.1f} %** of the {len(labels)} test images "
-         f"right, the ten means alone **{100 * nearest:.1f} %**.")
+Markdown(
+    f"The teacher's own classifier gets **{100 * task.accuracy(teacher):.1f} %** of the {len(labels)} test images "
+    f"right, the ten means alone **{100 * nearest:.1f} %**."
+)
 
 # %% [markdown]
 # Where the two numbers are close, ten directions tell as much as a trained classifier: that is the paper's starting
@@ -164,16 +166,20 @@ print(f"shorter: {short.item():.1f}, pull ({pulls[0]}); longer: {long.item():.1f
 
 # %%
 def plane(student_angle, student_length, teacher_angle, teacher_length):
-    s, t = ([r * math.sin(math.radians(a)), r * math.cos(math.radians(a))]
-            for a, r in ((student_angle, student_length), (teacher_angle, teacher_length)))
+    s, t = (
+        [r * math.sin(math.radians(a)), r * math.cos(math.radians(a))]
+        for a, r in ((student_angle, student_length), (teacher_angle, teacher_length))
+    )
     return nd_landscape_view(s, t, [0.0, 1.0])
 
 
 angle, help_ = "angle to the class direction", "in degrees, clockwise"
-controls = {"student_angle": slider(-70, -180, 180, label=f"student: {angle}", help=help_),
-            "student_length": slider(1.2, 0.0, 3.0, label="student: length"),
-            "teacher_angle": slider(25, -180, 180, label=f"teacher: {angle}", help=help_),
-            "teacher_length": slider(2.0, 0.2, 3.0, label="teacher: length")}
+controls = {
+    "student_angle": slider(-70, -180, 180, label=f"student: {angle}", help=help_),
+    "student_length": slider(1.2, 0.0, 3.0, label="student: length"),
+    "teacher_angle": slider(25, -180, 180, label=f"teacher: {angle}", help=help_),
+    "teacher_length": slider(2.0, 0.2, 3.0, label="teacher: length"),
+}
 Explorer("Turn or lengthen", controls, plane, static_at=[{}, {"student_length": 2.6}])
 
 # %% [markdown]
@@ -198,16 +204,23 @@ assert abs(plane(-70, 1.2, 25, 2.0).table["value"] - plane(-70, 1.2, -90, 2.0).t
 
 # %%
 arms = studies.norm_direction_arms(
-    ce_weight=ce_weight, kd_weight=kd_weight, nd_weight=nd_weight, norm_weight=norm_weight, temperature=temperature,
-    warmup_epochs=warmup_epochs)
+    ce_weight=ce_weight,
+    kd_weight=kd_weight,
+    nd_weight=nd_weight,
+    norm_weight=norm_weight,
+    temperature=temperature,
+    warmup_epochs=warmup_epochs,
+)
 comparison = studies.norm_direction(arms=arms, seeds=n_seeds, progress=progress_line("Training the students"))
 comparison
 
 # %%
-length = views.comparison_view(comparison, metric="norm", baseline="KD", percent=False,
-                               title="Mean length of the embeddings")
-cosine = views.comparison_view(comparison, metric="cosine", baseline="KD", percent=False,
-                               title="Mean cosine with the class mean")
+length = views.comparison_view(
+    comparison, metric="norm", baseline="KD", percent=False, title="Mean length of the embeddings"
+)
+cosine = views.comparison_view(
+    comparison, metric="cosine", baseline="KD", percent=False, title="Mean cosine with the class mean"
+)
 display(length, cosine)
 
 # %%
@@ -275,13 +288,17 @@ table = comparison.table("CE")
 unsettled = [a for a in comparison.arms[1:] if table.diff_low[a] <= 0 <= table.diff_high[a]]
 lines = [f"- {sum(map(bool, verdicts))} of {len(verdicts)} claims are reproduced."]
 lines += [f"- Not seen here: *{v.claim.text}*. Nothing is changed to make it hold." for v in verdicts if not v]
-lines += [f"- With {n_seeds} seeds the sign of the difference to CE in accuracy is not settled (its 95 % interval "
-          f"holds 0) for {', '.join(unsettled)}. A point of accuracy is 7 images here."] * bool(unsettled)
+lines += [
+    f"- With {n_seeds} seeds the sign of the difference to CE in accuracy is not settled (its 95 % interval "
+    f"holds 0) for {', '.join(unsettled)}. A point of accuracy is 7 images here."
+] * bool(unsettled)
 shaped = all(verdicts[i] for i in (0, 1, 3)) and not verdicts[2]
-lines += ["- ND does to the features what it promises, and yet the mean accuracy is not above that of labels alone. "
-          "Either the gain is smaller than the spread over seeds, or a student this small gains nothing from the "
-          "teacher's directions on ten classes; these numbers cannot tell which. The paper's gains are on 100 and "
-          "1,000 classes, over many more epochs."] * shaped
+lines += [
+    "- ND does to the features what it promises, and yet the mean accuracy is not above that of labels alone. "
+    "Either the gain is smaller than the spread over seeds, or a student this small gains nothing from the "
+    "teacher's directions on ten classes; these numbers cannot tell which. The paper's gains are on 100 and "
+    "1,000 classes, over many more epochs."
+] * shaped
 Markdown("\n".join(lines))
 
 # %% [markdown]
@@ -322,15 +339,19 @@ geometry |= {name: studies.class_geometry(model, task) for name, model in studen
 # %%
 def clouds(digit, first, second):
     rows = labels == digit if digit >= 0 else labels >= 0
-    chosen = {name: tuple(values[rows] for values in geometry[name]) for name in dict.fromkeys(
-        ("teacher", first, second))}
+    chosen = {
+        name: tuple(values[rows] for values in geometry[name]) for name in dict.fromkeys(("teacher", first, second))
+    }
     what = f"images of a {digit}" if digit >= 0 else "all digits"
     return norm_direction_view(chosen, reference="teacher", title=f"Length and direction, {what}")
 
 
 digits = {"all": -1, **{str(d): d for d in range(10)}}
-controls = {"digit": dropdown(digits), "first": dropdown(list(students), "KD", label="left"),
-            "second": dropdown(list(students), "KD++", label="right")}
+controls = {
+    "digit": dropdown(digits),
+    "first": dropdown(list(students), "KD", label="left"),
+    "second": dropdown(list(students), "KD++", label="right"),
+}
 Explorer("Embeddings of one digit", controls, clouds, static_at=[{}, {"digit": 8}])
 
 # %% [markdown]
@@ -341,10 +362,15 @@ Explorer("Embeddings of one digit", controls, clouds, static_at=[{}, {"digit": 8
 # nearest in direction to the right one of the teacher's means?
 
 # %%
-by_means = {name: task.score(collect_features(model, loader, "head:in")["head:in"] @ directions.T, labels)
-            for name, model in students.items()}
-Markdown("Right by the teacher's class means alone: " + "; ".join(
-    f"{name} **{100 * share:.1f} %**" for name, share in by_means.items()) + ".")
+by_means = {
+    name: task.score(collect_features(model, loader, "head:in")["head:in"] @ directions.T, labels)
+    for name, model in students.items()
+}
+Markdown(
+    "Right by the teacher's class means alone: "
+    + "; ".join(f"{name} **{100 * share:.1f} %**" for name, share in by_means.items())
+    + "."
+)
 
 # %% [markdown]
 # Next, one image. How much does each pixel contribute to the projection $\langle s, e_y \rangle$ that ND raises?
@@ -393,8 +419,9 @@ assert abs(m.sum().item() - total) < 0.02 * max(1.0, abs(total))
 # %%
 batches = list(task.loader("test", batch_size=128, shuffle=True, seed=0))
 maps = {name: cka_map(students[name], teacher, batches) for name in ("KD", "KD++")}
-layers = views.cka_compare_view(maps["KD"].matrix, maps["KD++"].matrix, maps["KD"].layers_x, maps["KD"].layers_y,
-                                labels=("KD", "KD++"))
+layers = views.cka_compare_view(
+    maps["KD"].matrix, maps["KD++"].matrix, maps["KD"].layers_x, maps["KD"].layers_y, labels=("KD", "KD++")
+)
 layers
 
 # %% [markdown]
@@ -410,14 +437,37 @@ accuracies = {f"{name}_accuracy": comparison.mean(arm) for arm, name in names.it
 lengths = {f"{name}_norm": comparison.mean(arm, "norm") for arm, name in names.items()}
 cosines = {f"{name}_cosine": comparison.mean(arm, "cosine") for arm, name in names.items()}
 by_hand = {"hand_short": short.item(), "hand_long": long.item()}
-tolerances = {**dict.fromkeys(accuracies, 0.01), **{name: 0.02 * value for name, value in lengths.items()},
-              **dict.fromkeys(cosines, 0.01), **dict.fromkeys(by_hand, 1e-6), "teacher_by_means": 0.01}
+tolerances = {
+    **dict.fromkeys(accuracies, 0.01),
+    **{name: 0.02 * value for name, value in lengths.items()},
+    **dict.fromkeys(cosines, 0.01),
+    **dict.fromkeys(by_hand, 1e-6),
+    "teacher_by_means": 0.01,
+}
 
 # %%
-figures = {"idea": idea, "plane": plane(-70, 1.2, 25, 2.0), "length": length, "cosine": cosine, "accuracy": accuracy,
-           "curves": curves, "clouds": clouds(-1, "KD", "KD++"), "pixels": pixels(firsts["3"]), "layers": layers}
-record(**accuracies, **lengths, **cosines, **by_hand, teacher_by_means=nearest, students=len(comparison.records),
-       tol=tolerances, verdicts=verdicts, figures=figures)
+figures = {
+    "idea": idea,
+    "plane": plane(-70, 1.2, 25, 2.0),
+    "length": length,
+    "cosine": cosine,
+    "accuracy": accuracy,
+    "curves": curves,
+    "clouds": clouds(-1, "KD", "KD++"),
+    "pixels": pixels(firsts["3"]),
+    "layers": layers,
+}
+record(
+    **accuracies,
+    **lengths,
+    **cosines,
+    **by_hand,
+    teacher_by_means=nearest,
+    students=len(comparison.records),
+    tol=tolerances,
+    verdicts=verdicts,
+    figures=figures,
+)
 
 # %% [markdown]
 # ## Exercises

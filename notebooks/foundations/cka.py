@@ -65,8 +65,11 @@ knobs = {"weight": weight, "kernel": kernel, "unbiased": unbiased, "bandwidth": 
 result = study.representations(arms=study.alignment_arms(**knobs), seeds=n_seeds, progress=progress_line("Training"))
 task, teacher = result.comparison.tasks[0], result.comparison.teachers[0]
 networks = {"teacher": teacher, **result.networks(0)}
-kept = {(name, pooling): result.features(model, 0, pooling=pooling)
-        for name, model in networks.items() for pooling in ("gap", "flatten")}
+kept = {
+    (name, pooling): result.features(model, 0, pooling=pooling)
+    for name, model in networks.items()
+    for pooling in ("gap", "flatten")
+}
 
 
 def features(name, pooling="gap"):
@@ -85,17 +88,19 @@ digits = torch.cat([y for _, y in task.loader("test", batch_size=256, shuffle=Tr
 
 
 def gram_pair(other, layer):
-    grams = {f"{name}, {layer}": sim.center_gram(sim.gram_linear(features(name)[layer][:60]))
-             for name in ("teacher", other)}
+    grams = {
+        f"{name}, {layer}": sim.center_gram(sim.gram_linear(features(name)[layer][:60])) for name in ("teacher", other)
+    }
     value = sim.cka(features("teacher")[layer], features(other)[layer]).item()
     return views.gram_view(grams, digits, title=f"Which images are alike? CKA {value:.2f} at {layer}")
 
 
 others = {"the twin": "twin", "the student, CE": "CE", "the student, KD": "KD", "an untrained student": "untrained"}
-controls = {"other": dropdown(others, "twin", label="beside the teacher"),
-            "layer": dropdown(study.COMPARED_LAYERS, "stage4.act", label="layer")}
-Explorer("Two tables of the same images", controls, gram_pair,
-         static_at=[{"other": "twin"}, {"other": "untrained"}])
+controls = {
+    "other": dropdown(others, "twin", label="beside the teacher"),
+    "layer": dropdown(study.COMPARED_LAYERS, "stage4.act", label="layer"),
+}
+Explorer("Two tables of the same images", controls, gram_pair, static_at=[{"other": "twin"}, {"other": "untrained"}])
 
 # %% [markdown]
 # Look at the squares on the diagonal: each is a digit, and a layer that has sorted the digits shows them. CKA is the
@@ -170,25 +175,35 @@ assert abs(s.grad.sum()) < 1e-6 and abs((s.grad * y).sum()) < 1e-6  # no pull al
 # best cell of a row is framed.
 
 # %%
-shapes = {name: [" × ".join(map(str, f.shape[1:])) for f in result.features(model, 0, pooling=None, images=2).values()]
-          for name, model in networks.items()}
+shapes = {
+    name: [" × ".join(map(str, f.shape[1:])) for f in result.features(model, 0, pooling=None, images=2).values()]
+    for name, model in networks.items()
+}
 
 
 def layer_map(other, kernel, unbiased, pooling, power):
     pair = features(other, pooling), features("teacher", pooling)
-    rows, columns = ({layer: x[:2**power] for layer, x in network.items()} for network in pair)
+    rows, columns = ({layer: x[: 2**power] for layer, x in network.items()} for network in pair)
     matrix = sim.cka_matrix(rows, columns, kernel=kernel, unbiased=unbiased)
     return views.cka_grid_view(
-        matrix, [*rows], [*columns], shapes_x=shapes[other], shapes_y=shapes["teacher"], names=(other, "teacher"),
-        title=f"{other} and teacher, {kernel}, {'un' if unbiased else ''}biased, {pooling}, {2**power} images")
+        matrix,
+        [*rows],
+        [*columns],
+        shapes_x=shapes[other],
+        shapes_y=shapes["teacher"],
+        names=(other, "teacher"),
+        title=f"{other} and teacher, {kernel}, {'un' if unbiased else ''}biased, {pooling}, {2**power} images",
+    )
 
 
 # %%
-controls = {"other": dropdown({**others, "the student, CKA": "CKA"}, "twin", label="rows"),
-            "kernel": dropdown(sim.KERNELS, label="kernel"),
-            "unbiased": dropdown({"unbiased": True, "biased": False}, label="estimator"),
-            "pooling": dropdown({"mean over the map": "gap", "every pixel": "flatten"}, label="pooling"),
-            "power": slider(9, 4, 9, label="images, as a power of 2")}
+controls = {
+    "other": dropdown({**others, "the student, CKA": "CKA"}, "twin", label="rows"),
+    "kernel": dropdown(sim.KERNELS, label="kernel"),
+    "unbiased": dropdown({"unbiased": True, "biased": False}, label="estimator"),
+    "pooling": dropdown({"mean over the map": "gap", "every pixel": "flatten"}, label="pooling"),
+    "power": slider(9, 4, 9, label="images, as a power of 2"),
+}
 Explorer("Layer by layer", controls, layer_map, static_at=[{"other": "twin"}, {"other": "untrained"}])
 
 # %% [markdown]
@@ -215,8 +230,10 @@ def batch_size_picture(power, pooling):
     return views.batch_estimates_view(*from_batches(pooling), batch_size=2**power)
 
 
-controls = {"power": slider(4, 2, 8, label="batch size, as a power of 2"),
-            "pooling": dropdown({"mean over the map": "gap", "every pixel": "flatten"}, label="pooling")}
+controls = {
+    "power": slider(4, 2, 8, label="batch size, as a power of 2"),
+    "pooling": dropdown({"mean over the map": "gap", "every pixel": "flatten"}, label="pooling"),
+}
 Explorer("Batches", controls, batch_size_picture, static_at=[{"power": 3}, {"power": 6}])
 
 # %% [markdown]
@@ -236,14 +253,20 @@ def blind_spots(kind, amount, start):
     before = sim.similarity_profile(original, starts[start])
     after = sim.similarity_profile(original, distort(starts[start], kind, amount))
     return views.similarity_profile_view(
-        before, after, labels=("as it is", f"{kind}, {amount:.0%}"), title=f"The last stage and {start}: {kind}",
-        reference={"mutual k-NN": 10 / (len(original) - 1)})
+        before,
+        after,
+        labels=("as it is", f"{kind}, {amount:.0%}"),
+        title=f"The last stage and {start}: {kind}",
+        reference={"mutual k-NN": 10 / (len(original) - 1)},
+    )
 
 
 # %%
-controls = {"kind": dropdown([*DISTORTIONS], "one outlier", label="change"),
-            "amount": slider(1.0, 0.0, 1.0, step=0.05, label="amount"),
-            "start": dropdown([*starts], label="compared with")}
+controls = {
+    "kind": dropdown([*DISTORTIONS], "one outlier", label="change"),
+    "amount": slider(1.0, 0.0, 1.0, step=0.05, label="amount"),
+    "start": dropdown([*starts], label="compared with"),
+}
 Explorer("Blind spots", controls, blind_spots, static_at=[{"start": "the twin's last stage"}])
 
 # %% [markdown]
@@ -251,9 +274,16 @@ Explorer("Blind spots", controls, blind_spots, static_at=[{"start": "the twin's 
 
 # %%
 spots = {kind: sim.similarity_profile(original, distort(original, kind)) for kind in DISTORTIONS}
-overview = views.heatmap_view([[*profile.values()] for profile in spots.values()], [*spots], [*spots["shift"]],
-                              limits_at=(0, 1), title="A copy of the last stage after each change, at full strength",
-                              label="similarity", row_label="change", column_label="measure")
+overview = views.heatmap_view(
+    [[*profile.values()] for profile in spots.values()],
+    [*spots],
+    [*spots["shift"]],
+    limits_at=(0, 1),
+    title="A copy of the last stage after each change, at full strength",
+    label="similarity",
+    row_label="change",
+    column_label="measure",
+)
 overview
 
 # %% [markdown]
@@ -267,17 +297,26 @@ overview
 # matrices are kept.
 
 # %%
-films = {arm.label: study.cka_film(task, arm, teacher, layers=study.COMPARED_LAYERS,
-                                   progress=progress_line(f"Film of {arm.label}"))
-         for arm in study.alignment_arms(**knobs)}
+films = {
+    arm.label: study.cka_film(
+        task, arm, teacher, layers=study.COMPARED_LAYERS, progress=progress_line(f"Film of {arm.label}")
+    )
+    for arm in study.alignment_arms(**knobs)
+}
 last = len(films["CE"]) - 1
 embedding = {arm: [m.matrix[-2, -2].item() for m in maps] for arm, maps in films.items()}
 
 
 def frame(arm, epoch):
     now = films[arm][epoch]
-    over_time = views.lines_view(range(last + 1), embedding, x_label="epoch", y_label="CKA of the last stages",
-                                 title="The last stage of the student against the teacher's", mark={"now": epoch})
+    over_time = views.lines_view(
+        range(last + 1),
+        embedding,
+        x_label="epoch",
+        y_label="CKA of the last stages",
+        title="The last stage of the student against the teacher's",
+        mark={"now": epoch},
+    )
     return [views.cka_grid_view(now.matrix, now.layers_x, now.layers_y, title=f"{arm}, after epoch {epoch}"), over_time]
 
 
@@ -286,8 +325,13 @@ Explorer("Film", controls, frame)
 
 # %%
 stills = sorted({0, 1, last // 4, last})
-film = views.cka_film_view([films["KD"][e].matrix for e in stills], films["KD"][0].layers_x, films["KD"][0].layers_y,
-                           [f"epoch {e}" for e in stills], title="KD student against the teacher")
+film = views.cka_film_view(
+    [films["KD"][e].matrix for e in stills],
+    films["KD"][0].layers_x,
+    films["KD"][0].layers_y,
+    [f"epoch {e}" for e in stills],
+    title="KD student against the teacher",
+)
 film
 
 # %% [markdown]
@@ -301,12 +345,20 @@ film
 
 # %%
 numbers = study.similarity_numbers(result)
-found = pd.DataFrame([{"arm": measure, "seed": seed, "layers found": numbers[key][i]}
-                      for measure, key in (("CKA", "identified_cka"), ("mean CCA", "identified_cca"))
-                      for i, seed in enumerate(result.comparison.seeds)])
+found = pd.DataFrame(
+    [
+        {"arm": measure, "seed": seed, "layers found": numbers[key][i]}
+        for measure, key in (("CKA", "identified_cka"), ("mean CCA", "identified_cca"))
+        for i, seed in enumerate(result.comparison.seeds)
+    ]
+)
 alike, cca, layers = study.identification_maps(result, 0)
-identified = views.layer_identification_view({"CKA": alike, "mean CCA": cca}, layers, names=("teacher", "twin"),
-                                             title="Which layer finds its counterpart? Seed 0")
+identified = views.layer_identification_view(
+    {"CKA": alike, "mean CCA": cca},
+    layers,
+    names=("teacher", "twin"),
+    title="Which layer finds its counterpart? Seed 0",
+)
 total = len(layers)
 title = f"Layers of {total} that find their counterpart"
 display(identified, views.comparison_view(found, metric="layers found", percent=False, title=title))
@@ -318,11 +370,18 @@ display(identified, views.comparison_view(found, metric="layers found", percent=
 # layers, `noise` is two clouds of 100 independent Gaussian samples with 2,000 features.
 
 # %%
-columns = {"error": "error, batches of 64", "error_small": "error, batches of 16",
-           "excess_small": "biased batches of 16, too high by", "noise_biased": "noise, biased",
-           "noise_unbiased": "noise, unbiased", "bytes_4": "bytes after 4 batches", "bytes_40": "after 40"}
-rows = pd.DataFrame({words: numbers[key] for key, words in columns.items()},
-                    index=pd.Index(result.comparison.seeds, name="seed"))
+columns = {
+    "error": "error, batches of 64",
+    "error_small": "error, batches of 16",
+    "excess_small": "biased batches of 16, too high by",
+    "noise_biased": "noise, biased",
+    "noise_unbiased": "noise, unbiased",
+    "bytes_4": "bytes after 4 batches",
+    "bytes_40": "after 40",
+}
+rows = pd.DataFrame(
+    {words: numbers[key] for key, words in columns.items()}, index=pd.Index(result.comparison.seeds, name="seed")
+)
 rows.style.format(precision=4)
 
 # %% [markdown]
@@ -330,20 +389,25 @@ rows.style.format(precision=4)
 # test images; and the accuracy. No claim is attached to these numbers, they are a report.
 
 # %%
-similarity = views.comparison_view(result.comparison, metric="cka", baseline="CE", percent=False,
-                                   title="CKA of student and teacher at the embedding")
+similarity = views.comparison_view(
+    result.comparison, metric="cka", baseline="CE", percent=False, title="CKA of student and teacher at the embedding"
+)
 accuracy = views.comparison_view(result.comparison, baseline="CE", title="Accuracy of the students")
 display(similarity, accuracy, result.comparison)
 
 # %%
 mean, points = result.comparison.mean, 100 * (result.comparison.mean("CKA") - result.comparison.mean("CE"))
 closer = {arm: mean(arm, "cka") - mean("CE", "cka") for arm in ("KD", "CKA")}
-reads = ("Similar features and a better answer came together for the aligned student here."
-         if points > 0 and closer["CKA"] > 0 else
-         "More similar features and a better answer did not come together for the aligned student here.")
-Markdown(f"Against CE, the embedding's CKA with the teacher changes by **{closer['KD']:+.2f}** under KD and by "
-         f"**{closer['CKA']:+.2f}** under the CKA loss; the accuracy of the latter by **{points:+.1f} points**, over "
-         f"{n_seeds} seeds. {reads} The intervals above say how far to trust that.")
+reads = (
+    "Similar features and a better answer came together for the aligned student here."
+    if points > 0 and closer["CKA"] > 0
+    else "More similar features and a better answer did not come together for the aligned student here."
+)
+Markdown(
+    f"Against CE, the embedding's CKA with the teacher changes by **{closer['KD']:+.2f}** under KD and by "
+    f"**{closer['CKA']:+.2f}** under the CKA loss; the accuracy of the latter by **{points:+.1f} points**, over "
+    f"{n_seeds} seeds. {reads} The intervals above say how far to trust that."
+)
 
 # %% [markdown]
 # ## Verdict
@@ -357,10 +421,14 @@ display(*verdicts)
 
 # %%
 failed = [v for v in verdicts if not v.reproduced]
-why = ("A claim that fails is reported, not repaired: no seed or threshold is changed for it. With few seeds, look at "
-       "the interval: if it reaches to the wanted side, more seeds may settle the question.")
-far = (f"On the first claim, mind the size of the effect: CKA finds {sum(numbers['identified_cka']):.0f} and mean CCA "
-       f"{sum(numbers['identified_cca']):.0f} of {total * n_seeds} layers.")
+why = (
+    "A claim that fails is reported, not repaired: no seed or threshold is changed for it. With few seeds, look at "
+    "the interval: if it reaches to the wanted side, more seeds may settle the question."
+)
+far = (
+    f"On the first claim, mind the size of the effect: CKA finds {sum(numbers['identified_cka']):.0f} and mean CCA "
+    f"{sum(numbers['identified_cca']):.0f} of {total * n_seeds} layers."
+)
 Markdown(f"{len(verdicts) - len(failed)} of {len(verdicts)} claims are reproduced. {why if failed else ''} {far}")
 
 # %% [markdown]
@@ -374,16 +442,27 @@ Markdown(f"{len(verdicts) - len(failed)} of {len(verdicts)} claims are reproduce
 if quick:
     display(Markdown("Skipped in the quick tier; nothing below depends on it."))
 for student in () if quick else ("resnet20", "vit-tiny"):
-    large = study.representations(study.cifar100_representation_task, arms=study.alignment_arms(**knobs),
-                                  student=student, seeds=n_seeds, progress=progress_line(f"CIFAR-100, {student}"))
+    large = study.representations(
+        study.cifar100_representation_task,
+        arms=study.alignment_arms(**knobs),
+        student=student,
+        seeds=n_seeds,
+        progress=progress_line(f"CIFAR-100, {student}"),
+    )
     display(views.comparison_view(large.comparison, metric="cka", percent=False, title=f"CKA with ResNet56, {student}"))
     if student == "resnet20":
         large_numbers = study.similarity_numbers(large, layers=study.RESNET_LAYERS)
         verdicts += (more := [c.check() for c in study.similarity_claims(large_numbers, on="CIFAR-100")])
-        pair = large.features(large.comparison.teachers[0], 0, layers=study.RESNET_LAYERS), large.features(
-            large.twins[0], 0, layers=study.RESNET_LAYERS)
-        display(*more, views.batch_estimates_view(
-            sim.cka_matrix(*pair), batch_estimates(*pair, [16, 32, 64, 128, 256, 512]), batch_size=64))
+        pair = (
+            large.features(large.comparison.teachers[0], 0, layers=study.RESNET_LAYERS),
+            large.features(large.twins[0], 0, layers=study.RESNET_LAYERS),
+        )
+        display(
+            *more,
+            views.batch_estimates_view(
+                sim.cka_matrix(*pair), batch_estimates(*pair, [16, 32, 64, 128, 256, 512]), batch_size=64
+            ),
+        )
 
 # %% [markdown]
 # ## Diagnose: what changed inside
@@ -391,14 +470,19 @@ for student in () if quick else ("resnet20", "vit-tiny"):
 # The narrow student against its teacher, all layers: before training, then taught by labels, by soft answers, and with
 # its embedding aligned.
 
+
 # %%
 def against_teacher(name):
     return sim.cka_matrix(features(name), features("teacher"))
 
 
-inside = views.cka_film_view([against_teacher(name) for name in ("untrained", "CE", "KD", "CKA")], layers, layers,
-                             ["untrained", "labels alone (CE)", "soft answers (KD)", "aligned (CKA)"],
-                             title="The student's layers against the teacher's, seed 0")
+inside = views.cka_film_view(
+    [against_teacher(name) for name in ("untrained", "CE", "KD", "CKA")],
+    layers,
+    layers,
+    ["untrained", "labels alone (CE)", "soft answers (KD)", "aligned (CKA)"],
+    title="The student's layers against the teacher's, seed 0",
+)
 inside
 
 # %% [markdown]
@@ -415,16 +499,34 @@ inside
 trained = {f"cka_{arm.lower()}": mean(arm, "cka") for arm in result.comparison.arms}
 accuracies = {f"accuracy_{arm.lower()}": mean(arm) for arm in result.comparison.arms}
 averages = {key: float(pd.Series(values).mean()) for key, values in numbers.items()}
-tolerances = (dict.fromkeys(trained, 0.05) | dict.fromkeys(accuracies, 0.02) | dict.fromkeys(averages, 1e-6)
-              | dict.fromkeys(("identified_cka", "identified_cca"), 2.0)
-              | {"error": 0.01, "error_small": 0.02, "excess_small": 0.05})
+tolerances = (
+    dict.fromkeys(trained, 0.05)
+    | dict.fromkeys(accuracies, 0.02)
+    | dict.fromkeys(averages, 1e-6)
+    | dict.fromkeys(("identified_cka", "identified_cca"), 2.0)
+    | {"error": 0.01, "error_small": 0.02, "excess_small": 0.05}
+)
 
 # %%
-figures = {"grams": gram_pair("twin", "stage4.act"), "map": layer_map("twin", "linear", True, "gap", 9),
-           "batches": batch_size_picture(4, "gap"), "blind_spots": overview, "film": film, "identified": identified,
-           "similarity": similarity, "inside": inside}
-record(**trained, **accuracies, **averages, trainings=len(result.comparison.records), tol=tolerances, verdicts=verdicts,
-       figures=figures)
+figures = {
+    "grams": gram_pair("twin", "stage4.act"),
+    "map": layer_map("twin", "linear", True, "gap", 9),
+    "batches": batch_size_picture(4, "gap"),
+    "blind_spots": overview,
+    "film": film,
+    "identified": identified,
+    "similarity": similarity,
+    "inside": inside,
+}
+record(
+    **trained,
+    **accuracies,
+    **averages,
+    trainings=len(result.comparison.records),
+    tol=tolerances,
+    verdicts=verdicts,
+    figures=figures,
+)
 
 # %% [markdown]
 # ## Exercises

@@ -81,8 +81,14 @@ hotter = replace(control_for(card.knobs[0]), value=temperature)  # the temperatu
 def average_answer(T):
     answers = class_means((teacher_logits / T).softmax(1), labels, task.num_classes)
     return views.heatmap_view(
-        answers, task.class_names, task.class_names, title=f"The teacher's average answer at T = {T:g}",
-        label="probability", row_label="digit shown", column_label="digit answered")
+        answers,
+        task.class_names,
+        task.class_names,
+        title=f"The teacher's average answer at T = {T:g}",
+        label="probability",
+        row_label="digit shown",
+        column_label="digit answered",
+    )
 
 
 Explorer("Dark knowledge", {"T": hotter}, average_answer, static_at=[{"T": soft_temperature}])
@@ -150,7 +156,8 @@ print(f"loss {loss.item():.4f}, gradient {s.grad[0, 0]:.2f} and {s.grad[0, 1]:.2
 guess = torch.zeros_like(teacher_logits)
 kd = losses.kd_loss(guess, teacher_logits, temperature=temperature, reduction="none")
 _, tckd, nckd = losses.dkd_loss(
-    guess, teacher_logits, labels, temperature=temperature, return_parts=True, reduction="none")
+    guess, teacher_logits, labels, temperature=temperature, return_parts=True, reduction="none"
+)
 p_y = (teacher_logits / temperature).softmax(1).gather(1, labels[:, None])[:, 0]
 assert torch.allclose(kd, tckd + (1 - p_y) * nckd, rtol=1e-4, atol=1e-4)
 
@@ -169,16 +176,21 @@ own = (labels[:, None] == torch.arange(10)) & (teacher_logits.argmax(1) == label
 hardest = torch.where(own, teacher_logits.softmax(1), torch.inf).argmin(0)  # the least certain right answer per digit
 students = {"half way": student_logits, "untrained": task.predict(task.student("mlp-16"))[0]}
 
+
 # %%
 def bars(T, image, student):
     return views.probability_bars_view(
-        students[student][image], teacher_logits[image], task.class_names, temperature=T, label=int(labels[image]),
-        image=task.test[image][0])
+        students[student][image],
+        teacher_logits[image],
+        task.class_names,
+        temperature=T,
+        label=int(labels[image]),
+        image=task.test[image][0],
+    )
 
 
 images = {f"a difficult {digit}": int(i) for digit, i in enumerate(hardest)}
-controls = {"T": hotter,
-            "image": dropdown(images, images["a difficult 6"]), "student": dropdown(list(students))}
+controls = {"T": hotter, "image": dropdown(images, images["a difficult 6"]), "student": dropdown(list(students))}
 Explorer("Pull on every class", controls, bars, static_at=[{"T": 1.0}, {"T": temperature}])
 
 # %% [markdown]
@@ -188,14 +200,18 @@ Explorer("Pull on every class", controls, bars, static_at=[{"T": 1.0}, {"T": tem
 #
 # ### Why KD mutes what it knows about the other classes
 
+
 # %%
 def split(T, alpha, beta):
     return views.kd_split_view(student_logits, teacher_logits, labels, temperature=T, alpha=alpha, beta=beta)
 
 
 knobs = {k.name: k for k in objective_class("dkd").knobs}
-controls = {"T": hotter, "alpha": replace(control_for(knobs["alpha"]), value=alpha),
-            "beta": replace(control_for(knobs["beta"]), value=beta)}
+controls = {
+    "T": hotter,
+    "alpha": replace(control_for(knobs["alpha"]), value=alpha),
+    "beta": replace(control_for(knobs["beta"]), value=beta),
+}
 Explorer("KD taken apart", controls, split, static_at=[{"T": 1.0}, {"T": temperature}])
 
 # %% [markdown]
@@ -205,16 +221,19 @@ Explorer("KD taken apart", controls, split, static_at=[{"T": 1.0}, {"T": tempera
 #
 # ### What DIST compares
 
+
 # %%
 def correlations(T, start):
     rows = slice(start, start + 16)
     return views.correlation_heatmaps_view(
-        (student_logits[rows] / T).softmax(1), (teacher_logits[rows] / T).softmax(1), class_names=task.class_names,
-        title=f"What DIST compares, T = {T:g}")
+        (student_logits[rows] / T).softmax(1),
+        (teacher_logits[rows] / T).softmax(1),
+        class_names=task.class_names,
+        title=f"What DIST compares, T = {T:g}",
+    )
 
 
-controls = {"T": hotter,
-            "start": slider(0, 0, len(labels) - 16, label="first image of the batch")}
+controls = {"T": hotter, "start": slider(0, 0, len(labels) - 16, label="first image of the batch")}
 Explorer("Rows and columns", controls, correlations)
 
 # %% [markdown]
@@ -230,8 +249,12 @@ Explorer("Rows and columns", controls, correlations)
 
 # %%
 missing = studies.omitted_class(
-    omitted, temperatures=tuple(dict.fromkeys((4.0, soft_temperature))), bias=bias, seeds=n_seeds,
-    progress=progress_line("Omitted digit"))
+    omitted,
+    temperatures=tuple(dict.fromkeys((4.0, soft_temperature))),
+    bias=bias,
+    seeds=n_seeds,
+    progress=progress_line("Omitted digit"),
+)
 views.comparison_view(missing, metric="recall", title=f"Share of the {omitted}s recognised by students that saw none")
 
 # %%
@@ -247,18 +270,31 @@ truth = missing.tasks[0].labels("test")
 answers = {arm: missing.tasks[0].predict(missing.students[arm, 0])[0] for arm in ("CE", soft)}
 biases = torch.linspace(-4, 12, 65)
 sweeps = {arm: studies.bias_sweep(z, truth, omitted, biases) for arm, z in answers.items()}
-curves = {f"{arm}, {what}": 100 * values for arm, pair in sweeps.items()
-          for what, values in zip((f"recall of {omitted}", "accuracy"), pair, strict=True)}
+curves = {
+    f"{arm}, {what}": 100 * values
+    for arm, pair in sweeps.items()
+    for what, values in zip((f"recall of {omitted}", "accuracy"), pair, strict=True)
+}
 
 
 # %%
 def corrected(bias):
-    counts = {arm: confusion_matrix(truth, studies.shift_class(z, omitted, bias).argmax(1), labels=range(10))
-              for arm, z in answers.items()}
+    counts = {
+        arm: confusion_matrix(truth, studies.shift_class(z, omitted, bias).argmax(1), labels=range(10))
+        for arm, z in answers.items()
+    }
     tables = views.confusion_view(counts, title=f"Confusion with a bias of {bias:+g} for {omitted}, seed 0")
-    return [tables, views.lines_view(
-        biases, curves, x_label=f"bias added to the logit of {omitted}", y_label="percent", mark={"now": bias},
-        title="Recall and accuracy over the bias, seed 0")]
+    return [
+        tables,
+        views.lines_view(
+            biases,
+            curves,
+            x_label=f"bias added to the logit of {omitted}",
+            y_label="percent",
+            mark={"now": bias},
+            title="Recall and accuracy over the bias, seed 0",
+        ),
+    ]
 
 
 Explorer("Bias correction", {"bias": slider(bias, -4.0, 12.0, step=0.25)}, corrected, static_at=[{"bias": bias}])
@@ -274,8 +310,14 @@ Explorer("Bias correction", {"bias": slider(bias, -4.0, 12.0, step=0.25)}, corre
 
 # %%
 arms = studies.logit_baselines(
-    temperature=temperature, ce_weight=ce_weight, kd_weight=kd_weight, alpha=alpha, beta=beta,
-    warmup_epochs=warmup_epochs, dist_weight=dist_weight)
+    temperature=temperature,
+    ce_weight=ce_weight,
+    kd_weight=kd_weight,
+    alpha=alpha,
+    beta=beta,
+    warmup_epochs=warmup_epochs,
+    dist_weight=dist_weight,
+)
 few = studies.few_labels(arms=arms, seeds=n_seeds, progress=progress_line("Few labels"))
 display(views.comparison_view(few, baseline="CE", title="Accuracy with 200 labelled images"), few)
 
@@ -284,13 +326,17 @@ views.training_curves_view(few.histories, metrics=["accuracy"], title="Few label
 
 # %%
 gap = 100 * few.table("CE").loc["KD", ["difference", "diff_low", "diff_high"]]
-loses = ("On the mean, plain KD **loses** to plain labels here. That is a finding, not an accident to hide: its loss "
-         f"gives the softened probabilities the weight {kd_weight:g} and the labels {ce_weight:g}, and a student this "
-         "small may fit neither. DKD and DIST keep the labels at full weight. Exercise 3 tests this reading.")
+loses = (
+    "On the mean, plain KD **loses** to plain labels here. That is a finding, not an accident to hide: its loss "
+    f"gives the softened probabilities the weight {kd_weight:g} and the labels {ce_weight:g}, and a student this "
+    "small may fit neither. DKD and DIST keep the labels at full weight. Exercise 3 tests this reading."
+)
 gains = "On the mean, plain KD gains over plain labels here, though its loss gives them little weight."
 level = "On the mean, plain KD and plain labels are level here."
-Markdown(f"KD − CE: **{gap.difference:+.1f} points** (95 % interval {gap.diff_low:+.1f} to {gap.diff_high:+.1f}, "
-         f"{n_seeds} seeds). " + (loses if gap.difference < 0 else gains if gap.difference else level))
+Markdown(
+    f"KD − CE: **{gap.difference:+.1f} points** (95 % interval {gap.diff_low:+.1f} to {gap.diff_high:+.1f}, "
+    f"{n_seeds} seeds). " + (loses if gap.difference < 0 else gains if gap.difference else level)
+)
 
 # %% [markdown]
 # ## Verdict
@@ -305,9 +351,11 @@ display(*verdicts)
 
 # %%
 failed = [v for v in verdicts if not v.reproduced]
-why = ("A claim that fails is reported, not repaired: no seed or threshold is changed for it. With few seeds, look at "
-       "the interval: if it reaches to the wanted side, more seeds may settle the question; if not, the claim does not "
-       "hold for these small networks, which says little about the large ones of the paper.")
+why = (
+    "A claim that fails is reported, not repaired: no seed or threshold is changed for it. With few seeds, look at "
+    "the interval: if it reaches to the wanted side, more seeds may settle the question; if not, the claim does not "
+    "hold for these small networks, which says little about the large ones of the paper."
+)
 Markdown(f"{len(verdicts) - len(failed)} of {len(verdicts)} claims are reproduced. " + (why if failed else ""))
 
 # %% [markdown]
@@ -342,8 +390,13 @@ after = {arm: few.tasks[0].predict(few.students[arm, 0])[0] for arm in few.arms}
 
 
 def ranks(arm):
-    return views.rank_agreement_view(after[arm], teacher_logits, after["CE"], labels=("CE", arm),
-                                     title="Place of the teacher's classes in the student's ranking, seed 0")
+    return views.rank_agreement_view(
+        after[arm],
+        teacher_logits,
+        after["CE"],
+        labels=("CE", arm),
+        title="Place of the teacher's classes in the student's ranking, seed 0",
+    )
 
 
 Explorer("Order of the classes", {"arm": dropdown(few.arms[1:], label="method")}, ranks)
@@ -354,20 +407,30 @@ Explorer("Order of the classes", {"arm": dropdown(few.arms[1:], label="method")}
 
 # %%
 order = views.scatter_view(
-    few.rows["tau"], 100 * few.rows["last"], groups=few.rows["arm"], x_label="Kendall tau with the teacher",
-    y_label="accuracy in percent", title="Order taken over and accuracy reached")
+    few.rows["tau"],
+    100 * few.rows["last"],
+    groups=few.rows["arm"],
+    x_label="Kendall tau with the teacher",
+    y_label="accuracy in percent",
+    title="Order taken over and accuracy reached",
+)
 order
 
 # %%
 best, nearest = max(few.arms, key=few.mean), max(few.arms, key=lambda arm: few.mean(arm, "tau"))
 same = "so here the two go together."
-differ = ("so taking over the teacher's whole order and being right about the first place are different things: most "
-          "of the order concerns classes that nobody would answer.")
-Markdown(f"Most accurate on the mean is **{best}**, nearest to the teacher's order is **{nearest}**, "
-         + (same if best == nearest else differ))
+differ = (
+    "so taking over the teacher's whole order and being right about the first place are different things: most "
+    "of the order concerns classes that nobody would answer."
+)
+Markdown(
+    f"Most accurate on the mean is **{best}**, nearest to the teacher's order is **{nearest}**, "
+    + (same if best == nearest else differ)
+)
 
 # %% [markdown]
 # Then the layers. CKA says how alike two layers arrange the same images, from 0 to 1.
+
 
 # %%
 def cka_with_teacher(student):
@@ -376,8 +439,9 @@ def cka_with_teacher(student):
 
 
 before, distilled = (cka_with_teacher(m) for m in (few.tasks[0].student("mlp-16", seed=0), few.students["DIST", 0]))
-layers = views.cka_compare_view(before.matrix, distilled.matrix, before.layers_x, before.layers_y,
-                                labels=("before training", "after DIST"))
+layers = views.cka_compare_view(
+    before.matrix, distilled.matrix, before.layers_x, before.layers_y, labels=("before training", "after DIST")
+)
 layers
 
 # %% [markdown]
@@ -390,8 +454,11 @@ layers
 accuracies = {f"{arm.lower()}_accuracy": few.mean(arm) for arm in few.arms}
 inside = {"cka_head_before": float(before.matrix[-1, -1]), "cka_head_after": float(distilled.matrix[-1, -1])}
 inside |= {f"tau_{arm.lower()}": few.mean(arm, "tau") for arm in few.arms}
-unseen = {"omitted_accuracy_ce": missing.mean("CE"), "omitted_accuracy_soft": missing.mean(soft),
-          "omitted_accuracy_biased": missing.mean(soft, "accuracy_biased")}
+unseen = {
+    "omitted_accuracy_ce": missing.mean("CE"),
+    "omitted_accuracy_soft": missing.mean(soft),
+    "omitted_accuracy_biased": missing.mean(soft, "accuracy_biased"),
+}
 recalls = {"recall_soft": missing.mean(soft, "recall"), "recall_biased": missing.mean(soft, "recall_biased")}
 
 # %% [markdown]
@@ -401,12 +468,27 @@ recalls = {"recall_soft": missing.mean(soft, "recall"), "recall_biased": missing
 
 # %%
 tolerances = dict.fromkeys({**accuracies, **unseen}, 0.02) | dict.fromkeys(recalls, 0.1) | dict.fromkeys(inside, 0.05)
-figures = {"bars": bars(temperature, images["a difficult 6"], "half way"), "split": split(temperature, alpha, beta),
-           "correlations": correlations(temperature, 0), "bias": corrected(bias), "ranks": ranks("KD"),
-           "order": order, "cka": layers,
-           "few_labels": views.comparison_view(few, baseline="CE", title="Accuracy with 200 labelled images")}
-record(**accuracies, **unseen, **recalls, **inside, recall_ce=missing.mean("CE", "recall"),
-       trainings=len(few.records) + len(missing.records), tol=tolerances, verdicts=verdicts, figures=figures)
+figures = {
+    "bars": bars(temperature, images["a difficult 6"], "half way"),
+    "split": split(temperature, alpha, beta),
+    "correlations": correlations(temperature, 0),
+    "bias": corrected(bias),
+    "ranks": ranks("KD"),
+    "order": order,
+    "cka": layers,
+    "few_labels": views.comparison_view(few, baseline="CE", title="Accuracy with 200 labelled images"),
+}
+record(
+    **accuracies,
+    **unseen,
+    **recalls,
+    **inside,
+    recall_ce=missing.mean("CE", "recall"),
+    trainings=len(few.records) + len(missing.records),
+    tol=tolerances,
+    verdicts=verdicts,
+    figures=figures,
+)
 
 # %% [markdown]
 # ## Exercises

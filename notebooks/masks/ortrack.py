@@ -131,17 +131,22 @@ weights
 #
 # The grid is the paper's: a template of 128 pixels with 8 by 8 blocks.
 
+
 # %%
 def hidden(mask_ratio, sigma):
     q, g = ortrack.cox_intensity(128, sigma=sigma), torch.Generator().manual_seed(1)
     drawn = masks.sample_cox_mask(q, 4000, mask_ratio=mask_ratio, generator=g)
     shares = 1 - drawn.mean((1, 2, 3))
-    return [pictures.masked_images_view(large, drawn[:12], q, mask_ratio=mask_ratio),
-            pictures.masked_share_view(shares, q, mask_ratio=mask_ratio)]
+    return [
+        pictures.masked_images_view(large, drawn[:12], q, mask_ratio=mask_ratio),
+        pictures.masked_share_view(shares, q, mask_ratio=mask_ratio),
+    ]
 
 
-controls = {"mask_ratio": slider(mask_ratio, 0.05, 0.9, label="mask ratio (ρ)"),
-            "sigma": slider(sigma, 4.0, 256.0, log=True, label="sigma (s)")}
+controls = {
+    "mask_ratio": slider(mask_ratio, 0.05, 0.9, label="mask ratio (ρ)"),
+    "sigma": slider(sigma, 4.0, 256.0, log=True, label="sigma (s)"),
+}
 Explorer("Masks of a Cox process", controls, hidden)
 
 # %% [markdown]
@@ -166,8 +171,7 @@ Explorer("Masks of a Cox process", controls, hidden)
 
 # %%
 arms = studies.orr_arms(gamma=gamma, mask_ratio=mask_ratio, sigma=sigma)
-comparison = studies.occlusion_robustness(quick=quick, arms=arms, seeds=n_seeds,
-                                          progress=progress_line("Trackers"))
+comparison = studies.occlusion_robustness(quick=quick, arms=arms, seeds=n_seeds, progress=progress_line("Trackers"))
 
 # %%
 what = "Share of the template tokens' energy that a bar moves (less is steadier)"
@@ -179,8 +183,13 @@ clean_iou = views.comparison_view(comparison, baseline=studies.NO_ORR, title="Me
 clean_iou
 
 # %%
-names = {"last": "IoU, clean", "template_iou": "IoU, occluded template", "search_iou": "IoU, occluded search image",
-         "auc": "AUC, clean", "token_shift": "token shift"}
+names = {
+    "last": "IoU, clean",
+    "template_iou": "IoU, occluded template",
+    "search_iou": "IoU, occluded search image",
+    "auc": "AUC, clean",
+    "token_shift": "token shift",
+}
 means = comparison.rows.groupby("arm", sort=False)[list(names)].mean()
 means.rename(columns=names).rename_axis(None).style.format("{:.3f}")
 
@@ -196,14 +205,20 @@ display(*verdicts)
 # %%
 mean = comparison.mean
 cox, uniform = (mean(arm, "token_shift") for arm in (studies.COX, studies.UNIFORM))
-lines = [f"- Not a claim at this size, but reported: tokens shift by {100 * cox:.1f} % of their energy with Cox masks, "
-         f"by {100 * uniform:.1f} % with uniform ones. The paper finds Cox masks better for tracking."]
-chance = ("The interval of the difference contains the limit: data, initial weights and even the order of sums change "
-          "the numbers as much as the masks do, and so short a training settles nothing.")
+lines = [
+    f"- Not a claim at this size, but reported: tokens shift by {100 * cox:.1f} % of their energy with Cox masks, "
+    f"by {100 * uniform:.1f} % with uniform ones. The paper finds Cox masks better for tracking."
+]
+chance = (
+    "The interval of the difference contains the limit: data, initial weights and even the order of sums change "
+    "the numbers as much as the masks do, and so short a training settles nothing."
+)
 for v in [v for v in verdicts if not v]:
     open_question = v.interval[0] <= (v.claim.threshold or 0.0) <= v.interval[1]
-    lines.append(f"- Not seen here: *{v.claim.text}*. It holds on {v.seeds_holding} of {v.n} seeds. " + (
-        chance if open_question else "The whole interval lies beyond the limit: it is more than chance."))
+    lines.append(
+        f"- Not seen here: *{v.claim.text}*. It holds on {v.seeds_holding} of {v.n} seeds. "
+        + (chance if open_question else "The whole interval lies beyond the limit: it is more than chance.")
+    )
 Markdown("\n".join(lines))
 
 # %% [markdown]
@@ -229,14 +244,17 @@ deep, arena = {arm: comparison.students[arm, seed] for arm in comparison.arms}, 
 
 
 def shifts(pair, position, width):
-    z, x = arena.test.template[pair:pair + 1], arena.test.search[pair:pair + 1]
+    z, x = arena.test.template[pair : pair + 1], arena.test.search[pair : pair + 1]
     bar = bar_at(z, position, width=width)
     maps = {arm: studies.pair_shift(model, (z, bar), x) for arm, model in deep.items()}
     return pictures.token_shift_view(z[0] / 255, bar[0] / 255, maps)
 
 
-controls = {"pair": slider(3, 0, 30, label="pair of the test"), "position": slider(0.5, 0.0, 1.0, label="bar: middle"),
-            "width": slider(0.25, 0.05, 0.6, label="bar: width")}
+controls = {
+    "pair": slider(3, 0, 30, label="pair of the test"),
+    "position": slider(0.5, 0.0, 1.0, label="bar: middle"),
+    "width": slider(0.25, 0.05, 0.6, label="bar: width"),
+}
 Explorer("Tokens under a bar", controls, shifts)
 
 # %% [markdown]
@@ -291,17 +309,23 @@ Explorer("Weights of AFKD", {"beta": slider(beta, 0.0, 2.0, label="beta (β)")},
 #
 # The share of test pairs whose IoU exceeds a threshold. Trackers are compared by the area under this curve.
 
+
 # %%
 def success(where):
-    found = {arm: [comparison.tasks[s].ious(comparison.students[arm, s], where) for s in comparison.seeds]
-             for arm in comparison.arms}
+    found = {
+        arm: [comparison.tasks[s].ious(comparison.students[arm, s], where) for s in comparison.seeds]
+        for arm in comparison.arms
+    }
     return pictures.success_view(found, title=f"Success, {settings_of[where]}")
 
 
-settings_of = {"test": "clean pairs", "test/template": "occluded template",
-               "test/search": "occluded search image"}
-Explorer("Success", {"where": dropdown({v: k for k, v in settings_of.items()})}, success,
-         static_at=[{"where": "test"}, {"where": "test/search"}])
+settings_of = {"test": "clean pairs", "test/template": "occluded template", "test/search": "occluded search image"}
+Explorer(
+    "Success",
+    {"where": dropdown({v: k for k, v in settings_of.items()})},
+    success,
+    static_at=[{"where": "test"}, {"where": "test/search"}],
+)
 
 # %% [markdown]
 # Compare the two pictures: how far do all curves drop when the *search* image is occluded? ORR masks templates; nothing
@@ -312,8 +336,10 @@ Explorer("Success", {"where": dropdown({v: k for k, v in settings_of.items()})},
 # The token shift after every block, under the same bars, mean over seeds.
 
 # %%
-layers = {arm: [comparison.tasks[s].layer_shifts(comparison.students[arm, s]) for s in comparison.seeds]
-          for arm in comparison.arms}
+layers = {
+    arm: [comparison.tasks[s].layer_shifts(comparison.students[arm, s]) for s in comparison.seeds]
+    for arm in comparison.arms
+}
 depth_view = pictures.shift_profile_view(layers)
 depth_view
 
@@ -331,11 +357,23 @@ depth_view
 
 # %%
 share, spread = masks.masked_fraction_moments(ortrack.cox_intensity(128), mask_ratio=0.3)
-metrics = {"shift_none": mean(studies.NO_ORR, "token_shift"), "shift_uniform": uniform, "shift_cox": cox,
-           "iou_none": mean(studies.NO_ORR), "iou_uniform": mean(studies.UNIFORM), "iou_cox": mean(studies.COX)}
+metrics = {
+    "shift_none": mean(studies.NO_ORR, "token_shift"),
+    "shift_uniform": uniform,
+    "shift_cox": cox,
+    "iou_none": mean(studies.NO_ORR),
+    "iou_uniform": mean(studies.UNIFORM),
+    "iou_cox": mean(studies.COX),
+}
 figures = {"masks": idea, "token_shift": shift, "clean_iou": clean_iou, "along_the_network": depth_view}
-record(masked_share=share, masked_spread=spread, **metrics, verdicts=verdicts, figures=figures,
-       tol={"masked_share": 1e-9, "masked_spread": 1e-9, **dict.fromkeys(metrics, 0.03)})
+record(
+    masked_share=share,
+    masked_spread=spread,
+    **metrics,
+    verdicts=verdicts,
+    figures=figures,
+    tol={"masked_share": 1e-9, "masked_spread": 1e-9, **dict.fromkeys(metrics, 0.03)},
+)
 
 # %% [markdown]
 # ## Exercises

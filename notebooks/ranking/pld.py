@@ -157,12 +157,21 @@ torch.testing.assert_close(pld.pld_loss(s, t, y, weights="first"), torch.nn.func
 
 # %%
 def worth(image, step, temperature):
-    return views.worth_view(student_logits[image], teacher_logits[image], int(labels[image]), step=step,
-                            temperature=temperature, class_names=task.class_names)
+    return views.worth_view(
+        student_logits[image],
+        teacher_logits[image],
+        int(labels[image]),
+        step=step,
+        temperature=temperature,
+        class_names=task.class_names,
+    )
 
 
-controls = {"image": dropdown(images, doubtful), "step": slider(1, 1, task.num_classes, label="choice k"),
-            "temperature": pld.CARD.knobs[0]}
+controls = {
+    "image": dropdown(images, doubtful),
+    "step": slider(1, 1, task.num_classes, label="choice k"),
+    "temperature": pld.CARD.knobs[0],
+}
 Explorer("One choice at a time", controls, worth, static_at=[{}, {"step": 2, "temperature": 4.0}])
 
 # %% [markdown]
@@ -175,8 +184,9 @@ Explorer("One choice at a time", controls, worth, static_at=[{}, {"step": 2, "te
 for image in images.values():
     for tau in (1.0, 4.0):
         terms = worth(image, 1, tau).table["term"].sum()
-        loss = pld.pld_loss(student_logits[[image]].double(), teacher_logits[[image]].double(), labels[[image]],
-                            temperature=tau)
+        loss = pld.pld_loss(
+            student_logits[[image]].double(), teacher_logits[[image]].double(), labels[[image]], temperature=tau
+        )
         assert abs(terms - loss.item()) < 1e-9, (image, tau, terms, loss)
 
 # %% [markdown]
@@ -194,13 +204,22 @@ for image in images.values():
 
 # %%
 def alphas(image, temperature):
-    return views.pld_weights_view(teacher_logits[image], int(labels[image]), temperatures=[temperature],
-                                  class_names=task.class_names, title=f"Weight of each choice, τ = {temperature:.3g}")
+    return views.pld_weights_view(
+        teacher_logits[image],
+        int(labels[image]),
+        temperatures=[temperature],
+        class_names=task.class_names,
+        title=f"Weight of each choice, τ = {temperature:.3g}",
+    )
 
 
 tau = slider(1.0, 0.1, 8.0, log=True, label="temperature (τ_T)", help="softens the teacher in the weights")
-Explorer("The weights", {"image": dropdown(images, doubtful), "temperature": tau}, alphas,
-         static_at=[{"temperature": 4.0}, {"image": images["wrong"]}])
+Explorer(
+    "The weights",
+    {"image": dropdown(images, doubtful), "temperature": tau},
+    alphas,
+    static_at=[{"temperature": 4.0}, {"image": images["wrong"]}],
+)
 
 # %% [markdown]
 # Choose the wrongly classified image and lower the temperature: the weight of the label vanishes, and what counts is
@@ -218,16 +237,23 @@ def landscape(temperature, draw):
     generator = torch.Generator().manual_seed(draw)
     t = torch.nn.functional.normalize(torch.randn(10, generator=generator, dtype=torch.float64), dim=0)
     rows, label = (lambda s: t.expand_as(s)), t.argmax()
-    losses = {"KD, T = 4": lambda s: kd_loss(s, rows(s), temperature=4.0, reduction="none"),
-              "DIST": lambda s: 1 - pearson_correlation(s.softmax(1), rows(s).softmax(1)),
-              f"PLD, τ = {temperature:.3g}": lambda s: pld.pld_loss(
-                  s, rows(s), label.expand(len(s)), temperature=temperature, reduction="none")}
+    losses = {
+        "KD, T = 4": lambda s: kd_loss(s, rows(s), temperature=4.0, reduction="none"),
+        "DIST": lambda s: 1 - pearson_correlation(s.softmax(1), rows(s).softmax(1)),
+        f"PLD, τ = {temperature:.3g}": lambda s: pld.pld_loss(
+            s, rows(s), label.expand(len(s)), temperature=temperature, reduction="none"
+        ),
+    }
     return views.loss_landscape_view(t, losses, orthonormal_directions(10, generator=generator))
 
 
 tau = slider(1.0, 0.05, 8.0, log=True, label="temperature (τ_T) of PLD")
-Explorer("The landscape", {"temperature": tau, "draw": slider(0, 0, 9, label="random plane")}, landscape,
-         static_at=[{}, {"temperature": 0.1}])
+Explorer(
+    "The landscape",
+    {"temperature": tau, "draw": slider(0, 0, 9, label="random plane")},
+    landscape,
+    static_at=[{}, {"temperature": 0.1}],
+)
 
 # %% [markdown]
 # Look at the shapes. KD and PLD are bowls; a correlation lies between -1 and 1, so DIST has to level out, and a surface
@@ -260,8 +286,13 @@ comparison
 # The label is left out; putting it first is what cross-entropy does already.
 
 # %%
-agreement = views.comparison_view(comparison, metric="agreement", baseline="CE", percent=False,
-                                  title="Agreement with the teacher on the wrong classes")
+agreement = views.comparison_view(
+    comparison,
+    metric="agreement",
+    baseline="CE",
+    percent=False,
+    title="Agreement with the teacher on the wrong classes",
+)
 agreement
 
 # %% [markdown]
@@ -277,13 +308,21 @@ display(*verdicts)
 # %%
 table, best = comparison.table("CE"), max(comparison.arms, key=comparison.mean)
 reached = studies.pld_arm(4.0).label
-lines = [f"- The highest mean is that of **{best}**, {100 * comparison.mean(best):.2f} %; {reached} has "
-         f"{100 * comparison.mean(reached):.2f} %, DIST {100 * comparison.mean('DIST'):.2f} %."]
+lines = [
+    f"- The highest mean is that of **{best}**, {100 * comparison.mean(best):.2f} %; {reached} has "
+    f"{100 * comparison.mean(reached):.2f} %, DIST {100 * comparison.mean('DIST'):.2f} %."
+]
 unsettled = [arm for arm in comparison.arms if table.diff_low[arm] <= 0 <= table.diff_high[arm]]
-lines += [f"- With {n_seeds} seeds the sign of the difference to CE is not settled (its 95 % interval holds 0) for "
-          f"{', '.join(unsettled)}."] * bool(unsettled)
-lines += [f"- Not seen here: *{v.claim.text}*. A small student on small data need not repeat what a large one shows; "
-          "more seeds would tell noise from absence." for v in verdicts if not v]
+lines += [
+    f"- With {n_seeds} seeds the sign of the difference to CE is not settled (its 95 % interval holds 0) for "
+    f"{', '.join(unsettled)}."
+] * bool(unsettled)
+lines += [
+    f"- Not seen here: *{v.claim.text}*. A small student on small data need not repeat what a large one shows; "
+    "more seeds would tell noise from absence."
+    for v in verdicts
+    if not v
+]
 Markdown("\n".join(lines))
 
 # %% [markdown]
@@ -295,10 +334,17 @@ Markdown("\n".join(lines))
 # name. How sure is ours?
 
 # %%
-sureness = {tau: pld.pld_weights(teacher_logits, pld.teacher_optimal_permutation(teacher_logits, labels),
-                                 temperature=tau)[:, 0].mean().item() for tau in (0.5, 1.0, 2.0, 4.0, 8.0)}
-Markdown("Mean weight of the first choice, the label: "
-         + "; ".join(f"τ = {tau:g}: **{share:.2f}**" for tau, share in sureness.items()) + ".")
+sureness = {
+    tau: pld.pld_weights(teacher_logits, pld.teacher_optimal_permutation(teacher_logits, labels), temperature=tau)[:, 0]
+    .mean()
+    .item()
+    for tau in (0.5, 1.0, 2.0, 4.0, 8.0)
+}
+Markdown(
+    "Mean weight of the first choice, the label: "
+    + "; ".join(f"τ = {tau:g}: **{share:.2f}**" for tau, share in sureness.items())
+    + "."
+)
 
 # %% [markdown]
 # ## Full tier: CIFAR-100
@@ -317,8 +363,14 @@ Markdown("Mean weight of the first choice, the label: "
 # Note the last row: DKD is ahead there.
 
 # %%
-recipe = {"epochs": 250, "batch_size": 128, "optimizer": "adamw",
-          "lr": 1e-3, "scheduler": "cosine", "weight_decay": 0.5}
+recipe = {
+    "epochs": 250,
+    "batch_size": 128,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "scheduler": "cosine",
+    "weight_decay": 0.5,
+}
 if quick:
     display(Markdown("Skipped in the quick tier; nothing below depends on it."))
 else:
@@ -357,8 +409,9 @@ Explorer("Places in the ranking", controls, places, static_at=[{}, {"before": "C
 # cells off the diagonal are the teacher's ideas of likeness. Are they the student's?
 
 # %%
-by_class = views.class_positions_view({"teacher": taught, "CE": answers["CE"], reached: answers[reached]}, truth,
-                                      class_names=arena.class_names)
+by_class = views.class_positions_view(
+    {"teacher": taught, "CE": answers["CE"], reached: answers[reached]}, truth, class_names=arena.class_names
+)
 by_class
 
 # %% [markdown]
@@ -369,10 +422,17 @@ by_class
 batches = list(arena.loader("test", batch_size=128, shuffle=True, seed=0))
 maps = {name: cka_map(students[name], its_teacher, batches) for name in ("untrained", "CE", reached)}
 before, after = maps["untrained"], maps[reached]
-layers = views.cka_compare_view(before.matrix, after.matrix, after.layers_x, after.layers_y,
-                                labels=("untrained", reached))
-display(layers, Markdown("Mean over the cells: " + "; ".join(
-    f"{name} **{result.matrix.mean():.2f}**" for name, result in maps.items()) + "."))
+layers = views.cka_compare_view(
+    before.matrix, after.matrix, after.layers_x, after.layers_y, labels=("untrained", reached)
+)
+display(
+    layers,
+    Markdown(
+        "Mean over the cells: "
+        + "; ".join(f"{name} **{result.matrix.mean():.2f}**" for name, result in maps.items())
+        + "."
+    ),
+)
 
 # %% [markdown]
 # ## Record
@@ -386,13 +446,27 @@ names = {arm: re.sub(r"\W+", "_", arm.lower()) for arm in comparison.arms}
 accuracies = {f"{name}_accuracy": comparison.mean(arm) for arm, name in names.items()}
 agreements = {f"{name}_agreement": comparison.mean(arm, "agreement") for arm, name in names.items()}
 tolerances = dict.fromkeys(accuracies, 0.02) | dict.fromkeys(agreements, 0.03) | {"hand_loss": 1e-6}
-figures = {"worth": worth(doubtful, 1, 1.0), "weights": alphas(doubtful, 4.0), "landscape": landscape(1.0, 0),
-           "accuracy": accuracy, "agreement": agreement, "places": places("CE", reached), "classes": by_class,
-           "layers": layers}
+figures = {
+    "worth": worth(doubtful, 1, 1.0),
+    "weights": alphas(doubtful, 4.0),
+    "landscape": landscape(1.0, 0),
+    "accuracy": accuracy,
+    "agreement": agreement,
+    "places": places("CE", reached),
+    "classes": by_class,
+    "layers": layers,
+}
 
 # %%
-record(**accuracies, **agreements, hand_loss=pld.pld_loss(s, t, y).item(), students_trained=len(comparison.records),
-       tol=tolerances, verdicts=verdicts, figures=figures)
+record(
+    **accuracies,
+    **agreements,
+    hand_loss=pld.pld_loss(s, t, y).item(),
+    students_trained=len(comparison.records),
+    tol=tolerances,
+    verdicts=verdicts,
+    figures=figures,
+)
 
 # %% [markdown]
 # ## Exercises

@@ -32,8 +32,10 @@ def test_a_cached_teacher_gives_the_losses_of_a_running_one(monkeypatch: pytest.
 
 def test_the_map_equals_the_pairwise_one(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    x, y = (nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Conv2d(4, width, 3, stride=2), nn.ReLU())
-            for width in (5, 7))
+    x, y = (
+        nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Conv2d(4, width, 3, stride=2), nn.ReLU())
+        for width in (5, 7)
+    )
     monkeypatch.setattr(cka, "LAYERS_X", ["0", "2"])
     monkeypatch.setattr(cka, "LAYERS_Y", ["1", "3"])
     cka.check_map(x, y)
@@ -49,9 +51,11 @@ def test_the_occlusion_map_is_captums() -> None:
 
 
 def test_rows_keep_their_verdict_and_print_it(tmp_path) -> None:
-    rows = [protocol.Row(what="a", against="b", value=1.04, goal=1.03, detail={"s": 1.0}),
-            protocol.Row(what="c", against="d", value=2.5, goal=2.0, sense=">=", unit="x faster", detail={}),
-            protocol.Row(what="e", against="f", value=3.2e-7, unit="", detail={})]
+    rows = [
+        protocol.Row(what="a", against="b", value=1.04, goal=1.03, detail={"s": 1.0}),
+        protocol.Row(what="c", against="d", value=2.5, goal=2.0, sense=">=", unit="x faster", detail={}),
+        protocol.Row(what="e", against="f", value=3.2e-7, unit="", detail={}),
+    ]
     assert [row.reached for row in rows] == [False, True, None]
     protocol.write_rows(rows, tmp_path / "deep" / "rows.json")
     assert protocol.read_rows(tmp_path / "deep" / "rows.json") == rows

@@ -23,9 +23,16 @@ from support.accessibility import WCAG, violations
 from workbench.lab_server import free_port, lab_command, lab_url, new_token, private_environment
 
 REPOSITORY = Path(__file__).parents[2]
-CHROMIUM_FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-                  "--disable-background-networking",
-                  "--disable-dev-shm-usage", "--disable-component-update", "--disable-default-apps"]
+CHROMIUM_FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-dev-shm-usage",
+    "--disable-component-update",
+    "--disable-default-apps",
+]
 
 
 def chromium_path() -> str | None:
@@ -63,8 +70,10 @@ class LabServer:
 
     def write(self, name: str, *cells: str) -> str:
         """A new notebook with code cells; returns its path below the root."""
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(c) for c in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        )
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, path)
@@ -74,8 +83,9 @@ class LabServer:
 def copy_project(root: Path) -> None:
     """The notebooks, in a folder of their own: nothing a test saves reaches the repository."""
     if (REPOSITORY / "notebooks").is_dir():
-        shutil.copytree(REPOSITORY / "notebooks", root / "notebooks",
-                        ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs"))
+        shutil.copytree(
+            REPOSITORY / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs")
+        )
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +98,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
     root.mkdir()
     copy_project(root)
     server = LabServer(root, free_port(), new_token())
-    command = lab_command(root, server.port, server.token, start=None, browser=False, testing=True,
-                          allow_root=hasattr(os, "geteuid") and os.geteuid() == 0)
+    command = lab_command(
+        root,
+        server.port,
+        server.token,
+        start=None,
+        browser=False,
+        testing=True,
+        allow_root=hasattr(os, "geteuid") and os.geteuid() == 0,
+    )
     settings = {"KDCORE_CACHE": str(folder / "cache"), **os.environ, "OMP_NUM_THREADS": "1", "KDW_STATIC": "0"}
     environment = private_environment(folder / "jupyter", settings)
     with (folder / "server.log").open("wb") as log:
@@ -123,6 +140,7 @@ def wait_for_server(server: LabServer, process: subprocess.Popen[bytes], log: Pa
 @pytest.fixture(scope="session")
 def browser(lab: LabServer) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=chromium_path(), args=CHROMIUM_FLAGS)
         yield chromium
@@ -139,8 +157,9 @@ class Watch:
     outside: list[str] = field(default_factory=list)
 
     def attach(self, page: Any) -> None:
-        page.on("console", lambda m: self.console_errors.append(f"{m.text} ({m.location})") if m.type == "error"
-                else None)
+        page.on(
+            "console", lambda m: self.console_errors.append(f"{m.text} ({m.location})") if m.type == "error" else None
+        )
         page.on("pageerror", lambda e: self.page_errors.append(str(e)))
         page.on("request", lambda r: self._request(r.url))
         page.on("websocket", lambda s: self._request(s.url))
@@ -168,19 +187,23 @@ class Notebook:
         """Run every cell and wait until each has been executed (or one has failed) and the kernel is idle."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         failed = f"{_OUTPUTS}.some(o => o.output_type === 'error')"
-        self.page.wait_for_function(f"() => {_KERNEL}?.status === 'idle' && ({failed} || {_CELLS}.every("
-                                    f"c => c.executionCount !== null))", timeout=1000 * timeout)
+        self.page.wait_for_function(
+            f"() => {_KERNEL}?.status === 'idle' && ({failed} || {_CELLS}.every(c => c.executionCount !== null))",
+            timeout=1000 * timeout,
+        )
 
     def errors(self) -> list[str]:
         """Error outputs of all cells."""
-        return self.page.evaluate(f"() => {_OUTPUTS}.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + "
-                                  f"o.evalue)")
+        return self.page.evaluate(
+            f"() => {_OUTPUTS}.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue)"
+        )
 
     def stderr(self) -> list[str]:
         """What cells wrote to stderr."""
         return self.page.evaluate(
             f"() => {_OUTPUTS}.filter(o => o.output_type === 'stream' && o.name === 'stderr').map(o => "
-            f"[].concat(o.text).join(''))")
+            f"[].concat(o.text).join(''))"
+        )
 
     def violations(self, selector: str) -> list[str]:
         """What axe-core finds wrong below ``selector``, a line per rule."""
@@ -191,7 +214,8 @@ class Notebook:
 
     def kernel(self, code: str, timeout: float = 30.0) -> str:
         """Run code in the notebook's kernel beside the cells; returns what it printed."""
-        return self.page.evaluate("""async ([code, ms]) => {
+        return self.page.evaluate(
+            """async ([code, ms]) => {
             const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
             let text = '';
             const future = kernel.requestExecute({code, store_history: false});
@@ -202,7 +226,9 @@ class Notebook:
             const late = new Promise((_, no) => setTimeout(() => no(new Error('kernel did not answer')), ms));
             await Promise.race([future.done, late]);
             return text;
-        }""", [code, 1000 * timeout])
+        }""",
+            [code, 1000 * timeout],
+        )
 
     def screenshot(self, name: str, selector: str | None = None) -> None:
         """Into the folder ``KDW_SCREENSHOTS``, where it is set."""
@@ -212,7 +238,6 @@ class Notebook:
             target = self.locate(selector).first if selector else self.page
             target.screenshot(path=str(Path(folder) / f"{name}.png"))
 
-
     def screenshot_whole(self, name: str, height: int = 1400) -> None:
         """The notebook from top to bottom, one picture per screen, into ``KDW_SCREENSHOTS``."""
         if not os.environ.get("KDW_SCREENSHOTS"):
@@ -220,10 +245,13 @@ class Notebook:
         self.page.set_viewport_size({"width": 1100, "height": height})
         scroller = self.locate(".jp-WindowedPanel-outer").first
         for part in range(12):
-            bottom = scroller.evaluate("""(e, y) => {
+            bottom = scroller.evaluate(
+                """(e, y) => {
                 e.scrollTop = y;
                 return e.scrollTop + e.clientHeight >= e.scrollHeight - 2;
-            }""", part * (height - 120))
+            }""",
+                part * (height - 120),
+            )
             self.page.wait_for_timeout(300)
             self.screenshot(f"{name}_{part:02d}")
             if bottom:
@@ -231,8 +259,10 @@ class Notebook:
 
 
 _KERNEL = "window.jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel"
-_CELLS = ("[...window.jupyterapp.shell.currentWidget.content.model.cells]"
-          ".filter(c => c.type === 'code' && c.sharedModel.getSource().trim())")
+_CELLS = (
+    "[...window.jupyterapp.shell.currentWidget.content.model.cells]"
+    ".filter(c => c.type === 'code' && c.sharedModel.getSource().trim())"
+)
 _OUTPUTS = f"{_CELLS}.flatMap(c => c.outputs.toJSON())"
 
 
@@ -252,8 +282,9 @@ def _pages(lab: LabServer, browser: Any) -> Iterator[Callable[..., Notebook]]:
     def opened(path: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> Notebook:
         if (REPOSITORY / path).is_file():  # an earlier test's page may have saved its outputs: their widgets are gone
             shutil.copyfile(REPOSITORY / path, lab.root / path)
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark" if dark
-                                      else "light")
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+        )
         contexts.append(context)
         page = context.new_page()
         watch = Watch(lab.port)
@@ -265,8 +296,9 @@ def _pages(lab: LabServer, browser: Any) -> Iterator[Callable[..., Notebook]]:
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         page.wait_for_function(f"() => {_KERNEL}?.status === 'idle'", timeout=90_000)
         if dark:
-            page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab "
-                          "Dark'})")
+            page.evaluate(
+                "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+            )
             page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
         return Notebook(page, lab, path)

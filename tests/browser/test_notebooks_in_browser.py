@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-NOTEBOOKS = sorted(str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "notebooks").rglob("*.ipynb")
-                   if ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(
+    str(p.relative_to(REPOSITORY))
+    for p in (REPOSITORY / "notebooks").rglob("*.ipynb")
+    if ".ipynb_checkpoints" not in p.parts
+)
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 

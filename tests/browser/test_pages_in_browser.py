@@ -39,8 +39,16 @@ def check(browser: Any, path: Path, text: str, scheme: str) -> None:
 def diagnosis_page() -> str:
     torch.manual_seed(0)
     x, y = torch.rand(64, 3, 16, 16), torch.arange(64) % 4
-    return diagnosis_report(diagnose(ConvNet((4, 8), 4, in_channels=3), ConvNet((4, 4), 4, in_channels=3), (x, y),
-                                     bootstrap=10, mask_ratios=(0.5,), mask_samples=16)).html()
+    return diagnosis_report(
+        diagnose(
+            ConvNet((4, 8), 4, in_channels=3),
+            ConvNet((4, 4), 4, in_channels=3),
+            (x, y),
+            bootstrap=10,
+            mask_ratios=(0.5,),
+            mask_samples=16,
+        )
+    ).html()
 
 
 @SCHEMES
@@ -51,9 +59,13 @@ def test_page_of_a_diagnosis(browser: Any, tmp_path: Path, diagnosis_page: str, 
 @SCHEMES
 def test_page_of_a_notebook(browser: Any, tmp_path: Path, scheme: str) -> None:
     v4, code = nbformat.v4, "# a comment\nlong = " + " + ".join(f"'piece {i}'" for i in range(40)) + "\nprint(long)"
-    outputs = [v4.new_output("stream", name="stdout", text="word " * 80),
-               v4.new_output("execute_result", data={"text/html": get_card("pld")._repr_html_()}),
-               v4.new_output("error", ename="ValueError", evalue="bad", traceback=["\x1b[31mValueError\x1b[0m: bad"])]
-    cells = [v4.new_markdown_cell("# A title\n\nWith $\\alpha_k$ and\n\n$$\\sum_i p_i$$"),
-             v4.new_code_cell(code, outputs=outputs)]
+    outputs = [
+        v4.new_output("stream", name="stdout", text="word " * 80),
+        v4.new_output("execute_result", data={"text/html": get_card("pld")._repr_html_()}),
+        v4.new_output("error", ename="ValueError", evalue="bad", traceback=["\x1b[31mValueError\x1b[0m: bad"]),
+    ]
+    cells = [
+        v4.new_markdown_cell("# A title\n\nWith $\\alpha_k$ and\n\n$$\\sum_i p_i$$"),
+        v4.new_code_cell(code, outputs=outputs),
+    ]
     check(browser, tmp_path / "lesson.html", notebook_html(v4.new_notebook(cells=cells), back="report.html"), scheme)

@@ -40,9 +40,11 @@ def picture(notebook: Any) -> Any:
 
 def wait_text(notebook: Any, selector: str, pattern: str, seconds: float = 60.0) -> str:
     """Wait until the visible text of ``selector`` matches; returns it."""
-    notebook.page.wait_for_function("([s, p]) => [...document.querySelectorAll(s)].some(e => new "
-                                    "RegExp(p).test(e.innerText))",
-                                    arg=[selector, pattern], timeout=1000 * seconds)
+    notebook.page.wait_for_function(
+        "([s, p]) => [...document.querySelectorAll(s)].some(e => new RegExp(p).test(e.innerText))",
+        arg=[selector, pattern],
+        timeout=1000 * seconds,
+    )
     return notebook.locate(selector).first.inner_text()
 
 
@@ -88,10 +90,13 @@ def test_explorer_keeps_the_table_open_and_no_label_is_cut(lab: Any, open_notebo
     wait_text(notebook, ".kd-explorer figcaption", "Power 2\\.5")
     assert notebook.locate(".kd-explorer figcaption details[open]").count() == 1
     labels = ".kd-explorer label, .kd-explorer .widget-label"
-    cut = notebook.page.evaluate("""selector => [...document.querySelectorAll(selector)]
+    cut = notebook.page.evaluate(
+        """selector => [...document.querySelectorAll(selector)]
         .filter(e => e.innerText.trim() && e.scrollWidth > e.clientWidth + 1)
         .filter(e => getComputedStyle(e).overflow !== 'visible')
-        .map(e => e.innerText)""", labels)
+        .map(e => e.innerText)""",
+        labels,
+    )
     assert cut == []
     wide = notebook.page.evaluate("""() => [...document.querySelectorAll('.kd-explorer img')]
         .filter(i => i.offsetParent)
@@ -121,9 +126,11 @@ def test_training_grows_stops_and_resumes(lab: Any, open_notebook: Callable[...,
     points(notebook, more_than=halted)
     button["Stop"].click()
     wait_text(notebook, ".kd-train .kd-status", "^stopped")
-    steps = notebook.kernel("from kdcore.distiller import Step\n"
-                            "n = [e.step for e in panel.job.snapshot.events if isinstance(e, Step)]\nprint(n == "
-                            "list(range(1, len(n) + 1)))")
+    steps = notebook.kernel(
+        "from kdcore.distiller import Step\n"
+        "n = [e.step for e in panel.job.snapshot.events if isinstance(e, Step)]\nprint(n == "
+        "list(range(1, len(n) + 1)))"
+    )
     assert steps.strip() == "True"  # resumed where it stopped: no step twice, none left out
     notebook.screenshot("train_stopped", ".kd-train")
 
@@ -133,7 +140,9 @@ def points(notebook: Any, *, more_than: int) -> str:
     notebook.page.wait_for_function(
         """n => [...document.querySelectorAll('.kd-train .kd-livechart > svg[role=img]')]
             .some(e => Number((e.getAttribute('aria-label').match(/: (\\d+) points/) ?? [0, 0])[1]) > n)""",
-        arg=more_than, timeout=120_000)
+        arg=more_than,
+        timeout=120_000,
+    )
     label = notebook.locate(".kd-train .kd-livechart > svg[role=img]").first.get_attribute("aria-label")
     return re.search(r": (\d+) points", label)[1]
 
@@ -145,8 +154,10 @@ def test_a_cell_run_again_ends_the_training_of_the_first(lab: Any, open_notebook
     points(notebook, more_than=3)
     notebook.kernel("first = panel")
     notebook.run_all()
-    assert notebook.kernel("first.join(20); print(first.job.state, first.closed, "
-                           "panel.state.job)").strip() == "stopped True idle"
+    assert (
+        notebook.kernel("first.join(20); print(first.job.state, first.closed, panel.state.job)").strip()
+        == "stopped True idle"
+    )
     assert notebook.page.get_by_role("button", name="Start", exact=True).count() == 1
 
 
@@ -162,8 +173,9 @@ def test_failure_is_shown_and_can_be_tried_again(lab: Any, open_notebook: Callab
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_our_part_of_the_page_is_named_and_readable(lab: Any, open_notebook: Callable[..., Any], dark: bool) -> None:
-    notebook = open_notebook(lab.write(f"names_{dark}.ipynb", EXPLORER, TRAIN.replace("epochs=400", "epochs=6")),
-                             dark=dark)
+    notebook = open_notebook(
+        lab.write(f"names_{dark}.ipynb", EXPLORER, TRAIN.replace("epochs=400", "epochs=6")), dark=dark
+    )
     notebook.run_all()
     picture(notebook).wait_for()
     notebook.page.get_by_role("button", name="Start", exact=True).click()

@@ -23,7 +23,9 @@ def wait_text(notebook: Any, selector: str, pattern: str, seconds: float = 120.0
     """Wait until some element of ``selector`` shows a text that matches."""
     notebook.page.wait_for_function(
         "([s, p]) => [...document.querySelectorAll(s)].some(e => new RegExp(p).test(e.innerText))",
-        arg=[selector, pattern], timeout=1000 * seconds)
+        arg=[selector, pattern],
+        timeout=1000 * seconds,
+    )
 
 
 def test_stop_resume_other_method_and_comparison(lab: Any, open_notebook: Callable[..., Any]) -> None:
@@ -66,9 +68,14 @@ def test_folder_and_timm_networks_of_your_own(lab: Any, open_notebook: Callable[
         for i in range(16):
             pixels = np.clip(np.array(colour) + noise.normal(0, 30, (20, 24, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
-    notebook = open_notebook(lab.write("notebooks/own.ipynb", "from workbench.panels import BeforeAfter, TrainPanel",
-                                       "training = TrainPanel('digits', epochs=2)\ntraining",
-                                       "BeforeAfter(training)"))
+    notebook = open_notebook(
+        lab.write(
+            "notebooks/own.ipynb",
+            "from workbench.panels import BeforeAfter, TrainPanel",
+            "training = TrainPanel('digits', epochs=2)\ntraining",
+            "BeforeAfter(training)",
+        )
+    )
     notebook.run_all()
     notebook.page.get_by_text("Images of your own").click()
     form = notebook.locate(".kd-folder")

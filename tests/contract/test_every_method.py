@@ -28,9 +28,14 @@ OBJECTIVES = [name for name in list_objectives() if name not in WITHOUT_TERMS]
 PROMISES = [(name, promise) for name in OBJECTIVES for promise in objective_class(name).invariances]
 LOSSES = [(slug, loss) for slug in list_methods() for loss in get_card(slug).losses]
 #: Public functions of the papers that have no loss (searches, selections).
-ALGORITHMS = [(slug, name) for slug in list_methods() if not get_card(slug).losses
-              for module in [importlib.import_module(f"kdcore.methods.{slug}")] for name, value in vars(module).items()
-              if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")]
+ALGORITHMS = [
+    (slug, name)
+    for slug in list_methods()
+    if not get_card(slug).losses
+    for module in [importlib.import_module(f"kdcore.methods.{slug}")]
+    for name, value in vars(module).items()
+    if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+]
 SLUGS = list_methods()
 
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -40,6 +45,7 @@ every_loss = pytest.mark.parametrize(("slug", "loss"), LOSSES + ALGORITHMS)
 
 # Helpers --------------------------------------------------------------------------------------------------------------
 
+
 def student_leaves(s: Signals) -> dict[str, Tensor]:
     """The student's tensors in the signals, by field or tap name."""
     return {"student_logits": s.student_logits, **{f"student_features/{k}": v for k, v in s.student_features.items()}}
@@ -47,8 +53,11 @@ def student_leaves(s: Signals) -> dict[str, Tensor]:
 
 def teacher_leaves(s: Signals) -> dict[str, Tensor]:
     """The teacher's floating tensors in the signals."""
-    leaves = {"teacher_logits": s.teacher_logits, "class_means": s.class_means,
-              **{f"teacher_features/{k}": v for k, v in s.teacher_features.items()}}
+    leaves = {
+        "teacher_logits": s.teacher_logits,
+        "class_means": s.class_means,
+        **{f"teacher_features/{k}": v for k, v in s.teacher_features.items()},
+    }
     return {k: v for k, v in leaves.items() if v is not None}
 
 
@@ -94,6 +103,7 @@ def norm(tensors: dict[str, Tensor]) -> float:
 
 
 # Values and gradients -------------------------------------------------------------------------------------------------
+
 
 @every_objective
 def test_terms_are_finite_named_scalars(name: str) -> None:
@@ -172,6 +182,7 @@ def test_a_batch_of_one_works_or_is_refused(name: str) -> None:
 
 # Compilation ----------------------------------------------------------------------------------------------------------
 
+
 def compiled_equals_eager(name: str, backend: str) -> None:
     s = objective_class(name).example()
     keys = list(student_leaves(s))
@@ -213,6 +224,7 @@ def test_compiles_to_machine_code(name: str) -> None:
 
 
 # Declared invariances -------------------------------------------------------------------------------------------------
+
 
 def _zero_at_match(name: str) -> None:
     close(loss_of(name, objective_class(name).example(match=True)), 0.0, floor=1e-6)
@@ -287,9 +299,15 @@ def _rotation_invariant(name: str) -> None:
     _unchanged(name, change)
 
 
-CHECKS = {"zero_at_match": _zero_at_match, "minimal_at_match": _minimal_at_match, "shift_invariant": _shift_invariant,
-          "scale_invariant": _scale_invariant, "class_permutation": _class_permutation,
-          "sample_permutation": _sample_permutation, "rotation_invariant": _rotation_invariant}
+CHECKS = {
+    "zero_at_match": _zero_at_match,
+    "minimal_at_match": _minimal_at_match,
+    "shift_invariant": _shift_invariant,
+    "scale_invariant": _scale_invariant,
+    "class_permutation": _class_permutation,
+    "sample_permutation": _sample_permutation,
+    "rotation_invariant": _rotation_invariant,
+}
 
 
 def test_every_invariance_has_a_check() -> None:
@@ -302,6 +320,7 @@ def test_promises_are_kept(name: str, promise: str) -> None:
 
 
 # Borders --------------------------------------------------------------------------------------------------------------
+
 
 @every_objective
 def test_knobs_are_checked(name: str) -> None:
@@ -367,13 +386,18 @@ def test_the_teacher_stays_out_of_the_state(name: str) -> None:
     method.setup(student, teacher, sample)
     both = [m for m in (teacher, student) if m is not None]
     theirs = {p.data_ptr() for m in both for p in (*m.parameters(), *m.buffers())}
-    mine = [*method.parameters(), *method.buffers(), *method.state_dict().values(),
-            *(p for group in method.parameter_groups() for p in group["params"])]
+    mine = [
+        *method.parameters(),
+        *method.buffers(),
+        *method.state_dict().values(),
+        *(p for group in method.parameter_groups() for p in group["params"]),
+    ]
     assert not [t for t in mine if isinstance(t, Tensor) and t.data_ptr() in theirs]
     assert not [m for m in method.modules() if m in both]
 
 
 # Papers and cards -----------------------------------------------------------------------------------------------------
+
 
 def sections(docstring: str) -> dict[str, str]:
     """The Google-style sections of a docstring by name; the text before them is ``""``."""

@@ -19,25 +19,44 @@ from kdcore.methods import vanilla_kd
 CHECK = Path(__file__).resolve().parents[1] / "mutation_check.py"
 
 
-def loss(student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0,
-         weight: float = 1.0) -> Tensor:
+def loss(
+    student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0, weight: float = 1.0
+) -> Tensor:
     """A stand-in."""
-    return weight * temperature ** 2 * (student * teacher.detach() ** 2).sum()
+    return weight * temperature**2 * (student * teacher.detach() ** 2).sum()
 
 
 def test_faults_follow_the_signature() -> None:
-    assert faults(loss) == ["flip_sign", "scale_1.01", "offset", "halve_gradient", "detach_student",
-                            "swap_student_and_teacher", "drop_T2", "ignore_temperature", "ignore_weight"]
+    assert faults(loss) == [
+        "flip_sign",
+        "scale_1.01",
+        "offset",
+        "halve_gradient",
+        "detach_student",
+        "swap_student_and_teacher",
+        "drop_T2",
+        "ignore_temperature",
+        "ignore_weight",
+    ]
     assert "drop_T2" not in faults(lambda x: x) and "swap_student_and_teacher" not in faults(lambda x: x)
     with pytest.raises(ValueError, match="cannot have the fault 'ignore_beta'"):
         mutate(loss, "ignore_beta")
 
 
-@pytest.mark.parametrize(("fault", "value", "gradient"), [
-    ("flip_sign", -216.0, -108.0), ("scale_1.01", 218.16, 109.08), ("offset", 216.01, 108.0),
-    ("halve_gradient", 216.0, 54.0), ("detach_student", 216.0, None), ("swap_student_and_teacher", 144.0, None),
-    ("drop_T2", 54.0, 27.0), ("ignore_temperature", 54.0, 27.0), ("ignore_weight", 72.0, 36.0),
-])
+@pytest.mark.parametrize(
+    ("fault", "value", "gradient"),
+    [
+        ("flip_sign", -216.0, -108.0),
+        ("scale_1.01", 218.16, 109.08),
+        ("offset", 216.01, 108.0),
+        ("halve_gradient", 216.0, 54.0),
+        ("detach_student", 216.0, None),
+        ("swap_student_and_teacher", 144.0, None),
+        ("drop_T2", 54.0, 27.0),
+        ("ignore_temperature", 54.0, 27.0),
+        ("ignore_weight", 72.0, 36.0),
+    ],
+)
 def test_faults_do_what_they_say(fault: str, value: float, gradient: float | None) -> None:
     student = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     result = mutate(loss, fault)(student, torch.tensor(3.0, dtype=torch.float64), temperature=2.0, weight=3.0)

@@ -69,8 +69,10 @@ def test_paired_gain_by_hand() -> None:
 def test_paired_rise_by_hand() -> None:
     before, rise = torch.zeros(5), torch.tensor([1.0, 2.0, 3.0, 4.0, -5.0])
     # sum of the ranks that rise is 10 of 15; 10 of the 32 choices of signs give at least that
-    at_least = sum(sum(r for r, up in zip(range(1, 6), signs, strict=True) if up) >= 10
-                   for signs in itertools.product((0, 1), repeat=5))
+    at_least = sum(
+        sum(r for r, up in zip(range(1, 6), signs, strict=True) if up) >= 10
+        for signs in itertools.product((0, 1), repeat=5)
+    )
     assert paired_rise(before, rise) == pytest.approx(at_least / 32)
     assert paired_rise(before, before) == 1.0
     assert paired_rise(before, rise * 1e6) == paired_rise(before, rise)  # ranks alone count
@@ -125,20 +127,25 @@ class Scores(nn.Module):
         return self.net(x)
 
 
-@pytest.mark.parametrize(("window", "stride", "baseline"), [((3, 3), (2, 2), 0.0), ((2, 4), (1, 3), 0.5),
-                                                            ((7, 9), (1, 1), 0.0), ((3, 2), (3, 2), -1.0)])
-def test_occlusion_equals_captum_for_every_class(window: tuple[int, int], stride: tuple[int, int],
-                                                 baseline: float) -> None:
+@pytest.mark.parametrize(
+    ("window", "stride", "baseline"),
+    [((3, 3), (2, 2), 0.0), ((2, 4), (1, 3), 0.5), ((7, 9), (1, 1), 0.0), ((3, 2), (3, 2), -1.0)],
+)
+def test_occlusion_equals_captum_for_every_class(
+    window: tuple[int, int], stride: tuple[int, int], baseline: float
+) -> None:
     model, x = Scores().eval(), torch.randn(3, 2, 7, 9)
     windows = occlusion_windows((7, 9), window=window, stride=stride)
     falls = occlusion_sensitivity(model, x, windows, baseline=baseline, batch_size=11)
     assert falls.shape == (3, len(windows), 4)
     captum = Occlusion(model)
     for target in range(4):
-        theirs = captum.attribute(x, sliding_window_shapes=(2, *window), strides=(2, *stride), baselines=baseline,
-                                  target=target)
-        torch.testing.assert_close(occlusion_map(falls[..., target], windows), theirs[:, 0].detach().float(),
-                                   atol=2e-5, rtol=1e-4)
+        theirs = captum.attribute(
+            x, sliding_window_shapes=(2, *window), strides=(2, *stride), baselines=baseline, target=target
+        )
+        torch.testing.assert_close(
+            occlusion_map(falls[..., target], windows), theirs[:, 0].detach().float(), atol=2e-5, rtol=1e-4
+        )
 
 
 def test_occlusion_uses_full_batches_for_all_classes_at_once() -> None:

@@ -39,6 +39,7 @@ def boxes(n: int, seed: int) -> Tensor:
 
 # Formats and overlap --------------------------------------------------------------------------------------------------
 
+
 def test_formats_by_hand() -> None:
     corners = torch.tensor([[0.1, 0.2, 0.5, 0.8]], dtype=torch.float64)
     close(xyxy_to_cxcywh(corners), [[0.3, 0.5, 0.4, 0.6]])
@@ -63,6 +64,7 @@ def test_overlap_by_hand() -> None:
 def test_overlap_is_torchvisions(seed: int) -> None:
     from torchvision.ops import box_iou as every_iou
     from torchvision.ops import generalized_box_iou
+
     a, b = boxes(6, seed), boxes(6, seed + 1000)
     close(box_iou(a, b), every_iou(a, b).diagonal())
     close(generalized_iou(a, b), generalized_box_iou(a, b).diagonal())
@@ -85,13 +87,16 @@ def test_empty_boxes_overlap_with_nothing() -> None:
     assert point.grad is not None and point.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("a", "b", "error", "message"), [
-    (torch.zeros(2, 4), torch.zeros(3, 4), ValueError, "the same shape"),
-    (torch.zeros(2, 3), torch.zeros(2, 3), ValueError, r"boxes must be \(..., 4\)"),
-    (torch.zeros(2, 4).long(), torch.zeros(2, 4), TypeError, "boxes must be a floating tensor"),
-    (torch.tensor([[0.5, 0.5, 0.2, 0.9]]), torch.zeros(1, 4), ValueError, "boxes must be xyxy with x1 <= x2"),
-    (torch.zeros(1, 4), torch.tensor([[0.5, 0.5, 0.7, 0.1]]), ValueError, "targets must be xyxy"),
-])
+@pytest.mark.parametrize(
+    ("a", "b", "error", "message"),
+    [
+        (torch.zeros(2, 4), torch.zeros(3, 4), ValueError, "the same shape"),
+        (torch.zeros(2, 3), torch.zeros(2, 3), ValueError, r"boxes must be \(..., 4\)"),
+        (torch.zeros(2, 4).long(), torch.zeros(2, 4), TypeError, "boxes must be a floating tensor"),
+        (torch.tensor([[0.5, 0.5, 0.2, 0.9]]), torch.zeros(1, 4), ValueError, "boxes must be xyxy with x1 <= x2"),
+        (torch.zeros(1, 4), torch.tensor([[0.5, 0.5, 0.7, 0.1]]), ValueError, "targets must be xyxy"),
+    ],
+)
 def test_overlap_refuses(a: Tensor, b: Tensor, error: type[Exception], message: str) -> None:
     for overlap in (box_iou, generalized_iou):
         with pytest.raises(error, match=message):
@@ -100,11 +105,12 @@ def test_overlap_refuses(a: Tensor, b: Tensor, error: type[Exception], message: 
 
 # Heat maps ------------------------------------------------------------------------------------------------------------
 
+
 def slow_radius(w: float, h: float, overlap: float) -> float:
     r1 = ((h + w) + math.sqrt((h + w) ** 2 - 4 * w * h * (1 - overlap) / (1 + overlap))) / 2
     r2 = (2 * (h + w) + math.sqrt((2 * (h + w)) ** 2 - 16 * (1 - overlap) * w * h)) / 2
     b = -2 * overlap * (h + w)
-    r3 = (b + math.sqrt(b ** 2 - 16 * overlap * (overlap - 1) * w * h)) / 2
+    r3 = (b + math.sqrt(b**2 - 16 * overlap * (overlap - 1) * w * h)) / 2
     return min(r1, r2, r3)
 
 
@@ -139,12 +145,13 @@ def test_a_wide_box_has_a_wide_bell_and_the_last_cell_is_the_last() -> None:
 def test_focal_by_hand() -> None:
     score = torch.tensor([[[[0.8, 0.3], [0.1, 0.5]]]], dtype=torch.float64)
     heat = torch.tensor([[[[1.0, 0.6], [0.0, 0.0]]]], dtype=torch.float64)
-    expected = (0.2 ** 2 * math.log(0.8) + 0.4 ** 4 * 0.3 ** 2 * math.log(0.7) + 0.1 ** 2 * math.log(0.9)
-                + 0.5 ** 2 * math.log(0.5))
+    expected = (
+        0.2**2 * math.log(0.8) + 0.4**4 * 0.3**2 * math.log(0.7) + 0.1**2 * math.log(0.9) + 0.5**2 * math.log(0.5)
+    )
     close(focal_heatmap_loss(score, heat), -expected)
     close(focal_heatmap_loss(score.repeat(2, 1, 1, 1), heat.repeat(2, 1, 1, 1)), -expected)
     nothing = torch.zeros_like(heat)
-    close(focal_heatmap_loss(score, nothing), -sum(p ** 2 * math.log(1 - p) for p in (0.8, 0.3, 0.1, 0.5)))
+    close(focal_heatmap_loss(score, nothing), -sum(p**2 * math.log(1 - p) for p in (0.8, 0.3, 0.1, 0.5)))
 
 
 def test_focal_is_safe_at_the_ends_and_has_a_gradient() -> None:
@@ -158,6 +165,7 @@ def test_focal_is_safe_at_the_ends_and_has_a_gradient() -> None:
 
 
 # Read-out -------------------------------------------------------------------------------------------------------------
+
 
 def maps(target: Tensor, f: int) -> tuple[Tensor, Tensor, Tensor]:
     """What a perfect head would say of xywh targets."""
@@ -205,18 +213,22 @@ def test_boxes_beyond_the_image_are_judged_within_it() -> None:
     close(center_tracking_losses(score, size, offset, target)["l1"], 0.0, floor=1e-9)
 
 
-@pytest.mark.parametrize(("target", "options", "message"), [
-    (torch.tensor([[0.1, 0.1, 0.0, 0.2]]), {}, r"target_xywh must have width and height > 0.*position 0"),
-    (torch.tensor([[0.1, 0.1, 0.2, -0.2]]), {}, "target_xywh must have width and height > 0"),
-    (torch.tensor([[0.1, 0.1, float("nan"), 0.2]]), {}, "target_xywh must be finite"),
-    (torch.rand(2, 4) + 0.1, {}, "target_xywh must hold 1 boxes"),
-    (torch.rand(4) + 0.1, {}, r"target_xywh must be \(B, 4\)"),
-    (torch.tensor([[0.1, 0.1, 0.2, 0.2]]), {"readout": "centre"}, "readout must be one of"),
-])
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        (torch.tensor([[0.1, 0.1, 0.0, 0.2]]), {}, r"target_xywh must have width and height > 0.*position 0"),
+        (torch.tensor([[0.1, 0.1, 0.2, -0.2]]), {}, "target_xywh must have width and height > 0"),
+        (torch.tensor([[0.1, 0.1, float("nan"), 0.2]]), {}, "target_xywh must be finite"),
+        (torch.rand(2, 4) + 0.1, {}, "target_xywh must hold 1 boxes"),
+        (torch.rand(4) + 0.1, {}, r"target_xywh must be \(B, 4\)"),
+        (torch.tensor([[0.1, 0.1, 0.2, 0.2]]), {"readout": "centre"}, "readout must be one of"),
+    ],
+)
 def test_tracking_losses_refuse(target: Tensor, options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        center_tracking_losses(torch.rand(1, 1, 4, 4), torch.rand(1, 2, 4, 4), torch.rand(1, 2, 4, 4), target,
-                               **options)
+        center_tracking_losses(
+            torch.rand(1, 1, 4, 4), torch.rand(1, 2, 4, 4), torch.rand(1, 2, 4, 4), target, **options
+        )
 
 
 def test_decoding_refuses_maps_that_do_not_belong_together() -> None:
@@ -227,6 +239,7 @@ def test_decoding_refuses_maps_that_do_not_belong_together() -> None:
 
 
 # Measures -------------------------------------------------------------------------------------------------------------
+
 
 def test_success_by_hand() -> None:
     at, share = success_curve(torch.tensor([0.0, 0.5, 0.52, 1.0]), torch.tensor([0.0, 0.5, 0.9, 1.0]))

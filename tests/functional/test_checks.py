@@ -21,11 +21,14 @@ def test_describe_and_closest() -> None:
     assert checks.closest("zzz", ["temperature"]) == ""
 
 
-@pytest.mark.parametrize(("check", "bad", "good"), [
-    (checks.check_positive, (0, -1, math.nan, math.inf), (1, 0.1)),
-    (checks.check_non_negative, (-0.1, math.nan, math.inf), (0, 3)),
-    (checks.check_fraction, (-0.1, 1.1, math.nan), (0, 0.5, 1)),
-])
+@pytest.mark.parametrize(
+    ("check", "bad", "good"),
+    [
+        (checks.check_positive, (0, -1, math.nan, math.inf), (1, 0.1)),
+        (checks.check_non_negative, (-0.1, math.nan, math.inf), (0, 3)),
+        (checks.check_fraction, (-0.1, 1.1, math.nan), (0, 0.5, 1)),
+    ],
+)
 def test_numbers(check, bad: tuple[float, ...], good: tuple[float, ...]) -> None:
     for value in good:
         check("beta", value)

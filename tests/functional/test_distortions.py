@@ -57,9 +57,17 @@ def test_the_top_component_goes() -> None:
     assert half.sum() == pytest.approx((before.sum() - before[0] / 2).item())
 
 
-@pytest.mark.parametrize(("kind", "same"), [("rotation", True), ("scaling", True), ("shift", True),
-                                            ("anisotropic scaling", False), ("one outlier", False),
-                                            ("no top component", False)])
+@pytest.mark.parametrize(
+    ("kind", "same"),
+    [
+        ("rotation", True),
+        ("scaling", True),
+        ("shift", True),
+        ("anisotropic scaling", False),
+        ("one outlier", False),
+        ("no top component", False),
+    ],
+)
 def test_cka_is_blind_to_these(kind: str, same: bool) -> None:
     x = cloud()
     assert (abs(cka(x, distort(x, kind)).item() - 1) < 1e-9) is same

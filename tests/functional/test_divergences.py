@@ -56,8 +56,11 @@ def test_kl_detaches_the_teacher_alone() -> None:
 def test_soft_cross_entropy_equals_torch(n: int, c: int, seed: int, temperature: float) -> None:
     logits, target = normal(n, c, seed=seed), (normal(n, c, seed=seed + 1) / temperature).softmax(1)
     for reduction in ("mean", "sum", "none"):
-        close(soft_cross_entropy(logits, target, reduction=reduction),
-              F.cross_entropy(logits, target, reduction=reduction), 1e-12)
+        close(
+            soft_cross_entropy(logits, target, reduction=reduction),
+            F.cross_entropy(logits, target, reduction=reduction),
+            1e-12,
+        )
 
 
 def test_soft_cross_entropy_of_one_hot_targets_is_cross_entropy() -> None:
@@ -83,8 +86,8 @@ def test_split_is_what_the_probabilities_say(n: int, c: int, seed: int, temperat
     close(log_target.exp(), torch.from_numpy(p[rows, y]), 1e-12)
     close(log_rest.exp(), torch.from_numpy(1 - p[rows, y]), 1e-9)
     for row, label, others in zip(x, y, log_others, strict=True):
-        rest = torch.cat([row[:label], row[label + 1:]])
-        close(torch.cat([others[:label], others[label + 1:]]), rest.log_softmax(0), 1e-12)
+        rest = torch.cat([row[:label], row[label + 1 :]])
+        close(torch.cat([others[:label], others[label + 1 :]]), rest.log_softmax(0), 1e-12)
         assert others[label].exp() == 0
 
 

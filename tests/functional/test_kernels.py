@@ -80,7 +80,7 @@ def test_float32_is_as_accurate_as_the_plain_formula_at_any_scale(name, scale, m
 def test_a_common_shift_of_a_million_changes_nothing():
     s, t, _ = logits(5, 8)
     whole_s, whole_t = s.detach().round().float(), t.round().float()
-    shifted = kl_with_temperature(whole_s + 2.0 ** 20, whole_t - 2.0 ** 20, temperature=2.0)
+    shifted = kl_with_temperature(whole_s + 2.0**20, whole_t - 2.0**20, temperature=2.0)
     assert torch.equal(shifted, kl_with_temperature(whole_s, whole_t, temperature=2.0))
 
 

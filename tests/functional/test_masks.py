@@ -29,17 +29,24 @@ def generator(seed: int = 0) -> torch.Generator:
 
 # Intensity ------------------------------------------------------------------------------------------------------------
 
+
 @given(h=st.integers(1, 6), w=st.integers(1, 6), block=st.sampled_from([2, 4, 8]), sigma=st.floats(4, 200))
 def test_intensity_oracle(h: int, w: int, block: int, sigma: float) -> None:
     """The mean of the 2x2 pixels about the centre of an even block, normalised."""
+
     def pixel(y: int, x: int) -> float:
         ry, rx = h * block / 2, w * block / 2
         ty, tx = y - h * block // 2, x - w * block // 2
-        return math.exp(-ty ** 2 / (2 * sigma * ry) - tx ** 2 / (2 * sigma * rx))
+        return math.exp(-(ty**2) / (2 * sigma * ry) - tx**2 / (2 * sigma * rx))
 
     middle = block // 2
-    cells = [[sum(pixel(i * block + middle - a, j * block + middle - b) for a in (0, 1) for b in (0, 1)) / 4
-              for j in range(w)] for i in range(h)]
+    cells = [
+        [
+            sum(pixel(i * block + middle - a, j * block + middle - b) for a in (0, 1) for b in (0, 1)) / 4
+            for j in range(w)
+        ]
+        for i in range(h)
+    ]
     expected = torch.tensor(cells, dtype=torch.float64)
     close(cox_intensity((h * block, w * block), block_size=block, sigma=sigma), expected / expected.sum(), 1e-9)
 
@@ -56,19 +63,23 @@ def test_intensity_is_highest_in_the_middle_and_sums_to_one() -> None:
     close(wide.T, cox_intensity((64, 32), block_size=8))
 
 
-@pytest.mark.parametrize(("size", "options", "message"), [
-    (100, {}, "template_size must be a positive multiple of block_size 16, got 100"),
-    ((128, 120), {}, "template_size must be a positive multiple"),
-    (0, {}, "template_size must be a positive multiple"),
-    (128, {"block_size": 0}, "block_size must be a finite number > 0"),
-    (128, {"sigma": 0.0}, "sigma must be a finite number > 0"),
-])
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        (100, {}, "template_size must be a positive multiple of block_size 16, got 100"),
+        ((128, 120), {}, "template_size must be a positive multiple"),
+        (0, {}, "template_size must be a positive multiple"),
+        (128, {"block_size": 0}, "block_size must be a finite number > 0"),
+        (128, {"sigma": 0.0}, "sigma must be a finite number > 0"),
+    ],
+)
 def test_intensity_refuses(size: int | tuple[int, int], options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cox_intensity(size, **options)
 
 
 # The law --------------------------------------------------------------------------------------------------------------
+
 
 def enumerated(q: list[float], mu: int) -> list[float]:
     """P(masked) by summing over the number of points: sum_G Poisson(G; mu) (1 - exp(-G q))."""
@@ -143,15 +154,18 @@ def test_uniform_masks_have_no_preferred_place() -> None:
     assert ((1 - mask).mean((0, 1)) - p).abs().max() < 5 * math.sqrt(p * (1 - p) / 4000)
 
 
-@pytest.mark.parametrize(("intensity", "ratio", "message"), [
-    (torch.full((4,), 0.25), 0.3, r"intensity must be a floating \(h, w\)"),
-    (torch.ones(2, 2).long(), 0.3, r"intensity must be a floating \(h, w\)"),
-    (torch.tensor([[1.5, -0.5]]), 0.3, "intensity must be >= 0 and sum to 1"),
-    (torch.ones(2, 2), 0.3, "intensity must be >= 0 and sum to 1.*a sum of 4"),
-    (torch.tensor([[float("nan"), 1.0]]), 0.3, "intensity must be >= 0 and sum to 1"),
-    (torch.full((2, 2), 0.25), 1.0, r"mask_ratio must be in \[0, 1\)"),
-    (torch.full((2, 2), 0.25), -0.1, r"mask_ratio must be in \[0, 1\)"),
-])
+@pytest.mark.parametrize(
+    ("intensity", "ratio", "message"),
+    [
+        (torch.full((4,), 0.25), 0.3, r"intensity must be a floating \(h, w\)"),
+        (torch.ones(2, 2).long(), 0.3, r"intensity must be a floating \(h, w\)"),
+        (torch.tensor([[1.5, -0.5]]), 0.3, "intensity must be >= 0 and sum to 1"),
+        (torch.ones(2, 2), 0.3, "intensity must be >= 0 and sum to 1.*a sum of 4"),
+        (torch.tensor([[float("nan"), 1.0]]), 0.3, "intensity must be >= 0 and sum to 1"),
+        (torch.full((2, 2), 0.25), 1.0, r"mask_ratio must be in \[0, 1\)"),
+        (torch.full((2, 2), 0.25), -0.1, r"mask_ratio must be in \[0, 1\)"),
+    ],
+)
 def test_the_process_refuses(intensity: Tensor, ratio: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sample_cox_mask(intensity, 2, mask_ratio=ratio)
@@ -159,16 +173,22 @@ def test_the_process_refuses(intensity: Tensor, ratio: float, message: str) -> N
         masking_probability(intensity, mask_ratio=ratio)
 
 
-@pytest.mark.parametrize(("grid", "batch", "ratio", "message"), [
-    ((0, 4), 2, 0.3, r"grid_size must be \(h, w\)"), ((4,), 2, 0.3, r"grid_size must be \(h, w\)"),
-    ((4, 4), 0, 0.3, "batch_size must be a whole number >= 1"), ((4, 4), 2, 1.0, "mask_ratio must be in"),
-])
+@pytest.mark.parametrize(
+    ("grid", "batch", "ratio", "message"),
+    [
+        ((0, 4), 2, 0.3, r"grid_size must be \(h, w\)"),
+        ((4,), 2, 0.3, r"grid_size must be \(h, w\)"),
+        ((4, 4), 0, 0.3, "batch_size must be a whole number >= 1"),
+        ((4, 4), 2, 1.0, "mask_ratio must be in"),
+    ],
+)
 def test_uniform_masks_refuse(grid: tuple[int, ...], batch: int, ratio: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sample_uniform_mask(grid, batch, mask_ratio=ratio)  # type: ignore[arg-type]
 
 
 # On images and features -----------------------------------------------------------------------------------------------
+
 
 @given(b=st.integers(1, 3), h=st.integers(1, 4), w=st.integers(1, 4), by=st.integers(1, 4), bx=st.integers(1, 4))
 def test_block_mask_oracle(b: int, h: int, w: int, by: int, bx: int) -> None:
@@ -181,12 +201,15 @@ def test_block_mask_oracle(b: int, h: int, w: int, by: int, bx: int) -> None:
             assert torch.equal(found[:, :, y, x], images[:, :, y, x] * mask[:, :, y // by, x // bx])
 
 
-@pytest.mark.parametrize(("images", "mask", "message"), [
-    (torch.zeros(2, 3, 8, 8), torch.ones(3, 1, 4, 4), "the same batch size, got 2 and 3"),
-    (torch.zeros(2, 3, 8, 9), torch.ones(2, 1, 4, 4), "whole multiples of the mask's grid"),
-    (torch.zeros(2, 3, 2, 2), torch.ones(2, 1, 4, 4), "whole multiples of the mask's grid"),
-    (torch.zeros(2, 3, 8, 8), torch.ones(2, 4, 4), r"mask \(B, 1, h, w\)"),
-])
+@pytest.mark.parametrize(
+    ("images", "mask", "message"),
+    [
+        (torch.zeros(2, 3, 8, 8), torch.ones(3, 1, 4, 4), "the same batch size, got 2 and 3"),
+        (torch.zeros(2, 3, 8, 9), torch.ones(2, 1, 4, 4), "whole multiples of the mask's grid"),
+        (torch.zeros(2, 3, 2, 2), torch.ones(2, 1, 4, 4), "whole multiples of the mask's grid"),
+        (torch.zeros(2, 3, 8, 8), torch.ones(2, 4, 4), r"mask \(B, 1, h, w\)"),
+    ],
+)
 def test_block_masks_refuse(images: Tensor, mask: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         apply_block_mask(images, mask)

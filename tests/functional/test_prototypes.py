@@ -27,8 +27,9 @@ def test_by_hand() -> None:
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_batches_equal_the_whole_and_the_loop(seed: int, size: int) -> None:
     x, y = data(seed=seed)
-    expected = torch.stack([torch.stack([row for row, label in zip(x, y, strict=True) if label == c]).mean(0)
-                            for c in range(4)])
+    expected = torch.stack(
+        [torch.stack([row for row, label in zip(x, y, strict=True) if label == c]).mean(0) for c in range(4)]
+    )
     torch.testing.assert_close(class_means(x, y, 4), expected, rtol=0, atol=1e-12)
     whole = ClassMeanAccumulator(4)
     parts = [ClassMeanAccumulator(4, dim=3), ClassMeanAccumulator(4)]
@@ -69,11 +70,16 @@ def test_refusals() -> None:
     nan = x.clone()
     nan[0, 0] = math.nan
     for args, error, message in (
-            ((x, y + 1, 4), ValueError, r"labels must be in \[0, 4\), got 4"),
-            ((x, y - 1, 4), ValueError, "labels must be in"), ((x, y.double(), 4), TypeError, "labels"),
-            ((x, y[:5], 4), ValueError, r"labels must have shape \(40,\)"), ((nan, y, 4), ValueError, "finite"),
-            ((x[0], y[:3], 4), ValueError, r"\(N, D\)"), ((x.long(), y, 4), ValueError, "floating"),
-            ((x[:0], y[:0], 4), ValueError, "at least one sample"), ((x, y, 0), ValueError, "num_classes")):
+        ((x, y + 1, 4), ValueError, r"labels must be in \[0, 4\), got 4"),
+        ((x, y - 1, 4), ValueError, "labels must be in"),
+        ((x, y.double(), 4), TypeError, "labels"),
+        ((x, y[:5], 4), ValueError, r"labels must have shape \(40,\)"),
+        ((nan, y, 4), ValueError, "finite"),
+        ((x[0], y[:3], 4), ValueError, r"\(N, D\)"),
+        ((x.long(), y, 4), ValueError, "floating"),
+        ((x[:0], y[:0], 4), ValueError, "at least one sample"),
+        ((x, y, 0), ValueError, "num_classes"),
+    ):
         with pytest.raises(error, match=message):
             class_means(*args)
     with pytest.raises(RuntimeError, match="no embeddings"):

@@ -24,10 +24,16 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-@given(n=st.integers(1, 4), c=st.integers(1, 40), seed=st.integers(0, 999), ties=st.booleans(),
-       dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
-def test_order_is_descending_and_ties_go_to_the_lower_index(n: int, c: int, seed: int, ties: bool,
-                                                            dtype: torch.dtype) -> None:
+@given(
+    n=st.integers(1, 4),
+    c=st.integers(1, 40),
+    seed=st.integers(0, 999),
+    ties=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_order_is_descending_and_ties_go_to_the_lower_index(
+    n: int, c: int, seed: int, ties: bool, dtype: torch.dtype
+) -> None:
     scores = normal(n, c, seed=seed, dtype=dtype)
     if ties:
         scores = scores.round()  # holds 0.0 and -0.0, which are equal
@@ -105,6 +111,7 @@ def test_check_ranking() -> None:
 
 def test_ranking_agreement_against_scipy() -> None:
     from scipy.stats import kendalltau
+
     s, t = normal(12, 6, seed=1), normal(12, 6, seed=2)
     labels = torch.arange(12) % 6
     for row, (tau, others) in enumerate(zip(ranking_agreement(s, t, labels), ranking_agreement(s, t), strict=True)):

@@ -59,6 +59,7 @@ def rotation(d: int, seed: int) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------------- slow oracles
 
+
 def slow_gram(x: np.ndarray, kernel: str, bandwidth: float = 0.5) -> np.ndarray:
     n = len(x)
     if kernel == "linear":
@@ -75,8 +76,9 @@ def slow_hsic(k: np.ndarray, l_: np.ndarray, unbiased: bool) -> float:
         return float(np.trace(k @ h @ l_ @ h)) / (n - 1) ** 2
     k, l_ = k - np.diag(np.diag(k)), l_ - np.diag(np.diag(l_))
     one = np.ones(n)
-    return float(np.trace(k @ l_) + (one @ k @ one) * (one @ l_ @ one) / ((n - 1) * (n - 2))
-                 - 2 / (n - 2) * (one @ k @ l_ @ one)) / (n * (n - 3))
+    return float(
+        np.trace(k @ l_) + (one @ k @ one) * (one @ l_ @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ l_ @ one)
+    ) / (n * (n - 3))
 
 
 def slow_cka(x: Tensor, y: Tensor, kernel: str = "linear", unbiased: bool = True, bandwidth: float = 0.5) -> float:
@@ -85,6 +87,7 @@ def slow_cka(x: Tensor, y: Tensor, kernel: str = "linear", unbiased: bool = True
 
 
 # ---------------------------------------------------------------------------------------------------------- CKA, HSIC
+
 
 @pytest.mark.parametrize(("n", "d1", "d2"), [(12, 3, 5), (9, 30, 4), (4, 2, 2), (25, 6, 40)])
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -95,7 +98,8 @@ def test_cka_equals_the_definition(n: int, d1: int, d2: int, unbiased: bool, ker
     methods = ("auto", "gram", "feature") if kernel == "linear" else ("auto", "gram")
     for method in methods:
         assert cka(x, y, kernel=kernel, unbiased=unbiased, bandwidth=0.7, method=method).item() == pytest.approx(
-            expected, abs=1e-11)
+            expected, abs=1e-11
+        )
 
 
 def test_hand_computed_biased_cka() -> None:
@@ -216,6 +220,7 @@ def test_float32_features_far_from_zero(ratio: float, kernel: str) -> None:
 
 def slow_reference(x: Tensor, y: Tensor, kernel: str) -> float:
     """float64 throughout, from centred features, without the code under test."""
+
     def gram(z: Tensor) -> np.ndarray:
         a = z.double().numpy()
         a = a - a.mean(0)
@@ -223,6 +228,7 @@ def slow_reference(x: Tensor, y: Tensor, kernel: str) -> float:
             return a @ a.T
         d2 = scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(a, "sqeuclidean"))
         return np.exp(-d2 / (2 * 0.25 * np.median(d2)))
+
     k, l_ = gram(x), gram(y)
     return slow_hsic(k, l_, True) / math.sqrt(slow_hsic(k, k, True) * slow_hsic(l_, l_, True))
 
@@ -243,6 +249,7 @@ def test_shapes_and_dtypes() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- the loss
+
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -306,14 +313,18 @@ def test_autocast_and_compile() -> None:
 
 # ------------------------------------------------------------------------------------------------------------- refusals
 
+
 def bad_pairs() -> list[tuple[str, Tensor, Tensor, str]]:
     x = randn(6, 3)
     nan = x.clone()
     nan[2, 1] = math.nan
-    return [("other N", x, randn(5, 3), r"same samples.*\(6, 3\).*\(5, 3\)"),
-            ("nan", nan, x, "x must be finite.*1 NaN"), ("inf", x, x / 0, "y must be finite"),
-            ("no features", x[:, :0], x, "x must be"),
-            ("constant", torch.full((6, 3), 0.1, dtype=F64), x, "x is constant")]
+    return [
+        ("other N", x, randn(5, 3), r"same samples.*\(6, 3\).*\(5, 3\)"),
+        ("nan", nan, x, "x must be finite.*1 NaN"),
+        ("inf", x, x / 0, "y must be finite"),
+        ("no features", x[:, :0], x, "x must be"),
+        ("constant", torch.full((6, 3), 0.1, dtype=F64), x, "x is constant"),
+    ]
 
 
 @pytest.mark.parametrize(("x", "y", "message"), [pytest.param(*c[1:], id=c[0]) for c in bad_pairs()])
@@ -358,9 +369,13 @@ def test_constant_float32_features_with_round_off(method: str) -> None:
 
 def test_bad_choices_are_refused() -> None:
     x = randn(6, 3)
-    for kwargs, message in (({"kernel": "cosine"}, "kernel must be one of"), ({"method": "fast"}, "method must be one"),
-                            ({"bandwidth": 0.0}, "bandwidth must be"), ({"bandwidth": -1.0}, "bandwidth must be"),
-                            ({"kernel": "rbf", "method": "feature"}, "method='feature'")):
+    for kwargs, message in (
+        ({"kernel": "cosine"}, "kernel must be one of"),
+        ({"method": "fast"}, "method must be one"),
+        ({"bandwidth": 0.0}, "bandwidth must be"),
+        ({"bandwidth": -1.0}, "bandwidth must be"),
+        ({"kernel": "rbf", "method": "feature"}, "method='feature'"),
+    ):
         with pytest.raises(ValueError, match=message):
             cka(x, x, **kwargs)
     with pytest.raises(ValueError, match="bandwidth"):
@@ -389,8 +404,10 @@ NAMES_X, NAMES_Y, WIDTHS_X, WIDTHS_Y = ["a", "b", "c"], ["p", "q"], (5, 30, 2), 
 
 def features(n: int, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     base = randn(n, 6, seed=seed)
-    make = [base @ randn(6, w, seed=77 + i) + randn(n, w, seed=seed + 100 + i) + 3 * i
-            for i, w in enumerate((*WIDTHS_X, *WIDTHS_Y))]
+    make = [
+        base @ randn(6, w, seed=77 + i) + randn(n, w, seed=seed + 100 + i) + 3 * i
+        for i, w in enumerate((*WIDTHS_X, *WIDTHS_Y))
+    ]
     return dict(zip(NAMES_X, make[:3], strict=True)), dict(zip(NAMES_Y, make[3:], strict=True))
 
 
@@ -421,8 +438,9 @@ def test_minibatch_map_equals_its_definition(weighting: str, kernel: str) -> Non
 
 
 def test_weightings_agree_for_equal_batches_and_differ_for_unequal() -> None:
-    equal, unequal = ([run(sizes, batch_weighting=w)[0].compute() for w in ("pairs", "uniform")]
-                      for sizes in ([6, 6], [5, 20]))
+    equal, unequal = (
+        [run(sizes, batch_weighting=w)[0].compute() for w in ("pairs", "uniform")] for sizes in ([6, 6], [5, 20])
+    )
     torch.testing.assert_close(*equal, rtol=0, atol=1e-12)
     assert (unequal[0] - unequal[1]).abs().max() > 1e-3
 
@@ -440,8 +458,9 @@ def test_exact_mode_is_the_value_of_the_whole_set_for_any_batches(sizes: list[in
     m = CKAMap(NAMES_X, NAMES_Y, mode="exact")
     for part in torch.arange(20).split(sizes):
         m.update({k: v[part] for k, v in fx.items()}, {k: v[part] for k, v in fy.items()})
-    expected = torch.tensor([[cka(fx[a], fy[b], unbiased=unbiased, method="gram").item() for b in NAMES_Y]
-                             for a in NAMES_X], dtype=F64)
+    expected = torch.tensor(
+        [[cka(fx[a], fy[b], unbiased=unbiased, method="gram").item() for b in NAMES_Y] for a in NAMES_X], dtype=F64
+    )
     torch.testing.assert_close(m.compute(unbiased=unbiased), expected, rtol=0, atol=1e-10)
     assert m.n_samples == 20 and m.n_skipped == 0
 
@@ -463,8 +482,13 @@ def tensors_of(value: object, seen: set[int]) -> int:
     seen.add(id(value))
     if isinstance(value, Tensor):
         return value.untyped_storage().nbytes()
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (
-        vars(value).values() if type(value).__module__ == similarity.__name__ else ())
+    children = (
+        value.values()
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, list | tuple)
+        else (vars(value).values() if type(value).__module__ == similarity.__name__ else ())
+    )
     return sum(tensors_of(child, seen) for child in children)
 
 
@@ -533,12 +557,21 @@ def test_update_refuses_what_does_not_fit() -> None:
         m.compute(unbiased=False)
 
 
-@pytest.mark.parametrize(("kwargs", "message"), [
-    ({"mode": "fast"}, "mode must be"), ({"kernel": "poly"}, "kernel must be"), ({"pooling": "max"}, "pooling"),
-    ({"batch_weighting": "n"}, "batch_weighting"), ({"bandwidth": 0}, "bandwidth"),
-    ({"mode": "exact", "kernel": "rbf"}, "mode='exact'"),
-    ({"dtype": torch.int64}, "floating"), ({"layers_x": []}, "layers_x"), ({"layers_y": ["a", "a"]}, "layers_y"),
-    ({"layers_x": "abc"}, "layers_x")])
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"mode": "fast"}, "mode must be"),
+        ({"kernel": "poly"}, "kernel must be"),
+        ({"pooling": "max"}, "pooling"),
+        ({"batch_weighting": "n"}, "batch_weighting"),
+        ({"bandwidth": 0}, "bandwidth"),
+        ({"mode": "exact", "kernel": "rbf"}, "mode='exact'"),
+        ({"dtype": torch.int64}, "floating"),
+        ({"layers_x": []}, "layers_x"),
+        ({"layers_y": ["a", "a"]}, "layers_y"),
+        ({"layers_x": "abc"}, "layers_x"),
+    ],
+)
 def test_map_refuses_bad_settings(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CKAMap(**({"layers_x": NAMES_X, "layers_y": NAMES_Y} | kwargs))
@@ -573,11 +606,12 @@ def test_bootstrap_interval() -> None:
 
 # ------------------------------------------------------------------------------------------------------ CCA family
 
+
 def slow_cca(x: Tensor, y: Tensor) -> np.ndarray:
     """Square roots of the eigenvalues of Sxx^-1 Sxy Syy^-1 Syx."""
     a, b = (z.numpy() - z.numpy().mean(0) for z in (x, y))
     m = np.linalg.solve(a.T @ a, a.T @ b) @ np.linalg.solve(b.T @ b, b.T @ a)
-    return np.sqrt(np.sort(np.linalg.eigvals(m).real.clip(0, 1))[::-1][:min(a.shape[1], b.shape[1])])
+    return np.sqrt(np.sort(np.linalg.eigvals(m).real.clip(0, 1))[::-1][: min(a.shape[1], b.shape[1])])
 
 
 def test_cca_equals_the_eigenvalue_definition() -> None:
@@ -639,6 +673,7 @@ def test_pwcca_by_definition() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- Procrustes
+
 
 def test_procrustes_equals_scipy() -> None:
     x, y = related(15, 4, 4)
@@ -705,6 +740,7 @@ def test_rsa_extremes_and_refusals() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- neighbourhoods
+
 
 def slow_knn(x: np.ndarray, k: int) -> list[set[int]]:
     scores = x @ x.T

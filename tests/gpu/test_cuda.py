@@ -47,8 +47,9 @@ def data(n: int = 192) -> DataLoader:
     y = torch.arange(n) % 4
     x = 0.3 * torch.randn(n, 1, 8, 8, generator=g)
     x += torch.eye(8)[y * 2][:, None, :, None]
-    return DataLoader(TensorDataset(x.clamp(-1, 1), y), batch_size=32, shuffle=True,
-                      generator=torch.Generator().manual_seed(1))
+    return DataLoader(
+        TensorDataset(x.clamp(-1, 1), y), batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def nets() -> tuple[nn.Module, nn.Module]:
@@ -82,8 +83,18 @@ def test_teacher_on_the_other_device_is_moved() -> None:
 def test_a_run_on_cuda_can_be_resumed(tmp_path) -> None:
     def run(folder, stop_after=None, resume=False):
         teacher, student = nets()
-        d = Distiller(teacher, student, "kd", data(), accelerator="gpu", precision="16-mixed", checkpoint_dir=folder,
-                      checkpoint_every=1, resume=resume, **OPTIONS)
+        d = Distiller(
+            teacher,
+            student,
+            "kd",
+            data(),
+            accelerator="gpu",
+            precision="16-mixed",
+            checkpoint_dir=folder,
+            checkpoint_every=1,
+            resume=resume,
+            **OPTIONS,
+        )
         for event in d.run():
             if isinstance(event, Step) and event.step == stop_after:
                 return None

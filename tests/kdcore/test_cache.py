@@ -46,8 +46,10 @@ class Match(Method):
     def terms(self, s: Signals) -> dict[str, Tensor]:
         assert s.teacher_logits is not None
         features = self.adapt(s.student_features["body.3"])
-        return {"logits": (s.student_logits - s.teacher_logits).square().mean(),
-                "features": (features - s.teacher_features["body.3"]).square().mean()}
+        return {
+            "logits": (s.student_logits - s.teacher_logits).square().mean(),
+            "features": (features - s.teacher_features["body.3"]).square().mean(),
+        }
 
 
 class TwoViews(Dataset):
@@ -82,8 +84,9 @@ def teacher(seed: int = 0) -> Counted:
     return net
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.0), (torch.float64, 0.0), (torch.float16, 1e-3),
-                                                  (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 0.0), (torch.float64, 0.0), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
+)
 def test_reads_what_the_teacher_says(data: TensorDataset, tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
     net, norm = teacher(), Normalize([0.5], [0.3])
     cache = TeacherCache(tmp_path, dtype=dtype).build(net, data, ["body.*"], batch_size=8, transform=norm)
@@ -126,7 +129,8 @@ def test_stale_is_refused_and_says_what_differs(data: TensorDataset, tmp_path: P
         ("samples", TeacherCache(tmp_path), (net, TensorDataset(x[:20], y[:20])), {}),
         ("transform", TeacherCache(tmp_path), (net, data), {"transform": Normalize([0.5], [0.5])}),
         ("transform", TeacherCache(tmp_path), (net, data), {"transform": lambda x: 2 * x}),
-        ("dtype", TeacherCache(tmp_path, dtype=torch.float16), (net, data), {})]
+        ("dtype", TeacherCache(tmp_path, dtype=torch.float16), (net, data), {}),
+    ]
     for what, cache, arguments, options in cases:
         with pytest.raises(StaleCacheError, match=rf"differs in .*{what} \(cached"):
             cache.build(*arguments, **options)
@@ -156,8 +160,9 @@ def test_an_interrupted_build_does_not_exist(data: TensorDataset, tmp_path: Path
     assert torch.isfinite(TeacherCache(tmp_path).build(net, data, batch_size=16).read(range(37))[0]).all()
 
 
-def test_a_full_disk_is_known_before_the_first_write(data: TensorDataset, tmp_path: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_known_before_the_first_write(
+    data: TensorDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -173,8 +178,12 @@ def test_a_full_disk_is_known_before_the_first_write(data: TensorDataset, tmp_pa
 def test_every_byte_of_a_file_is_reserved(data: TensorDataset, tmp_path: Path) -> None:
     wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 4000))
     seen: list[int] = []
-    TeacherCache(tmp_path).build(wide, data, batch_size=16, on_batch=lambda done, total: seen.append(
-        (tmp_path / "logits.view0.npy").stat().st_blocks * 512))
+    TeacherCache(tmp_path).build(
+        wide,
+        data,
+        batch_size=16,
+        on_batch=lambda done, total: seen.append((tmp_path / "logits.view0.npy").stat().st_blocks * 512),
+    )
     assert seen[0] >= 37 * 4000 * 4  # after the first of three batches
 
 
@@ -264,8 +273,16 @@ def curve(data: Dataset, folder: Path | None, method: Method, *, epochs: int = 3
     net = teacher()
     torch.manual_seed(5)
     student, events = Counted(3), []
-    result = distill(net, student, method, DataLoader(data, 8, shuffle=True), epochs=epochs, callbacks=[events.append],
-                     cache=folder, accelerator="cpu")
+    result = distill(
+        net,
+        student,
+        method,
+        DataLoader(data, 8, shuffle=True),
+        epochs=epochs,
+        callbacks=[events.append],
+        cache=folder,
+        accelerator="cpu",
+    )
     return [(type(e).__name__, e.step, e.terms) for e in events], result, net
 
 
@@ -287,7 +304,7 @@ class Views(Match):
     def terms(self, s: Signals) -> dict[str, Tensor]:
         assert s.view is not None and s.index is not None
         assert s.view.tolist() == [0] * (len(s.view) // 2) + [1] * (len(s.view) // 2)
-        assert torch.equal(s.index[: len(s.index) // 2], s.index[len(s.index) // 2:])
+        assert torch.equal(s.index[: len(s.index) // 2], s.index[len(s.index) // 2 :])
         return super().terms(s)
 
 

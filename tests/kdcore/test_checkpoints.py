@@ -126,12 +126,15 @@ def test_full_disk_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
 
 def test_a_write_cut_short_by_the_system(tmp_path: Path) -> None:
     """A real failing write (file size limit), not a patched one."""
-    code = ("import resource, sys, torch; from kdcore.checkpoints import *\n"
-            f"resource.setrlimit(resource.RLIMIT_FSIZE, (20000, {resource.RLIM_INFINITY}))\n"
-            "try: save_checkpoint(sys.argv[1], {'x': torch.zeros(10**5)}, step=1)\n"
-            "except CheckpointError as error: print(error); sys.exit(7)")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "runs")], capture_output=True, text=True,
-                          check=False)
+    code = (
+        "import resource, sys, torch; from kdcore.checkpoints import *\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (20000, {resource.RLIM_INFINITY}))\n"
+        "try: save_checkpoint(sys.argv[1], {'x': torch.zeros(10**5)}, step=1)\n"
+        "except CheckpointError as error: print(error); sys.exit(7)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "runs")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 7, done.stderr
     assert str(tmp_path / "runs") in done.stdout
     assert list((tmp_path / "runs").iterdir()) == []
@@ -234,8 +237,12 @@ def test_state_hash_sees_every_bit_name_dtype_and_shape() -> None:
 
 
 def draw(generator: torch.Generator) -> list[float]:
-    return [random.gauss(0, 1), np.random.normal(), torch.randn(()).item(),  # noqa: NPY002
-            torch.randn((), generator=generator).item()]
+    return [
+        random.gauss(0, 1),
+        np.random.normal(),  # noqa: NPY002
+        torch.randn(()).item(),
+        torch.randn((), generator=generator).item(),
+    ]
 
 
 def test_random_states_come_back() -> None:

@@ -15,8 +15,8 @@ def test_sizes_are_the_published_ones(depth: int, parameters: int) -> None:
     """1.2 and 7.4 million (Tian et al., 2020, table 1), counted by hand: 3x3 convolutions, norms, shortcuts, head."""
     n, total = (depth - 2) // 6, 3 * 32 * 9 + 2 * 32 + 256 * 100 + 100
     for before, width in ((32, 64), (64, 128), (128, 256)):
-        total += before * width * (9 + 1) + 4 * width              # first convolution, shortcut, their norms
-        total += (2 * n - 1) * (width * width * 9 + 2 * width)     # the other convolutions with norms
+        total += before * width * (9 + 1) + 4 * width  # first convolution, shortcut, their norms
+        total += (2 * n - 1) * (width * width * 9 + 2 * width)  # the other convolutions with norms
     assert sum(p.numel() for p in CifarResNetX4(depth).parameters()) == total == parameters
 
 
@@ -25,7 +25,11 @@ def test_layers_can_be_tapped_and_every_parameter_learns() -> None:
     with tap(model, ["layer1", "layer2", "layer3", "fc:in"]) as taps:
         logits = model(torch.randn(2, 3, 16, 16))
     assert [tuple(taps[n].shape) for n in ("layer1", "layer2", "layer3", "fc:in")] == [
-        (2, 64, 16, 16), (2, 128, 8, 8), (2, 256, 4, 4), (2, 256)]
+        (2, 64, 16, 16),
+        (2, 128, 8, 8),
+        (2, 256, 4, 4),
+        (2, 256),
+    ]
     logits.square().sum().backward()
     assert logits.shape == (2, 5) and all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 

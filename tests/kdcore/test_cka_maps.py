@@ -74,8 +74,10 @@ def compute(pair: tuple[nn.Module, nn.Module], loader: object, **kwargs) -> CKAR
 
 def reference(pair: tuple[nn.Module, nn.Module], x: Tensor, size: int, pooling: str = "flatten", **kwargs) -> Tensor:
     """From features collected separately, in float64, with the accumulator that the vectors check."""
-    one, other = (collect_features(m, batches(z, size), taps, pooling=pooling)
-                  for m, z, taps in ((pair[0], x, CONV), (pair[1], flat(x), MLP)))
+    one, other = (
+        collect_features(m, batches(z, size), taps, pooling=pooling)
+        for m, z, taps in ((pair[0], x, CONV), (pair[1], flat(x), MLP))
+    )
     total = CKAMap(CONV, MLP, **kwargs)
     for part in torch.arange(len(x)).split(size):
         total.update({k: v[part].double() for k, v in one.items()}, {k: v[part].double() for k, v in other.items()})
@@ -146,9 +148,11 @@ def test_repeated_calls_tokens_and_silent_layers(images: Tensor) -> None:
 
 
 def state(model: nn.Module) -> dict:
-    return {"hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
-            "training": [m.training for m in model.modules()],
-            "weights": copy.deepcopy(model.state_dict())}
+    return {
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        "training": [m.training for m in model.modules()],
+        "weights": copy.deepcopy(model.state_dict()),
+    }
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -180,10 +184,13 @@ def test_no_gradient_and_eval_mode(pair, images: Tensor) -> None:
 @pytest.mark.parametrize("form", ["tensor", "pair", "index", "dict", "loader"])
 def test_loaders_of_all_forms(pair, images: Tensor, form: str) -> None:
     labels = torch.zeros(36, dtype=torch.int64)
-    forms = {"tensor": batches(images), "pair": [(x, labels[:12]) for x in batches(images)],
-             "index": [(x, labels[:12], torch.arange(12)) for x in batches(images)],
-             "dict": [{"image": x, "label": labels[:12]} for x in batches(images)],
-             "loader": DataLoader(TensorDataset(images, labels), batch_size=12)}
+    forms = {
+        "tensor": batches(images),
+        "pair": [(x, labels[:12]) for x in batches(images)],
+        "index": [(x, labels[:12], torch.arange(12)) for x in batches(images)],
+        "dict": [{"image": x, "label": labels[:12]} for x in batches(images)],
+        "loader": DataLoader(TensorDataset(images, labels), batch_size=12),
+    }
     assert torch.equal(compute(pair, forms[form]).matrix, compute(pair, batches(images)).matrix)
 
 
@@ -224,6 +231,7 @@ def test_a_constant_layer_is_nan_and_named(pair, images: Tensor) -> None:
 
 # ------------------------------------------------------------------------------------------------------- kept Grams
 
+
 def test_kept_grams_replace_a_model(pair, images: Tensor) -> None:
     full = compute(pair, batches(images), keep_grams=True)
     assert full.grams_x is not None and full.grams_y is not None
@@ -231,8 +239,10 @@ def test_kept_grams_replace_a_model(pair, images: Tensor) -> None:
     assert compute(pair, batches(images)).grams_x is None
     teacher_calls: list[int] = []
     pair[1].register_forward_pre_hook(lambda m, a: teacher_calls.append(1))
-    mixed = [compute((pair[0], full.grams_y), batches(images), layers_y=None),
-             compute((full.grams_x, full.grams_y), None, layers_x=None, layers_y=None)]
+    mixed = [
+        compute((pair[0], full.grams_y), batches(images), layers_y=None),
+        compute((full.grams_x, full.grams_y), None, layers_x=None, layers_y=None),
+    ]
     assert not teacher_calls
     for result in mixed:
         torch.testing.assert_close(result.matrix, full.matrix, rtol=0, atol=1e-7)
@@ -272,6 +282,7 @@ def test_kept_grams_of_other_samples_or_settings_are_refused(pair, images: Tenso
 
 # ---------------------------------------------------------------------------------------------------------- result
 
+
 def test_bootstrap_interval(pair, images: Tensor) -> None:
     result = compute(pair, batches(images, 6), bootstrap=200, confidence=0.9, seed=4)
     assert result.interval is not None and result.interval.shape == (4, 2, 2)
@@ -285,9 +296,20 @@ def test_bootstrap_interval(pair, images: Tensor) -> None:
 
 
 def make(matrix: list[list[float]]) -> CKAResult:
-    return CKAResult(matrix=torch.tensor(matrix, dtype=torch.float64), layers_x=("a", "b"), layers_y=("p", "q", "r"),
-                     shapes_x=((3, 4, 4), (5,)), shapes_y=((2,), (6, 7), (1,)), n_samples=10, n_batches=1, n_skipped=0,
-                     mode="minibatch", kernel="linear", batch_weighting="pairs", pooling="flatten")
+    return CKAResult(
+        matrix=torch.tensor(matrix, dtype=torch.float64),
+        layers_x=("a", "b"),
+        layers_y=("p", "q", "r"),
+        shapes_x=((3, 4, 4), (5,)),
+        shapes_y=((2,), (6, 7), (1,)),
+        n_samples=10,
+        n_batches=1,
+        n_skipped=0,
+        mode="minibatch",
+        kernel="linear",
+        batch_weighting="pairs",
+        pooling="flatten",
+    )
 
 
 def test_result_tables_pairs_and_picture() -> None:
@@ -306,14 +328,22 @@ def test_result_tables_pairs_and_picture() -> None:
         result.best_pairs(by="rows")
 
 
-@pytest.mark.parametrize(("kwargs", "error", "message"), [
-    ({"mode": "fast"}, ValueError, "mode must be"), ({"kernel": "poly"}, ValueError, "kernel must be"),
-    ({"pooling": "max"}, ValueError, "pooling must be"), ({"limit": 0}, ValueError, "limit must be"),
-    ({"bootstrap": -1}, ValueError, "bootstrap must be"), ({"batch_weighting": "n"}, ValueError, "batch_weighting"),
-    ({"mode": "exact", "kernel": "rbf"}, ValueError, "mode='exact'"),
-    ({"mode": "exact", "bootstrap": 5}, ValueError, "mode='exact'"),
-    ({"mode": "exact", "keep_grams": True}, ValueError, "mode='exact'"),
-    ({"layers_x": ["conv9"]}, KeyError, "conv9.*conv1"), ({"layers_x": []}, ValueError, "at least one tap")])
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"mode": "fast"}, ValueError, "mode must be"),
+        ({"kernel": "poly"}, ValueError, "kernel must be"),
+        ({"pooling": "max"}, ValueError, "pooling must be"),
+        ({"limit": 0}, ValueError, "limit must be"),
+        ({"bootstrap": -1}, ValueError, "bootstrap must be"),
+        ({"batch_weighting": "n"}, ValueError, "batch_weighting"),
+        ({"mode": "exact", "kernel": "rbf"}, ValueError, "mode='exact'"),
+        ({"mode": "exact", "bootstrap": 5}, ValueError, "mode='exact'"),
+        ({"mode": "exact", "keep_grams": True}, ValueError, "mode='exact'"),
+        ({"layers_x": ["conv9"]}, KeyError, "conv9.*conv1"),
+        ({"layers_x": []}, ValueError, "at least one tap"),
+    ],
+)
 def test_bad_settings_are_refused(pair, images: Tensor, kwargs: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         compute(pair, batches(images), **kwargs)
@@ -346,16 +376,24 @@ def test_peak_memory_holds_no_activations(images: Tensor) -> None:
 
     def loader() -> Iterator[Tensor]:
         import gc
+
         for batch in batches(images):
             yield batch
-            alive.append(sum(t.untyped_storage().nbytes() for t in gc.get_objects() if type(t) is Tensor
-                             and t.ndim == 4 and t.shape[:2] == (12, 16)))
+            alive.append(
+                sum(
+                    t.untyped_storage().nbytes()
+                    for t in gc.get_objects()
+                    if type(t) is Tensor and t.ndim == 4 and t.shape[:2] == (12, 16)
+                )
+            )
 
     cka_map(model, copy.deepcopy(model), loader())
     assert alive == [0, 0, 0] and pool_features(images, "flatten").shape == (36, 64)
 
 
 def test_light_import() -> None:
-    code = ("import sys, kdcore.cka_maps; heavy = {'pandas', 'plotly', 'timm', 'sklearn', 'torchvision', 'lightning', "
-            "'matplotlib'} & set(sys.modules); assert not heavy, heavy")
+    code = (
+        "import sys, kdcore.cka_maps; heavy = {'pandas', 'plotly', 'timm', 'sklearn', 'torchvision', 'lightning', "
+        "'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -33,7 +33,7 @@ def blobs(n: int = 96, classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]
     y = torch.randint(classes, (n,), generator=g)
     x = 0.3 * torch.rand(n, 3, 8, 8, generator=g)
     for k in range(classes):
-        x[y == k, :, 4 * (k // 2):4 * (k // 2) + 4, 4 * (k % 2):4 * (k % 2) + 4] += 0.6
+        x[y == k, :, 4 * (k // 2) : 4 * (k // 2) + 4, 4 * (k % 2) : 4 * (k % 2) + 4] += 0.6
     return x, y
 
 
@@ -132,12 +132,16 @@ def test_documentation_lists_every_code_with_its_rule() -> None:
 def test_models_are_left_as_they_were() -> None:
     teacher, student = ConvNet((4, 4), 4, in_channels=3).train(), ConvNet((4, 4), 4, in_channels=3)
     teacher.stage1.eval()
-    before = [(state_hash(m), [x.training for x in m.modules()], [len(x._forward_hooks) for x in m.modules()])
-              for m in (teacher, student)]
+    before = [
+        (state_hash(m), [x.training for x in m.modules()], [len(x._forward_hooks) for x in m.modules()])
+        for m in (teacher, student)
+    ]
     random = torch.get_rng_state()
     diagnose(teacher, student, blobs(), **LIGHT)
-    assert before == [(state_hash(m), [x.training for x in m.modules()], [len(x._forward_hooks) for x in m.modules()])
-                      for m in (teacher, student)]
+    assert before == [
+        (state_hash(m), [x.training for x in m.modules()], [len(x._forward_hooks) for x in m.modules()])
+        for m in (teacher, student)
+    ]
     assert torch.equal(random, torch.get_rng_state())
     assert all(p.grad is None for m in (teacher, student) for p in m.parameters())
 
@@ -216,11 +220,16 @@ def test_refusals() -> None:
 @pytest.mark.parametrize("temperature", [2.0, 4.0, 10.0])
 def test_loss_tells_whether_it_has_t2(temperature: float) -> None:
     s, t = torch.randn(2, 8, 10)
-    for factor, expected in ((1.0, True), (temperature ** 2, False)):
-        term = soft_term(lambda a, b, k=factor: k * kl_with_temperature(a, b, temperature=temperature).mean(), None,
-                         {"temperature": temperature}, s, t)
+    for factor, expected in ((1.0, True), (temperature**2, False)):
+        term = soft_term(
+            lambda a, b, k=factor: k * kl_with_temperature(a, b, temperature=temperature).mean(),
+            None,
+            {"temperature": temperature},
+            s,
+            t,
+        )
         assert term is not None and lacks_t2(term) is expected
-        assert term.ratio == pytest.approx(factor / temperature ** 2, rel=1e-4)
+        assert term.ratio == pytest.approx(factor / temperature**2, rel=1e-4)
 
 
 def test_history_tells_whether_the_soft_term_has_t2() -> None:
@@ -243,16 +252,25 @@ def test_stages_know_initial_weights_from_trained_ones() -> None:
         for p in model.stage2.parameters():
             p.add_(0.1 * torch.randn_like(p))
     assert {s.name: s.initial for s in stages(model)}["stage2"] is False
-    assert {s.name: s.initial for s in stages(model, first)} == {"stage1": True, "stage2": False, "stage3": True,
-                                                                 "head": True}
+    assert {s.name: s.initial for s in stages(model, first)} == {
+        "stage1": True,
+        "stage2": False,
+        "stage3": True,
+        "head": True,
+    }
 
 
-@pytest.mark.parametrize("make", [
-    lambda: ConvNet((16, 32, 32), 10), lambda: MLP((1, 8, 8), (48, 48), 10),
-    lambda: nn.Sequential(nn.LSTM(16, 24), nn.Linear(24, 10)),
-    lambda: __import__("timm").create_model("resnet10t", num_classes=6),
-    lambda: __import__("timm").create_model("test_vit", num_classes=6),
-    lambda: __import__("torchvision").models.mobilenet_v2(num_classes=6, width_mult=0.25)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ConvNet((16, 32, 32), 10),
+        lambda: MLP((1, 8, 8), (48, 48), 10),
+        lambda: nn.Sequential(nn.LSTM(16, 24), nn.Linear(24, 10)),
+        lambda: __import__("timm").create_model("resnet10t", num_classes=6),
+        lambda: __import__("timm").create_model("test_vit", num_classes=6),
+        lambda: __import__("torchvision").models.mobilenet_v2(num_classes=6, width_mult=0.25),
+    ],
+)
 def test_a_network_never_trained_is_known_by_its_weights_whatever_drew_them(make: Any) -> None:
     for seed in range(2):
         torch.manual_seed(seed)

@@ -27,6 +27,7 @@ Data = tuple[Tensor, Tensor]
 
 # ------------------------------------------------------------------------------------------------------ data and models
 
+
 @cache
 def grey() -> tuple[Data, Data]:
     bunch = load_digits()
@@ -47,8 +48,15 @@ def colour() -> tuple[Data, Data]:
     return found[0], found[1]
 
 
-def fit(model: nn.Module, data: Data, *, epochs: int = 8, lr: float = 3e-3,
-        loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None, seed: int = 0) -> nn.Module:
+def fit(
+    model: nn.Module,
+    data: Data,
+    *,
+    epochs: int = 8,
+    lr: float = 3e-3,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    seed: int = 0,
+) -> nn.Module:
     """Adam on the parameters that ask for a gradient; ``loss(logits, labels, x)``, cross-entropy by default."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
@@ -86,8 +94,12 @@ def pair(kind: str = "grey") -> tuple[nn.Module, nn.Module, Data]:
 class Wrapped(nn.Module):
     """A network between a change of its input and a change of its output."""
 
-    def __init__(self, net: nn.Module, before: Callable[[Tensor], Tensor] = lambda x: x,
-                 after: Callable[[Tensor], Tensor] = lambda z: z) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        before: Callable[[Tensor], Tensor] = lambda x: x,
+        after: Callable[[Tensor], Tensor] = lambda z: z,
+    ) -> None:
         super().__init__()
         self.net, self.before, self.after = net, before, after
 
@@ -149,8 +161,13 @@ def rows_and_columns_exchanged() -> Any:
 def teacher_barely_trained() -> Any:
     _, student, data = pair()
     few = tuple(part[:150] for part in grey()[0])
-    return (fit(net((4, 4, 4)), few, epochs=3), student, data, {},  # type: ignore[arg-type]
-            {"teacher_worse_than_student"})
+    return (
+        fit(net((4, 4, 4)), few, epochs=3),
+        student,
+        data,
+        {},  # type: ignore[arg-type]
+        {"teacher_worse_than_student"},
+    )
 
 
 @fault
@@ -239,18 +256,31 @@ def soft_term_without_t2_in_the_history() -> Any:
         return 0.1 * F.cross_entropy(logits, labels) + soft
 
     fit(student, grey()[0], loss=loss)
-    history = [{k: float(np.mean([t[k] for t in terms[i:i + 19]])) for k in ("ce", "kd")}
-               for i in range(0, len(terms), 19)]
-    return teacher, student, grey()[0], {"history": history, "settings": {"temperature": 5.0, "kd_weight": 1.0}}, {
-        "temperature_without_t2"}
+    history = [
+        {k: float(np.mean([t[k] for t in terms[i : i + 19]])) for k in ("ce", "kd")} for i in range(0, len(terms), 19)
+    ]
+    return (
+        teacher,
+        student,
+        grey()[0],
+        {"history": history, "settings": {"temperature": 5.0, "kd_weight": 1.0}},
+        {"temperature_without_t2"},
+    )
 
 
 @fault
 def soft_loss_without_t2() -> Any:
     teacher, student, data = pair()
-    return teacher, student, data, {
-        "settings": {"temperature": 4.0}, "loss": lambda s, t: F.kl_div(
-            (s / 4).log_softmax(1), (t / 4).softmax(1), reduction="batchmean")}, {"temperature_without_t2"}
+    return (
+        teacher,
+        student,
+        data,
+        {
+            "settings": {"temperature": 4.0},
+            "loss": lambda s, t: F.kl_div((s / 4).log_softmax(1), (t / 4).softmax(1), reduction="batchmean"),
+        },
+        {"temperature_without_t2"},
+    )
 
 
 @fault
@@ -326,6 +356,7 @@ def teacher_checkpoint_not_loaded() -> Any:
 @fault
 def timm_student_never_trained() -> Any:
     import timm
+
     teacher, _, data = pair("colour")
     torch.manual_seed(3)  # the last norm of every branch starts at zero: dead layers that are no fault of their own
     return teacher, timm.create_model("test_resnet", num_classes=10).eval(), data, {}, {"untrained_student"}
@@ -335,8 +366,13 @@ def timm_student_never_trained() -> Any:
 def student_made_for_grey_images() -> Any:
     teacher, _, data = pair("colour")
     x, y = colour()[0]
-    return (teacher, fit(net((8, 16, 32), 3, seed=6), (x.mean(1, keepdim=True).expand_as(x), y), epochs=4), data, {},
-            {"colour_mismatch"})
+    return (
+        teacher,
+        fit(net((8, 16, 32), 3, seed=6), (x.mean(1, keepdim=True).expand_as(x), y), epochs=4),
+        data,
+        {},
+        {"colour_mismatch"},
+    )
 
 
 @fault
@@ -388,8 +424,13 @@ def one_weight_damaged() -> Any:
 def student_trained_on_forty_samples() -> Any:
     teacher = pair()[0]
     few = tuple(part[:40] for part in grey()[0])
-    return (teacher, fit(net((8, 16, 32), seed=8), few, epochs=60), grey()[1], {},  # type: ignore[arg-type]
-            {"overfitted_student", "underfitted_student"})
+    return (
+        teacher,
+        fit(net((8, 16, 32), seed=8), few, epochs=60),
+        grey()[1],
+        {},  # type: ignore[arg-type]
+        {"overfitted_student", "underfitted_student"},
+    )
 
 
 @fault
@@ -407,6 +448,7 @@ def student_eight_times_too_sure() -> Any:
 
 # -------------------------------------------------------------------------------------------------------------- healthy
 
+
 def distilled() -> Any:
     teacher, _, data = pair()
     student = net((8, 16, 32), seed=4)
@@ -416,8 +458,12 @@ def distilled() -> Any:
             target = teacher(x)
         return 0.1 * F.cross_entropy(logits, labels) + 0.9 * kd_loss(logits, target, temperature=4.0)
 
-    return teacher, fit(student, grey()[0], loss=loss), data, {"settings": {"temperature": 4.0},
-                                                             "loss": lambda s, t: kd_loss(s, t, temperature=4.0)}
+    return (
+        teacher,
+        fit(student, grey()[0], loss=loss),
+        data,
+        {"settings": {"temperature": 4.0}, "loss": lambda s, t: kd_loss(s, t, temperature=4.0)},
+    )
 
 
 def perceptron() -> Any:
@@ -441,8 +487,12 @@ def own_normalisations() -> Any:
 
 
 HEALTHY: dict[str, Callable[[], Any]] = {
-    "labelled": lambda: (*pair(), {}), "coloured": lambda: (*pair("colour"), {}), "distilled": distilled,
-    "perceptron": perceptron, "transformer": transformer, "own normalisations": own_normalisations,
+    "labelled": lambda: (*pair(), {}),
+    "coloured": lambda: (*pair("colour"), {}),
+    "distilled": distilled,
+    "perceptron": perceptron,
+    "transformer": transformer,
+    "own normalisations": own_normalisations,
     "the model with itself": lambda: (_teacher("grey"), _teacher("grey"), grey()[1], {}),
     "without labels": lambda: (*pair()[:2], (grey()[1][0],), {}),
     "on training data": lambda: (*pair()[:2], grey()[0], {}),

@@ -78,14 +78,28 @@ def loader(n: int = 40, batch: int = 8, **options: Any) -> DataLoader:
 
 def train(student: nn.Module, method: Any = None, data: Any = None, teacher: Any = 0, **options: Any) -> Any:
     teacher = net(8, seed=1) if teacher == 0 else teacher
-    return distill(teacher, student, method if method is not None else Mimic(), data if data is not None else loader(),
-                   **({"epochs": 2, "accelerator": "cpu"} | options))
+    return distill(
+        teacher,
+        student,
+        method if method is not None else Mimic(),
+        data if data is not None else loader(),
+        **({"epochs": 2, "accelerator": "cpu"} | options),
+    )
 
 
 def test_events_are_consistent() -> None:
     called: list[Any] = []
-    distiller = Distiller(net(8, seed=1), net(4), Mimic(), loader(20), loader(20), epochs=2, lr=0.1, accelerator="cpu",
-                          callbacks=[called.append])
+    distiller = Distiller(
+        net(8, seed=1),
+        net(4),
+        Mimic(),
+        loader(20),
+        loader(20),
+        epochs=2,
+        lr=0.1,
+        accelerator="cpu",
+        callbacks=[called.append],
+    )
     events = list(distiller.run())
     assert events == called
     assert [type(e) for e in events] == [Step, Step, Step, Epoch] * 2
@@ -153,8 +167,16 @@ def test_gradient_norm_and_clipping() -> None:
     norm = torch.cat([g.flatten() for g in gradients]).norm().item()
     events: list[Any] = []
     before = [p.detach().clone() for p in student.parameters()]
-    train(student, Mimic(), loader(8, 8, shuffle=False), teacher, epochs=1, clip_grad=0.01, callbacks=[events.append],
-          optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0))
+    train(
+        student,
+        Mimic(),
+        loader(8, 8, shuffle=False),
+        teacher,
+        epochs=1,
+        clip_grad=0.01,
+        callbacks=[events.append],
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0),
+    )
     assert events[0].grad_norm == pytest.approx(norm, rel=1e-5) and norm > 0.01
     for p, old, g in zip(student.parameters(), before, gradients, strict=True):
         torch.testing.assert_close(p.detach(), old - g * 0.01 / norm, rtol=1e-4, atol=1e-6)
@@ -290,6 +312,7 @@ def test_compiled_student_learns_the_same() -> None:
     plain, compiled = net(4, seed=2), net(4, seed=2)
     train(plain, epochs=1)
     import torch._dynamo
+
     eager = torch.compile
     try:
         torch.compile = lambda m: eager(m, backend="eager")  # type: ignore[assignment,misc]
@@ -309,8 +332,14 @@ def test_each_model_gets_its_own_normalisation() -> None:
     train(student, data=loader(8, 8, shuffle=False), teacher=teacher, epochs=1)
     x = dataset(8).tensors[0]
     assert torch.equal(seen["student"], x) and torch.equal(seen["teacher"], (x - 0.5) / 0.25)
-    train(student, data=loader(8, 8, shuffle=False), teacher=teacher, epochs=1, teacher_transform=nn.Identity(),
-          student_transform=Normalize([1.0], [2.0]))
+    train(
+        student,
+        data=loader(8, 8, shuffle=False),
+        teacher=teacher,
+        epochs=1,
+        teacher_transform=nn.Identity(),
+        student_transform=Normalize([1.0], [2.0]),
+    )
     assert torch.equal(seen["teacher"], x) and torch.equal(seen["student"], (x - 1) / 2)
     shifted = TensorDataset(x * 8 - 4, dataset(8).tensors[1])
     with pytest.raises(ValueError, match=r"images must be in \[0, 1\]"):
@@ -342,10 +371,11 @@ def test_class_means_and_index_are_supplied() -> None:
 def test_other_batches_and_loaders() -> None:
     x, y = dataset().tensors
     hashes = []
-    for batches in (list(zip(x.split(8), y.split(8), strict=True)),
-                    [{"image": a, "label": b} for a, b in zip(x.split(8), y.split(8), strict=True)],
-                    [(a, b.to(torch.uint8), i) for a, b, i in zip(x.split(8), y.split(8), torch.arange(40).split(8),
-                                                                   strict=True)]):
+    for batches in (
+        list(zip(x.split(8), y.split(8), strict=True)),
+        [{"image": a, "label": b} for a, b in zip(x.split(8), y.split(8), strict=True)],
+        [(a, b.to(torch.uint8), i) for a, b, i in zip(x.split(8), y.split(8), torch.arange(40).split(8), strict=True)],
+    ):
         student = net(4, seed=2)
         train(student, data=batches)
         hashes.append(state_hash(student))
@@ -360,8 +390,11 @@ class Mixed(Mimic):
     def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
         share = torch.rand((), generator=generator)
         labels = F.one_hot(batch.labels, 3).float()  # type: ignore[arg-type]
-        return replace(batch, x=share * batch.x + (1 - share) * batch.x.flip(0),
-                       labels=share * labels + (1 - share) * labels.flip(0))
+        return replace(
+            batch,
+            x=share * batch.x + (1 - share) * batch.x.flip(0),
+            labels=share * labels + (1 - share) * labels.flip(0),
+        )
 
 
 def test_a_method_may_change_what_both_models_see(tmp_path: Path) -> None:
@@ -391,8 +424,14 @@ def test_a_method_that_changes_samples_resumes_to_the_bit(tmp_path: Path) -> Non
     whole, broken = net(4, seed=2), net(4, seed=2)
     train(whole, Mixed(), epochs=4)
     stop = threading.Event()
-    train(broken, Mixed(), epochs=4, checkpoint_dir=tmp_path, stop=stop,
-          callbacks=[lambda e: stop.set() if e.step == 8 else None])
+    train(
+        broken,
+        Mixed(),
+        epochs=4,
+        checkpoint_dir=tmp_path,
+        stop=stop,
+        callbacks=[lambda e: stop.set() if e.step == 8 else None],
+    )
     assert state_hash(whole) != state_hash(broken)
     train(broken, Mixed(), epochs=4, checkpoint_dir=tmp_path, resume=True)
     assert state_hash(whole) == state_hash(broken)
@@ -468,22 +507,42 @@ class Stream(IterableDataset):
         return iter([(torch.zeros(1, 4, 4), 0)])
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"epochs": 0}, "epochs must be"), ({"accumulate": 0}, "accumulate must be"), ({"lr": 0.0}, "lr must be"),
-    ({"precision": "32"}, "precision must be one of"), ({"clip_grad": -1.0}, "clip_grad must be"),
-    ({"ce_weight": -1.0}, "ce_weight must be"), ({"scheduler": "linear"}, "scheduler must be"),
-    ({"optimizer": "adagrad"}, "optimizer must be"), ({"resume": True}, "need checkpoint_dir"),
-    ({"checkpoint_every": 3}, "need checkpoint_dir"), ({"method": []}, "empty list"),
-    ({"method": "mimick"}, "no method is called"), ({"data": []}, "loader is empty"),
-    ({"data": loader(4, 8, drop_last=True, shuffle=False)}, "loader is empty"),
-    ({"data": DataLoader(Stream())}, "length"),
-    ({"data": [3]}, "a batch must be"), ({"data": [torch.zeros(2, 1, 4, 4)]}, "needs labels"),
-    ({"teacher": None}, "needs a teacher"), ({"method": Hint, "teacher": None}, "needs a teacher"),
-    ({"teacher": net(4)[:1]}, "same classes"), ({"student": nn.Flatten(0)}, "must return logits"),
-    ({"teacher": net(4).to("meta")}, "the teacher is on the device 'meta'"),
-    ({"data": DataLoader(TensorDataset((dataset().tensors[0] * 255).byte(), dataset().tensors[1]), 8)}, "got uint8"),
-    ({"method": "cka", "data": loader(19, 8)}, r"'cka' needs .* at least 4 samples, but the last has 3: .*drop_last"),
-    ({"method": "cka", "data": loader(18, 3, drop_last=True)}, "but the batch size is 3: use a larger batch size")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be"),
+        ({"accumulate": 0}, "accumulate must be"),
+        ({"lr": 0.0}, "lr must be"),
+        ({"precision": "32"}, "precision must be one of"),
+        ({"clip_grad": -1.0}, "clip_grad must be"),
+        ({"ce_weight": -1.0}, "ce_weight must be"),
+        ({"scheduler": "linear"}, "scheduler must be"),
+        ({"optimizer": "adagrad"}, "optimizer must be"),
+        ({"resume": True}, "need checkpoint_dir"),
+        ({"checkpoint_every": 3}, "need checkpoint_dir"),
+        ({"method": []}, "empty list"),
+        ({"method": "mimick"}, "no method is called"),
+        ({"data": []}, "loader is empty"),
+        ({"data": loader(4, 8, drop_last=True, shuffle=False)}, "loader is empty"),
+        ({"data": DataLoader(Stream())}, "length"),
+        ({"data": [3]}, "a batch must be"),
+        ({"data": [torch.zeros(2, 1, 4, 4)]}, "needs labels"),
+        ({"teacher": None}, "needs a teacher"),
+        ({"method": Hint, "teacher": None}, "needs a teacher"),
+        ({"teacher": net(4)[:1]}, "same classes"),
+        ({"student": nn.Flatten(0)}, "must return logits"),
+        ({"teacher": net(4).to("meta")}, "the teacher is on the device 'meta'"),
+        (
+            {"data": DataLoader(TensorDataset((dataset().tensors[0] * 255).byte(), dataset().tensors[1]), 8)},
+            "got uint8",
+        ),
+        (
+            {"method": "cka", "data": loader(19, 8)},
+            r"'cka' needs .* at least 4 samples, but the last has 3: .*drop_last",
+        ),
+        ({"method": "cka", "data": loader(18, 3, drop_last=True)}, "but the batch size is 3: use a larger batch size"),
+    ],
+)
 def test_wrong_arguments_are_refused_before_the_first_step(options: dict[str, Any], message: str) -> None:
     options = dict(options)
     student = options.pop("student", None) or net(4)
@@ -495,8 +554,10 @@ def test_wrong_arguments_are_refused_before_the_first_step(options: dict[str, An
 
 
 def test_what_is_no_model_is_refused() -> None:
-    for options, message in (({"teacher": "resnet18"}, "teacher must be a torch.nn.Module, got 'resnet18'"),
-                             ({"student": lambda x: x}, "student must be a torch.nn.Module, got <function")):
+    for options, message in (
+        ({"teacher": "resnet18"}, "teacher must be a torch.nn.Module, got 'resnet18'"),
+        ({"student": lambda x: x}, "student must be a torch.nn.Module, got <function"),
+    ):
         with pytest.raises(TypeError, match=message):
             train(options.pop("student", net(4)), **options)
 
@@ -581,8 +642,13 @@ def test_non_finite_loss_names_term_step_and_batch_and_keeps_the_checkpoint(tmp_
     hashes: list[str] = []
     where = r"'bad' is nan in epoch 1, step 3, batch 0, samples \[0, 1, 2"
     with pytest.raises(NonFiniteLossError, match=where) as caught:
-        train(student, Breaks(), loader(24, 8, shuffle=False), checkpoint_dir=tmp_path,
-              callbacks=[lambda e: hashes.append(state_hash(student))])
+        train(
+            student,
+            Breaks(),
+            loader(24, 8, shuffle=False),
+            checkpoint_dir=tmp_path,
+            callbacks=[lambda e: hashes.append(state_hash(student))],
+        )
     error = caught.value
     assert (error.term, error.epoch, error.step, error.batch) == ("bad", 1, 3, 0) and error.index == list(range(8))
     assert error.checkpoint == list_checkpoints(tmp_path)[0] and str(error.checkpoint) in str(error)

@@ -90,13 +90,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     script = tmp_path_factory.mktemp("script") / "train.py"
     script.write_text(_SCRIPT)
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          env=env) as server:
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as server:
         assert server.stdin is not None and server.stdout is not None
 
         def job(folder: Path, kill_at: int = -1, workers: int = 0, every: int = 1, accumulate: int = 1) -> Any:
-            server.stdin.write(json.dumps({"folder": str(folder), "kill_at": kill_at, "workers": workers,  # type: ignore[union-attr]
-                                           "every": every, "accumulate": accumulate}) + "\n")
+            server.stdin.write(
+                json.dumps(
+                    {
+                        "folder": str(folder),
+                        "kill_at": kill_at,
+                        "workers": workers,  # type: ignore[union-attr]
+                        "every": every,
+                        "accumulate": accumulate,
+                    }
+                )
+                + "\n"
+            )
             server.stdin.flush()  # type: ignore[union-attr]
             lines = []
             while not lines or "status" not in lines[-1]:

@@ -38,23 +38,52 @@ def tiny(seed: int = 0, *, val: bool = False, higher_is_better: bool = True) -> 
     y = torch.arange(3).repeat(12)
     parts = [ArrayDataset(torch.randn(36, 4, generator=g) + y[:, None], y) for _ in range(3)]
     recipe = Recipe(epochs=2, batch_size=12)
-    extra: dict[str, Any] = {} if higher_is_better else {
-        "metric": "error", "higher_is_better": False,
-        "score": lambda logits, labels: (logits.argmax(1) != labels).double().mean().item()}
-    return Task(name="tiny", train=parts[0], test=parts[1], val=parts[2] if val else None, class_names="abc", seed=seed,
-                teachers={"net": ModelSpec(build=partial(MLP, 4, (8,), 3, dropout=0.1), recipe=recipe)},
-                students={"small": ModelSpec(build=partial(MLP, 4, (3,), 3, dropout=0.1), recipe=recipe),
-                          "smaller": ModelSpec(build=partial(MLP, 4, (2,), 3), recipe=Recipe(epochs=1, batch_size=6))},
-                **extra)
+    extra: dict[str, Any] = (
+        {}
+        if higher_is_better
+        else {
+            "metric": "error",
+            "higher_is_better": False,
+            "score": lambda logits, labels: (logits.argmax(1) != labels).double().mean().item(),
+        }
+    )
+    return Task(
+        name="tiny",
+        train=parts[0],
+        test=parts[1],
+        val=parts[2] if val else None,
+        class_names="abc",
+        seed=seed,
+        teachers={"net": ModelSpec(build=partial(MLP, 4, (8,), 3, dropout=0.1), recipe=recipe)},
+        students={
+            "small": ModelSpec(build=partial(MLP, 4, (3,), 3, dropout=0.1), recipe=recipe),
+            "smaller": ModelSpec(build=partial(MLP, 4, (2,), 3), recipe=Recipe(epochs=1, batch_size=6)),
+        },
+        **extra,
+    )
 
 
 def test_every_arm_and_seed_is_trained_once_and_reported() -> None:
-    result = compare(tiny, [Arm("CE", "ce"), Arm("KD", "kd", {"temperature": 2.0})], seeds=[4, 7], epochs=2,
-                     metrics={"width": lambda student, task: student.head.in_features + 10 * task.seed})
+    result = compare(
+        tiny,
+        [Arm("CE", "ce"), Arm("KD", "kd", {"temperature": 2.0})],
+        seeds=[4, 7],
+        epochs=2,
+        metrics={"width": lambda student, task: student.head.in_features + 10 * task.seed},
+    )
     rows = result.rows
     assert rows[["arm", "seed"]].to_records(index=False).tolist() == [("CE", 4), ("KD", 4), ("CE", 7), ("KD", 7)]
-    assert list(rows.columns) == ["arm", "seed", "last", "best", "best_epoch", "epochs", "seconds", "teacher_forwards",
-                                  "width"]
+    assert list(rows.columns) == [
+        "arm",
+        "seed",
+        "last",
+        "best",
+        "best_epoch",
+        "epochs",
+        "seconds",
+        "teacher_forwards",
+        "width",
+    ]
     assert rows.width.tolist() == [43, 43, 73, 73] and rows.epochs.tolist() == [2] * 4
     assert rows.teacher_forwards.tolist() == [0, 72, 0, 72]  # 2 epochs x 36 samples, for KD only
     for (arm, seed), student in result.students.items():
@@ -106,8 +135,11 @@ def test_result_of_an_arm_does_not_depend_on_its_neighbours_nor_on_the_global_st
 
 
 def test_settings_come_from_the_arm_then_the_call_then_the_recipe() -> None:
-    arms = [Arm("default", "ce"), Arm("own", "ce", train={"epochs": 4, "batch_size": 36}),
-            Arm("other", "ce", student="smaller")]
+    arms = [
+        Arm("default", "ce"),
+        Arm("own", "ce", train={"epochs": 4, "batch_size": 36}),
+        Arm("other", "ce", student="smaller"),
+    ]
     by_arm = compare(tiny(), arms, seeds=1).rows.set_index("arm")
     assert by_arm.epochs.to_dict() == {"default": 2, "own": 4, "other": 1}
     by_arm = compare(tiny(), arms, seeds=1, epochs=3).rows.set_index("arm")
@@ -166,8 +198,13 @@ def test_metric_for_which_lower_is_better() -> None:
 
 def test_progress_counts_epochs_up_to_all_of_them() -> None:
     reports: list[tuple[int, int, str]] = []
-    compare(partial(tiny, val=True), [Arm("CE", "ce"), Arm("KD", "kd", train={"epochs": 3})], seeds=[21, 22], epochs=2,
-            progress=lambda *report: reports.append(report))
+    compare(
+        partial(tiny, val=True),
+        [Arm("CE", "ce"), Arm("KD", "kd", train={"epochs": 3})],
+        seeds=[21, 22],
+        epochs=2,
+        progress=lambda *report: reports.append(report),
+    )
     done = [count for count, _, _ in reports]
     assert done == sorted(done) and done[-1] == 10 and {total for _, total, _ in reports} == {10}
     assert any(text.startswith("teacher net: epoch 1 of 2") for _, _, text in reports)
@@ -192,16 +229,19 @@ def test_students_are_dropped_on_request() -> None:
     assert not compare(tiny(), ["ce"], seeds=1, epochs=1, keep_students=False).students
 
 
-@pytest.mark.parametrize(("arms", "options", "message"), [
-    ([], {}, "arms must be one or more"),
-    ([Arm("a"), Arm("a", "ce")], {}, "different labels"),
-    ([Arm("a", "kdd")], {}, "no method is called 'kdd'"),
-    ([Arm("a", "kd", {"temprature": 1.0})], {}, "has no knob 'temprature'"),
-    ([Arm("a", ["kd", "dist"], {"temperature": 1.0})], {}, "knobs are for a method given by name"),
-    ([Arm("a", "ce")], {"seeds": 0}, "seeds must be"),
-    ([Arm("a", "ce")], {"seeds": [1, 1]}, "seeds must be"),
-    ([Arm("a", "ce", student="huge")], {}, "student must be one of 'small', 'smaller'"),
-])
+@pytest.mark.parametrize(
+    ("arms", "options", "message"),
+    [
+        ([], {}, "arms must be one or more"),
+        ([Arm("a"), Arm("a", "ce")], {}, "different labels"),
+        ([Arm("a", "kdd")], {}, "no method is called 'kdd'"),
+        ([Arm("a", "kd", {"temprature": 1.0})], {}, "has no knob 'temprature'"),
+        ([Arm("a", ["kd", "dist"], {"temperature": 1.0})], {}, "knobs are for a method given by name"),
+        ([Arm("a", "ce")], {"seeds": 0}, "seeds must be"),
+        ([Arm("a", "ce")], {"seeds": [1, 1]}, "seeds must be"),
+        ([Arm("a", "ce", student="huge")], {}, "student must be one of 'small', 'smaller'"),
+    ],
+)
 def test_bad_requests_are_refused_before_training(arms: Sequence[Arm], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare(tiny(), arms, **({"seeds": 1, "epochs": 1} | options))
@@ -217,8 +257,12 @@ def test_error_in_a_run_names_arm_and_seed() -> None:
 
 
 def made(values: dict[str, list[float]], metric: str = "accuracy") -> Comparison:
-    records = [{"arm": arm, "seed": seed, "last": v} for arm, column in values.items() for seed, v in enumerate(column)
-               if v is not None]
+    records = [
+        {"arm": arm, "seed": seed, "last": v}
+        for arm, column in values.items()
+        for seed, v in enumerate(column)
+        if v is not None
+    ]
     return Comparison(arms=tuple(values), seeds=(0, 1, 2), metric=metric, records=records)
 
 
@@ -287,26 +331,29 @@ def test_page_shows_percent_and_escapes() -> None:
 # Claims --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("claim", "reproduced"), [
-    (Claim("c", [0.52, 0.50], ">", [0.50, 0.50]), True),
-    (Claim("c", [0.50, 0.50], ">", [0.50, 0.50]), False),
-    (Claim("c", [0.50, 0.50], ">=", [0.50, 0.50]), True),
-    (Claim("c", [0.60, 0.40], ">", [0.45, 0.45]), True),
-    (Claim("c", [0.60, 0.40], ">", [0.45, 0.45], every_seed=True), False),
-    (Claim("c", [0.60, 0.50], ">", [0.45, 0.45], every_seed=True), True),
-    (Claim("c", [0.96, 0.95], ">=", [0.90, 0.92], threshold=4.5), True),
-    (Claim("c", [0.96, 0.95], ">=", [0.90, 0.92], threshold=4.6), False),
-    (Claim("c", [0.0, 0.0], "==", threshold=0, unit="%", every_seed=True), True),
-    (Claim("c", [0.0, 0.01], "==", threshold=0, unit="%", every_seed=True), False),
-    (Claim("c", 0.81, ">=", threshold=50, unit="%"), True),
-    (Claim("c", 7.4, "<", 9.2, unit=""), True),
-    (Claim("c", 7.4, "<", 9.2, threshold=-2.0, unit=""), False),
-    (Claim("c", 7.4, "!=", 9.2, unit="nats"), True),
-    (Claim("c", [0.9, 0.7], "<=", 0.85), True),
-    (Claim("c", [math.nan, 0.9], ">", 0.1), False),
-    (Claim("c", [math.nan, 0.9], "!=", 0.1), False),
-    (Claim("c", [math.inf, 0.9], ">", 0.1, every_seed=True), False),
-])
+@pytest.mark.parametrize(
+    ("claim", "reproduced"),
+    [
+        (Claim("c", [0.52, 0.50], ">", [0.50, 0.50]), True),
+        (Claim("c", [0.50, 0.50], ">", [0.50, 0.50]), False),
+        (Claim("c", [0.50, 0.50], ">=", [0.50, 0.50]), True),
+        (Claim("c", [0.60, 0.40], ">", [0.45, 0.45]), True),
+        (Claim("c", [0.60, 0.40], ">", [0.45, 0.45], every_seed=True), False),
+        (Claim("c", [0.60, 0.50], ">", [0.45, 0.45], every_seed=True), True),
+        (Claim("c", [0.96, 0.95], ">=", [0.90, 0.92], threshold=4.5), True),
+        (Claim("c", [0.96, 0.95], ">=", [0.90, 0.92], threshold=4.6), False),
+        (Claim("c", [0.0, 0.0], "==", threshold=0, unit="%", every_seed=True), True),
+        (Claim("c", [0.0, 0.01], "==", threshold=0, unit="%", every_seed=True), False),
+        (Claim("c", 0.81, ">=", threshold=50, unit="%"), True),
+        (Claim("c", 7.4, "<", 9.2, unit=""), True),
+        (Claim("c", 7.4, "<", 9.2, threshold=-2.0, unit=""), False),
+        (Claim("c", 7.4, "!=", 9.2, unit="nats"), True),
+        (Claim("c", [0.9, 0.7], "<=", 0.85), True),
+        (Claim("c", [math.nan, 0.9], ">", 0.1), False),
+        (Claim("c", [math.nan, 0.9], "!=", 0.1), False),
+        (Claim("c", [math.inf, 0.9], ">", 0.1, every_seed=True), False),
+    ],
+)
 def test_claims_are_judged_as_written(claim: Claim, reproduced: bool) -> None:
     verdict = claim.check()
     assert verdict.reproduced is reproduced and bool(verdict) is reproduced
@@ -318,12 +365,16 @@ def test_sentence_is_written_from_the_numbers() -> None:
     verdict = Claim("DIST beats CE", [0.93, 0.94, 0.92], ">=", [0.90, 0.92, 0.92], threshold=1.0).check()
     d = [3.0, 2.0, 0.0]
     low, high = mean_interval(d)
-    assert verdict.sentence == (f"reproduced: DIST beats CE: 93 against 91.33 points, difference +1.67 (95 % interval "
-                                f"{low:.2f} to +{high:.2f}), wanted at least 1; holds on 2 of 3 seeds.")
+    assert verdict.sentence == (
+        f"reproduced: DIST beats CE: 93 against 91.33 points, difference +1.67 (95 % interval "
+        f"{low:.2f} to +{high:.2f}), wanted at least 1; holds on 2 of 3 seeds."
+    )
     assert verdict.seeds_holding == 2 and verdict.n == 3 and verdict.interval == pytest.approx((low, high))
     bare = Claim("a 3 is recognised", [0.82, 0.40], ">=", threshold=50, unit="%", every_seed=True).check()
-    assert str(bare) == ("not reproduced at this scale: a 3 is recognised: 61 %, wanted at least 50 %; "
-                         "holds on 1 of 2 seeds (every seed wanted).")
+    assert str(bare) == (
+        "not reproduced at this scale: a 3 is recognised: 61 %, wanted at least 50 %; "
+        "holds on 1 of 2 seeds (every seed wanted)."
+    )
     single = Claim("norms grow", 9.2, ">", 7.0, unit="").check()
     assert single.sentence == "reproduced: norms grow: 9.2 against 7, difference +2.2, wanted more than 0."
 
@@ -334,12 +385,15 @@ def test_verdict_shows_words_and_a_sign_not_only_colour() -> None:
     assert "&lt;b&gt;" in good and "<b>:" not in good
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"op": "=>"}, "op must be one of"),
-    ({"right": None}, "needs right"),
-    ({"left": []}, "no values to judge"),
-    ({"left": [1.0, 2.0], "right": [1.0, 2.0, 3.0]}, "left has 2 seeds and right has 3"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"op": "=>"}, "op must be one of"),
+        ({"right": None}, "needs right"),
+        ({"left": []}, "no values to judge"),
+        ({"left": [1.0, 2.0], "right": [1.0, 2.0, 3.0]}, "left has 2 seeds and right has 3"),
+    ],
+)
 def test_claims_that_cannot_be_judged(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Claim(**({"text": "c", "left": [1.0, 2.0], "right": 1.0} | options))

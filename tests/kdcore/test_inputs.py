@@ -14,8 +14,16 @@ from kdcore.inputs import Normalize, check_finite, input_normalization, read_bat
 X, Y, I = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]), torch.arange(4) + 10  # noqa: E741
 
 
-@pytest.mark.parametrize("raw", [(X, Y, I), [X, Y, I], {"x": X, "y": Y, "index": I},
-                                 {"image": X, "label": Y, "index": I}, {"input": X, "labels": Y, "index": I}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        (X, Y, I),
+        [X, Y, I],
+        {"x": X, "y": Y, "index": I},
+        {"image": X, "label": Y, "index": I},
+        {"input": X, "labels": Y, "index": I},
+    ],
+)
 def test_forms(raw: Any) -> None:
     batch = read_batch(raw)
     assert batch.x is X and batch.labels is Y and batch.index is I and batch.view is None and batch.size == 4
@@ -29,12 +37,24 @@ def test_unlabelled_and_many_inputs() -> None:
     assert set(graph.x) == {"x", "edge_index"} and graph.labels is Y and graph.size == 4
 
 
-@pytest.mark.parametrize(("raw", "message"), [
-    ("text", "a batch must be"), (3, "a batch must be"), ((), "a batch must be"), ((X, Y, I, Y, Y), "a batch must be"),
-    ((X, Y[:2]), "y must be a tensor with 4"), ((X, [0, 1, 2, 0]), "y must be a tensor"), (([1, 2], Y), "x must be"),
-    ((X, Y, I[:1]), "index must be"), ((X[:0], Y[:0]), "empty"), ({"y": Y}, "x must be a tensor"),
-    (((X, X), Y), "must be one tensor"), ({"edge_index": Y, "y": Y}, "x must be a tensor"),
-    ({"x": X[:3], "edge_index": Y, "y": Y}, "y must be a tensor with 3")])
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("text", "a batch must be"),
+        (3, "a batch must be"),
+        ((), "a batch must be"),
+        ((X, Y, I, Y, Y), "a batch must be"),
+        ((X, Y[:2]), "y must be a tensor with 4"),
+        ((X, [0, 1, 2, 0]), "y must be a tensor"),
+        (([1, 2], Y), "x must be"),
+        ((X, Y, I[:1]), "index must be"),
+        ((X[:0], Y[:0]), "empty"),
+        ({"y": Y}, "x must be a tensor"),
+        (((X, X), Y), "must be one tensor"),
+        ({"edge_index": Y, "y": Y}, "x must be a tensor"),
+        ({"x": X[:3], "edge_index": Y, "y": Y}, "y must be a tensor with 3"),
+    ],
+)
 def test_wrong_forms(raw: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_batch(raw)
@@ -71,6 +91,7 @@ def test_normalize_by_hand() -> None:
 
 def test_timm_configurations() -> None:
     import timm
+
     norm = input_normalization(timm.create_model("resnet18", num_classes=3))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     expected = (X - mean) / std
@@ -89,8 +110,18 @@ def test_positions_follow_shuffling_and_the_collate_function(workers: int) -> No
         x, y = zip(*items, strict=True)
         return {"x": 2 * torch.stack(x), "y": torch.stack(y)}
 
-    loader = rebuild_loader(DataLoader(data, 4, shuffle=True, drop_last=True, num_workers=workers, collate_fn=double,
-                                       generator=torch.Generator().manual_seed(0)), index=True)
+    loader = rebuild_loader(
+        DataLoader(
+            data,
+            4,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            collate_fn=double,
+            generator=torch.Generator().manual_seed(0),
+        ),
+        index=True,
+    )
     batches = [read_batch(raw) for raw in loader]
     assert len(batches) == len(loader) == 2
     seen = torch.cat([b.index for b in batches])  # type: ignore[misc]

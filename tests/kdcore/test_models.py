@@ -39,8 +39,10 @@ def test_convnet_halves_the_map_between_stages_and_averages_it() -> None:
     model = ConvNet((4, 8, 64), 10).eval()
     shapes = {}
     for name in ("stage1", "stage2", "stage3", "head"):
+
         def note(module: nn.Module, args: tuple[Tensor, ...], out: Tensor, name: str = name) -> None:
             shapes[name] = (tuple(args[0].shape[1:]), tuple(out.shape[1:]))
+
         model.get_submodule(name).register_forward_hook(note)
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
     assert shapes["stage1"][1] == (4, 8, 8) and shapes["stage2"][1] == (8, 4, 4) and shapes["stage3"][1] == (64, 2, 2)
@@ -54,7 +56,7 @@ def test_attention_is_the_textbook_formula() -> None:
     heads = []
     for h in range(4):
         part = slice(4 * h, 4 * h + 4)
-        weights = (q[..., part] @ k[..., part].transpose(1, 2) / 4 ** 0.5).softmax(-1)
+        weights = (q[..., part] @ k[..., part].transpose(1, 2) / 4**0.5).softmax(-1)
         heads.append(weights @ v[..., part])
     expected = torch.cat(heads, -1) @ attention.proj.weight.T + attention.proj.bias
     torch.testing.assert_close(attention(x), expected)
@@ -70,17 +72,21 @@ def test_vit_sees_position_and_counts_tokens() -> None:
     assert not torch.allclose(out, model(x.flip(-1)), atol=1e-3)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"image_size": 9, "patch_size": 2}, "patch_size must divide image_size"),
-    ({"width": 30, "heads": 4}, "heads must divide width"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 9, "patch_size": 2}, "patch_size must divide image_size"),
+        ({"width": 30, "heads": 4}, "heads must divide width"),
+    ],
+)
 def test_vit_refuses_sizes_that_do_not_divide(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SmallViT(**options)
 
 
-@pytest.mark.parametrize(("build", "millions"), [
-    (resnet20, 0.27), (resnet32, 0.46), (resnet44, 0.66), (resnet56, 0.85)])
+@pytest.mark.parametrize(
+    ("build", "millions"), [(resnet20, 0.27), (resnet32, 0.46), (resnet44, 0.66), (resnet56, 0.85)]
+)
 def test_cifar_resnets_have_the_paper_s_sizes(build: type, millions: float) -> None:
     assert round(parameters(build()) / 1e6, 2) == millions  # He et al. (2016), table 6
 
@@ -116,9 +122,16 @@ def test_cifar_resnet_states_its_normalisation_for_colour_only() -> None:
         CifarResNet(21)
 
 
-@pytest.mark.parametrize("model", [MLP((3, 32, 32), (8,), 5), ConvNet((4, 8), 5, in_channels=3), resnet20(5),
-                                   SmallViT(32, 8, 5, in_channels=3, width=16, depth=1)],
-                         ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "model",
+    [
+        MLP((3, 32, 32), (8,), 5),
+        ConvNet((4, 8), 5, in_channels=3),
+        resnet20(5),
+        SmallViT(32, 8, 5, in_channels=3, width=16, depth=1),
+    ],
+    ids=lambda m: type(m).__name__,
+)
 def test_every_parameter_of_every_network_gets_a_gradient(model: nn.Module) -> None:
     F.cross_entropy(model(torch.rand(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3])).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())

@@ -36,8 +36,13 @@ WORDS = [
     ((12, 8), (8, 3, 4), {"grid": (3, 4)}, (8, 3, 4), "grid 3x4"),
     ((8, 6, 2), (12, 8), {"grid": (6, 2)}, (12, 8), "flatten to tokens"),
     ((12, 8), (6, 8), {"grid": (3, 4), "teacher_grid": (3, 2)}, (6, 8), "grid 3x4, average pool to 3x2"),
-    ((4, 4, 8), (16, 2, 2), {"student_layout": "map_last"}, (16, 2, 2),
-     "channels first -> average pool to 2x2 -> conv1x1"),
+    (
+        (4, 4, 8),
+        (16, 2, 2),
+        {"student_layout": "map_last"},
+        (16, 2, 2),
+        "channels first -> average pool to 2x2 -> conv1x1",
+    ),
     ((16, 2, 2), (4, 4, 8), {"teacher_layout": "map_last"}, (4, 4, 8), "conv1x1 -> bilinear to 4x4 -> channels last"),
     ((4, 4, 8), (4, 4, 8), {"student_layout": "map_last", "teacher_layout": "map_last"}, (4, 4, 8), "identity"),
     ((64, 4, 4), (64, 4, 4), {"kind": "conv1x1"}, (64, 4, 4), "conv1x1"),
@@ -67,11 +72,11 @@ def test_shape_and_words(student, teacher, arguments, output, words):
 def test_values_by_hand():
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     assert torch.equal(make_projector((1, 4, 4), (1, 2, 2))(x), torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]))
-    tokens = torch.arange(10.0).reshape(1, 5, 2)                  # class token, then a 2x2 grid row by row
+    tokens = torch.arange(10.0).reshape(1, 5, 2)  # class token, then a 2x2 grid row by row
     as_map = make_projector((5, 2), (2, 2, 2))(tokens)
     assert torch.equal(as_map, torch.tensor([[[[2.0, 4.0], [6.0, 8.0]], [[3.0, 5.0], [7.0, 9.0]]]]))
     assert torch.equal(make_projector((2, 2, 2), (4, 2))(as_map), tokens[:, 1:])
-    kept = make_projector((5, 2), (2, 2))(tokens)                 # 1x1 grid behind a class token
+    kept = make_projector((5, 2), (2, 2))(tokens)  # 1x1 grid behind a class token
     assert torch.equal(kept, torch.tensor([[[0.0, 1.0], [5.0, 6.0]]]))
     assert torch.equal(make_projector((4, 2), (5, 2)).target(tokens), tokens[:, 1:])
     nhwc = torch.arange(8.0).reshape(1, 2, 2, 2)
@@ -126,21 +131,29 @@ def test_any_two_shapes_either_fit_or_are_refused(data):
     assert (learnable == 0) if kind == "none" else (learnable > 0 or kind == "auto")
 
 
-@pytest.mark.parametrize(("student", "teacher", "arguments", "message"), [
-    ((13, 8), (8, 4, 4), {}, r"student 13x8 \(tokens\) to teacher 8x4x4 \(map\).*13 tokens of student are no square"),
-    ((8, 4, 4), (11, 8), {}, r"11 tokens of teacher are no square grid.*pass teacher_grid=\(height, width\)"),
-    ((12, 8), (8, 4, 4), {"grid": (5, 2)}, r"grid=\(5, 2\) holds 10 tokens"),
-    ((8,), (8, 4, 4), {}, r"from student 8 \(vector\) to teacher 8x4x4 \(map\): a vector has no positions"),
-    ((8,), (16, 8), {}, "a vector has no positions"),
-    ((8, 4, 4), (9, 4, 4), {"kind": "none"}, 'kind="none" learns nothing, but the widths are 8 and 9'),
-    ((8,), (9,), {"kind": "conv1x1"}, 'kind="conv1x1" needs a map'),
-    ((8, 2, 2), (9, 2, 2), {"kind": "linear"}, 'kind="linear" needs tokens or a vector'),
-    ((8, 2, 2), (9, 2, 2), {"kind": "conv"}, r"kind must be one of .* got 'conv'\. Did you mean 'conv1x1'"),
-    ((8, 2, 2, 2), (9, 2, 2), {}, r"student_shape must be \(C, H, W\), .* without batch, got \(8, 2, 2, 2\)"),
-    ((8, 0, 2), (9, 2, 2), {}, "student_shape must be"),
-    ((8, 2), (9.0, 2), {}, "teacher_shape must be"),
-    ((8, 2), (9, 2), {"student_layout": "map"}, r"student_layout='map' does not fit the shape \(8, 2\)"),
-])
+@pytest.mark.parametrize(
+    ("student", "teacher", "arguments", "message"),
+    [
+        (
+            (13, 8),
+            (8, 4, 4),
+            {},
+            r"student 13x8 \(tokens\) to teacher 8x4x4 \(map\).*13 tokens of student are no square",
+        ),
+        ((8, 4, 4), (11, 8), {}, r"11 tokens of teacher are no square grid.*pass teacher_grid=\(height, width\)"),
+        ((12, 8), (8, 4, 4), {"grid": (5, 2)}, r"grid=\(5, 2\) holds 10 tokens"),
+        ((8,), (8, 4, 4), {}, r"from student 8 \(vector\) to teacher 8x4x4 \(map\): a vector has no positions"),
+        ((8,), (16, 8), {}, "a vector has no positions"),
+        ((8, 4, 4), (9, 4, 4), {"kind": "none"}, 'kind="none" learns nothing, but the widths are 8 and 9'),
+        ((8,), (9,), {"kind": "conv1x1"}, 'kind="conv1x1" needs a map'),
+        ((8, 2, 2), (9, 2, 2), {"kind": "linear"}, 'kind="linear" needs tokens or a vector'),
+        ((8, 2, 2), (9, 2, 2), {"kind": "conv"}, r"kind must be one of .* got 'conv'\. Did you mean 'conv1x1'"),
+        ((8, 2, 2, 2), (9, 2, 2), {}, r"student_shape must be \(C, H, W\), .* without batch, got \(8, 2, 2, 2\)"),
+        ((8, 0, 2), (9, 2, 2), {}, "student_shape must be"),
+        ((8, 2), (9.0, 2), {}, "teacher_shape must be"),
+        ((8, 2), (9, 2), {"student_layout": "map"}, r"student_layout='map' does not fit the shape \(8, 2\)"),
+    ],
+)
 def test_refusals(student, teacher, arguments, message):
     with pytest.raises(ValueError, match=message):
         make_projector(student, teacher, **arguments)
@@ -158,9 +171,15 @@ def test_bank_of_pairs_from_two_models():
     torch.manual_seed(0)
 
     def cnn(width: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-                             nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(),
-                             nn.Linear(32 * width, 10))
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Flatten(),
+            nn.Linear(32 * width, 10),
+        )
 
     student, teacher = cnn(4), cnn(6)
     x = torch.randn(2, 1, 8, 8)

@@ -30,8 +30,18 @@ PLACE = dict.fromkeys(AXES, "-") | {"knowledge": "response+feature", "signal": "
 
 
 def card(**more: object) -> MethodCard:
-    return MethodCard(**{"slug": "x", "title": "X <1>", "authors": "A & B", "year": 2020, "family": "features",
-                         "summary": "S.", "axes": Axes(**PLACE), **more})
+    return MethodCard(
+        **{
+            "slug": "x",
+            "title": "X <1>",
+            "authors": "A & B",
+            "year": 2020,
+            "family": "features",
+            "summary": "S.",
+            "axes": Axes(**PLACE),
+            **more,
+        }
+    )
 
 
 def test_split_values() -> None:
@@ -47,22 +57,38 @@ def test_axes_check_their_vocabulary() -> None:
         Axes(**PLACE).values("signals")
 
 
-@pytest.mark.parametrize(("knob", "value", "expected"), [
-    (Knob("a", 1.0), 2, 2.0), (Knob("a", 1.0), 0.5, 0.5), (Knob("a", 3), 4.0, 4), (Knob("a", True), False, False),
-    (Knob("a", "x"), "y", "y"), (Knob("a", None), None, None), (Knob("a", None), 2, 2.0),
-    (Knob("a", "x", choices=("x", "y")), "y", "y"),
-])
+@pytest.mark.parametrize(
+    ("knob", "value", "expected"),
+    [
+        (Knob("a", 1.0), 2, 2.0),
+        (Knob("a", 1.0), 0.5, 0.5),
+        (Knob("a", 3), 4.0, 4),
+        (Knob("a", True), False, False),
+        (Knob("a", "x"), "y", "y"),
+        (Knob("a", None), None, None),
+        (Knob("a", None), 2, 2.0),
+        (Knob("a", "x", choices=("x", "y")), "y", "y"),
+    ],
+)
 def test_knobs_convert(knob: Knob, value: object, expected: object) -> None:
     got = knob.check(value)
     assert got == expected and type(got) is type(expected)
 
 
-@pytest.mark.parametrize(("knob", "value", "error"), [
-    (Knob("a", 1.0), "1", TypeError), (Knob("a", 1.0), True, TypeError), (Knob("a", 1.0), None, TypeError),
-    (Knob("a", 3), 3.5, TypeError), (Knob("a", 3), True, TypeError), (Knob("a", True), 1, TypeError),
-    (Knob("a", "x"), 1, TypeError), (Knob("a", "x", choices=("x", "y")), "z", ValueError),
-    (Knob("a", "x", choices=("x", "y")), 1, TypeError),
-])
+@pytest.mark.parametrize(
+    ("knob", "value", "error"),
+    [
+        (Knob("a", 1.0), "1", TypeError),
+        (Knob("a", 1.0), True, TypeError),
+        (Knob("a", 1.0), None, TypeError),
+        (Knob("a", 3), 3.5, TypeError),
+        (Knob("a", 3), True, TypeError),
+        (Knob("a", True), 1, TypeError),
+        (Knob("a", "x"), 1, TypeError),
+        (Knob("a", "x", choices=("x", "y")), "z", ValueError),
+        (Knob("a", "x", choices=("x", "y")), 1, TypeError),
+    ],
+)
 def test_knobs_refuse(knob: Knob, value: object, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"^a must be .*got"):
         knob.check(value)
@@ -78,11 +104,25 @@ def test_cards_refuse_what_does_not_exist() -> None:
 
 
 def test_a_card_draws_itself_and_escapes() -> None:
-    html = card(arxiv="1234.56789", official_code="o/n", deviations=("a < b",),
-                knobs=(Knob("k", 1.0, 0.0, 2.0, symbol="κ"),), evidence=(Evidence("w", "p", "c", "h&h"),),
-                invariances=("scale_invariant",))._repr_html_()
-    for text in ("X &lt;1&gt;", "A &amp; B", "https://arxiv.org/abs/1234.56789", "https://github.com/o/n", "a &lt; b",
-                 "κ", "0 to 2", "h&amp;h", escape(registry.INVARIANCES["scale_invariant"])):
+    html = card(
+        arxiv="1234.56789",
+        official_code="o/n",
+        deviations=("a < b",),
+        knobs=(Knob("k", 1.0, 0.0, 2.0, symbol="κ"),),
+        evidence=(Evidence("w", "p", "c", "h&h"),),
+        invariances=("scale_invariant",),
+    )._repr_html_()
+    for text in (
+        "X &lt;1&gt;",
+        "A &amp; B",
+        "https://arxiv.org/abs/1234.56789",
+        "https://github.com/o/n",
+        "a &lt; b",
+        "κ",
+        "0 to 2",
+        "h&amp;h",
+        escape(registry.INVARIANCES["scale_invariant"]),
+    ):
         assert text in html, text
     assert html.count("<div") == html.count("</div>") and html.count("<table") == html.count("</table>")
 
@@ -132,8 +172,10 @@ def test_a_module_without_a_card_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     class Module:
         CARD = card(slug="other")
 
-    for modules, error, message in (({"bare": object()}, TypeError, r"methods/bare\.py must define CARD"),
-                                    ({"mine": Module}, ValueError, r"CARD\.slug must be 'mine', got 'other'")):
+    for modules, error, message in (
+        ({"bare": object()}, TypeError, r"methods/bare\.py must define CARD"),
+        ({"mine": Module}, ValueError, r"CARD\.slug must be 'mine', got 'other'"),
+    ):
         monkeypatch.setattr(registry, "_modules", lambda modules=modules: modules)
         with pytest.raises(error, match=message):
             registry._cards.__wrapped__()
@@ -149,8 +191,10 @@ def test_two_objectives_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_looking_through_the_methods_imports_nothing_heavy() -> None:
-    code = ("import sys, kdcore; kdcore.list_methods(); kdcore.list_objectives();"
-            "heavy = 'timm torchvision sklearn pandas lightning plotly matplotlib IPython ipywidgets captum'.split();"
-            "print([m for m in heavy if m in sys.modules])")
+    code = (
+        "import sys, kdcore; kdcore.list_methods(); kdcore.list_objectives();"
+        "heavy = 'timm torchvision sklearn pandas lightning plotly matplotlib IPython ipywidgets captum'.split();"
+        "print([m for m in heavy if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

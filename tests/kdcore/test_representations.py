@@ -22,9 +22,15 @@ ONE = Recipe(epochs=1, batch_size=16)
 def tiny(seed: int = 0) -> Task:
     g = torch.Generator().manual_seed(seed)
     data = ArrayDataset(torch.rand(64, 1, 4, 4, generator=g), torch.arange(64) % 3)
-    return Task(name="tiny", train=data, test=data, class_names="abc", seed=seed,
-                teachers={"t": ModelSpec(build=lambda: ConvNet((6, 8), 3), recipe=ONE)},
-                students={"s": ModelSpec(build=lambda: ConvNet((3, 5), 3), recipe=replace(ONE, epochs=2))})
+    return Task(
+        name="tiny",
+        train=data,
+        test=data,
+        class_names="abc",
+        seed=seed,
+        teachers={"t": ModelSpec(build=lambda: ConvNet((6, 8), 3), recipe=ONE)},
+        students={"s": ModelSpec(build=lambda: ConvNet((3, 5), 3), recipe=replace(ONE, epochs=2))},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +38,9 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> study.Representations:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
         told: list[tuple[int, int, str]] = []
-        made = study.representations(tiny, arms=study.alignment_arms(weight=2.0), seeds=2,
-                                     progress=lambda *args: told.append(args))
+        made = study.representations(
+            tiny, arms=study.alignment_arms(weight=2.0), seeds=2, progress=lambda *args: told.append(args)
+        )
     steps = [done for done, _, text in told if "teacher" not in text]
     assert steps == list(range(1, 15)) and {total for _, total, _ in told} == {14}  # 2 x 3 x 2 epochs, then 2 twins
     return made
@@ -89,14 +96,30 @@ def test_memory_grows_where_batches_are_kept() -> None:
 
 
 def good() -> dict[str, list[float]]:
-    return {"identified_cka": [4, 5], "identified_cca": [1, 2], "error": [0.01, 0.02], "error_small": [0.02, 0.02],
-            "excess_small": [0.1, 0.2], "noise_biased": [0.95, 0.95], "noise_unbiased": [-0.01, 0.01],
-            "bytes_4": [120, 120], "bytes_40": [120, 120]}
+    return {
+        "identified_cka": [4, 5],
+        "identified_cca": [1, 2],
+        "error": [0.01, 0.02],
+        "error_small": [0.02, 0.02],
+        "excess_small": [0.1, 0.2],
+        "noise_biased": [0.95, 0.95],
+        "noise_unbiased": [-0.01, 0.01],
+        "bytes_4": [120, 120],
+        "bytes_40": [120, 120],
+    }
 
 
-@pytest.mark.parametrize(("name", "values", "claim"), [
-    ("identified_cca", [4, 5], 0), ("error", [0.05, 0.06], 1), ("excess_small", [0.01, 0.02], 2),
-    ("noise_biased", [0.95, 0.85], 3), ("noise_unbiased", [0.0, -0.06], 4), ("bytes_40", [120, 1200], 5)])
+@pytest.mark.parametrize(
+    ("name", "values", "claim"),
+    [
+        ("identified_cca", [4, 5], 0),
+        ("error", [0.05, 0.06], 1),
+        ("excess_small", [0.01, 0.02], 2),
+        ("noise_biased", [0.95, 0.85], 3),
+        ("noise_unbiased", [0.0, -0.06], 4),
+        ("bytes_40", [120, 1200], 5),
+    ],
+)
 def test_each_claim_fails_alone(name: str, values: list[float], claim: int) -> None:
     assert all(c.check() for c in study.similarity_claims(good()))
     verdicts = [bool(c.check()) for c in study.similarity_claims(good() | {name: values}, on="here")]
@@ -115,8 +138,9 @@ def test_a_film_is_the_training_it_shows(result: study.Representations) -> None:
     task, teacher = result.comparison.tasks[0], result.comparison.teachers[0]
     told: list[tuple[int, int, str]] = []
     arm = Arm("KD", "kd", {"temperature": 4.0})
-    film = study.cka_film(task, arm, teacher, layers=("head:in",), images=64, batch_size=64,
-                          progress=lambda *args: told.append(args))
+    film = study.cka_film(
+        task, arm, teacher, layers=("head:in",), images=64, batch_size=64, progress=lambda *args: told.append(args)
+    )
     assert len(film) == 3 and [t[:2] for t in told] == [(1, 2), (2, 2)]
     trained = result.comparison.students["KD", 0]
     for model, shown in ((task.student(seed=0), film[0]), (trained, film[-1])):
@@ -146,6 +170,7 @@ def test_stopped_before_the_twins(tmp_path: object, monkeypatch: pytest.MonkeyPa
 
 # All pairs at once ----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_matrix_is_cka_pair_by_pair(kernel: str, unbiased: bool) -> None:
@@ -169,8 +194,9 @@ def test_estimates_of_batches() -> None:
     odd = batch_estimates(x, y, [10])[0]
     assert (odd.batch_size, odd.n_batches) == (10, 3)  # two samples are left out
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0))[:30].split(10)
-    naive = torch.stack([cka_matrix({k: v[i] for k, v in x.items()}, {k: v[i] for k, v in y.items()}, unbiased=False)
-                         for i in order]).mean(0)
+    naive = torch.stack(
+        [cka_matrix({k: v[i] for k, v in x.items()}, {k: v[i] for k, v in y.items()}, unbiased=False) for i in order]
+    ).mean(0)
     torch.testing.assert_close(odd.naive, naive)
     assert (odd.naive > odd.minibatch).all()
 

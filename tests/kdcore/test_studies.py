@@ -50,6 +50,7 @@ def numbered(labels: list[int], classes: int) -> Task:
 
 # The omitted class ----------------------------------------------------------------------------------------------------
 
+
 def test_the_student_never_sees_the_omitted_digit_and_soft_arms_never_see_labels() -> None:
     result = studies.omitted_class(7, temperatures=(2.0, 8.0), seeds=[1], epochs=2)
     assert result.arms == ("CE", "KD, T = 2", "KD, T = 8")
@@ -67,9 +68,9 @@ def test_metrics_of_the_omitted_class_are_those_of_shifted_logits() -> None:
     task, student = numbered([0, 1, 1, 1], 3), Fixed(logits)
     assert studies.class_recall(1)(student, task) == pytest.approx(1 / 3)
     assert studies.class_recall(1, bias=0.75)(student, task) == pytest.approx(2 / 3)
-    assert studies.biased_accuracy(1, 0.0)(student, task) == 0.5     # right: samples 0 and 2
-    assert studies.biased_accuracy(1, 0.75)(student, task) == 0.75   # and now sample 1
-    assert studies.biased_accuracy(1, 1.25)(student, task) == 0.75   # sample 3 is won, sample 0 is lost
+    assert studies.biased_accuracy(1, 0.0)(student, task) == 0.5  # right: samples 0 and 2
+    assert studies.biased_accuracy(1, 0.75)(student, task) == 0.75  # and now sample 1
+    assert studies.biased_accuracy(1, 1.25)(student, task) == 0.75  # sample 3 is won, sample 0 is lost
 
 
 def test_bias_sweep_equals_shifting_and_counting() -> None:
@@ -92,10 +93,14 @@ def test_shift_class_changes_one_column_of_a_copy() -> None:
         studies.shift_class(logits, 3, 1.0)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"temperatures": ()}, "temperatures must name at least one"),
-    ({"temperatures": (4.0, 0.0)}, "temperatures must be a finite number > 0, got 0.0"),
-    ({"digit": 12}, "omit_classes names 12")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperatures": ()}, "temperatures must name at least one"),
+        ({"temperatures": (4.0, 0.0)}, "temperatures must be a finite number > 0, got 0.0"),
+        ({"digit": 12}, "omit_classes names 12"),
+    ],
+)
 def test_omitted_class_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         studies.omitted_class(seeds=1, epochs=1, **options)
@@ -115,12 +120,14 @@ def test_omitted_class_claims_hold_exactly_where_they_should() -> None:
     assert [c.check().reproduced for c in studies.omitted_class_claims(good)] == [True, True, True]
     one_low = measured(last=last, recall={"CE": [0.0, 0.0], "KD, T = 8": [0.49, 0.99]})
     assert [c.check().reproduced for c in studies.omitted_class_claims(one_low)] == [False, True, True]
-    leak = measured(last={"CE": [0.9, 0.9], "KD, T = 8": [0.93, 0.94]},
-                    recall={"CE": [0.0, 0.01], "KD, T = 8": [0.6, 0.6]})
+    leak = measured(
+        last={"CE": [0.9, 0.9], "KD, T = 8": [0.93, 0.94]}, recall={"CE": [0.0, 0.01], "KD, T = 8": [0.6, 0.6]}
+    )
     assert [c.check().reproduced for c in studies.omitted_class_claims(leak)] == [True, False, False]
 
 
 # The baselines --------------------------------------------------------------------------------------------------------
+
 
 def test_few_labels_runs_the_four_objectives_on_the_same_images() -> None:
     result = studies.few_labels(seeds=1, epochs=2, train_size=60)
@@ -133,8 +140,12 @@ def test_few_labels_runs_the_four_objectives_on_the_same_images() -> None:
 
 
 def test_baselines_pass_their_knobs_on() -> None:
-    arms = {a.label: a.objective() for a in studies.logit_baselines(temperature=3.0, ce_weight=0.2, kd_weight=0.7,
-            alpha=1.5, beta=6.0, warmup_epochs=4, dist_weight=1.5)}
+    arms = {
+        a.label: a.objective()
+        for a in studies.logit_baselines(
+            temperature=3.0, ce_weight=0.2, kd_weight=0.7, alpha=1.5, beta=6.0, warmup_epochs=4, dist_weight=1.5
+        )
+    }
     kd, dkd, dist = (arms[n].settings for n in ("KD", "DKD", "DIST"))
     assert kd == {"temperature": 3.0, "kd_weight": 0.7, "ce_weight": 0.2}
     assert dkd == {"alpha": 1.5, "beta": 6.0, "temperature": 3.0, "warmup_epochs": 4, "ce_weight": 1.0}
@@ -156,11 +167,13 @@ class Negative(nn.Module):
 def test_baseline_claims() -> None:
     def judged(**last: list[float]) -> list[bool]:
         return [c.check().reproduced for c in studies.baseline_claims(measured(last=last))]
+
     assert judged(CE=[0.90, 0.90], KD=[0.88, 0.88], DKD=[0.89, 0.88], DIST=[0.92, 0.91]) == [True, True]
     assert judged(CE=[0.90, 0.90], KD=[0.89, 0.89], DKD=[0.89, 0.89], DIST=[0.905, 0.91]) == [False, False]
 
 
 # CIFAR-100 ------------------------------------------------------------------------------------------------------------
+
 
 def small_photos(name: str, *, folder: Path | None = None, **options: Any) -> Task:
     assert name == "cifar100"
@@ -185,7 +198,13 @@ def test_cifar_study_trains_the_wide_networks_with_augmentation(monkeypatch: pyt
 def test_recipe_is_the_published_one() -> None:
     r = studies.CIFAR_RECIPE
     assert (r.epochs, r.batch_size, r.lr, r.optimizer, r.weight_decay, r.scheduler) == (
-        240, 64, 0.05, "sgd", 5e-4, "steps")
+        240,
+        64,
+        0.05,
+        "sgd",
+        5e-4,
+        "steps",
+    )
 
 
 def test_the_steps_scheduler_divides_by_ten_at_150_180_and_210_of_240() -> None:
@@ -198,6 +217,9 @@ def test_the_steps_scheduler_divides_by_ten_at_150_180_and_210_of_240() -> None:
 
 def test_recipes_name_the_scheduler() -> None:
     with pytest.raises(ValueError, match="'cosine', 'steps', 'constant' or a callable"):
-        list(Distiller(None, MLP(3, (2,), 2), "ce", [(torch.randn(4, 3), torch.arange(4) % 2)], epochs=1,
-                       scheduler="stairs").run())
+        list(
+            Distiller(
+                None, MLP(3, (2,), 2), "ce", [(torch.randn(4, 3), torch.arange(4) % 2)], epochs=1, scheduler="stairs"
+            ).run()
+        )
     assert Recipe(scheduler="steps").training()["scheduler"] == "steps"

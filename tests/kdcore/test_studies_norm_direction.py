@@ -31,7 +31,11 @@ def test_arms_differ_in_the_term_on_the_embedding_alone() -> None:
     assert list(arms) == ["CE", "KD", "KD + cos", "KD + norm", "KD++", "CE + ND"]
     taught = {n: arms[n].settings for n in ("KD", "KD + cos", "KD + norm", "KD++")}  # type: ignore[union-attr]
     assert [(s.pop("regularizer"), s.pop("nd_weight")) for s in taught.values()] == [
-        ("nd", 0.0), ("direction", 3.0), ("norm", 0.2), ("nd", 3.0)]
+        ("nd", 0.0),
+        ("direction", 3.0),
+        ("norm", 0.2),
+        ("nd", 3.0),
+    ]
     assert all(s == taught["KD"] for s in taught.values()) and taught["KD"]["kd_weight"] == 0.7
     assert arms["CE + ND"].settings["nd_weight"] == 3.0  # type: ignore[union-attr]
 
@@ -54,8 +58,9 @@ def test_geometry_against_a_loop(task: Task) -> None:
         seen: list[torch.Tensor] = []
         head = [m for m in teacher.modules() if isinstance(m, nn.Linear)][-1]
         original = type(head).forward
-        patch.setattr(type(head), "forward", lambda self, x: (seen.append(x) if self is head else None,
-                                                              original(self, x))[1])
+        patch.setattr(
+            type(head), "forward", lambda self, x: (seen.append(x) if self is head else None, original(self, x))[1]
+        )
         for i in range(24):
             x, y = task.train[i]
             teacher(torch.as_tensor(x)[None])
@@ -79,16 +84,34 @@ def test_networks_have_equal_widths_and_teach_by_default() -> None:
 
 
 def comparison(norm: float, cosine: float, accuracy: float, cos_norm: float) -> Comparison:
-    arms = {"CE": (0.90, 6.0, 0.4), "KD": (0.91, 6.0, 0.4), "KD + cos": (0.92, cos_norm, 0.8),
-            "KD++": (accuracy, norm, cosine)}
-    return Comparison(arms=tuple(arms), seeds=(0, 1), metric="accuracy", records=[
-        {"arm": arm, "seed": s, "last": a, "norm": n, "cosine": c} for arm, (a, n, c) in arms.items() for s in (0, 1)])
+    arms = {
+        "CE": (0.90, 6.0, 0.4),
+        "KD": (0.91, 6.0, 0.4),
+        "KD + cos": (0.92, cos_norm, 0.8),
+        "KD++": (accuracy, norm, cosine),
+    }
+    return Comparison(
+        arms=tuple(arms),
+        seeds=(0, 1),
+        metric="accuracy",
+        records=[
+            {"arm": arm, "seed": s, "last": a, "norm": n, "cosine": c}
+            for arm, (a, n, c) in arms.items()
+            for s in (0, 1)
+        ],
+    )
 
 
-@pytest.mark.parametrize(("numbers", "verdicts"), [
-    ((8.0, 0.7, 0.92, 6.5), [True, True, True, True]), ((5.0, 0.7, 0.92, 4.5), [False, True, True, True]),
-    ((8.0, 0.3, 0.92, 6.5), [True, False, True, True]), ((8.0, 0.7, 0.89, 6.5), [True, True, False, True]),
-    ((8.0, 0.7, 0.92, 9.0), [True, True, True, False])])
+@pytest.mark.parametrize(
+    ("numbers", "verdicts"),
+    [
+        ((8.0, 0.7, 0.92, 6.5), [True, True, True, True]),
+        ((5.0, 0.7, 0.92, 4.5), [False, True, True, True]),
+        ((8.0, 0.3, 0.92, 6.5), [True, False, True, True]),
+        ((8.0, 0.7, 0.89, 6.5), [True, True, False, True]),
+        ((8.0, 0.7, 0.92, 9.0), [True, True, True, False]),
+    ],
+)
 def test_claims_hold_and_fail(numbers: tuple[float, float, float, float], verdicts: list[bool]) -> None:
     assert [bool(c.check()) for c in norm_direction_claims(comparison(*numbers))] == verdicts
 
@@ -109,8 +132,13 @@ def test_bootstrap_over_images_pairs_the_images_of_all_seeds() -> None:
     two = ArrayDataset(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
     place = Task(name="ten", train=two, test=data, class_names="ab")
     right = {"CE": ({*range(5)}, {*range(7)}), "KD": ({*range(6)}, {*range(8)}), "all": ({*range(10)},) * 2}
-    found = Comparison(arms=tuple(right), seeds=(0, 1), metric="accuracy", tasks={0: place, 1: place},
-                       students={(a, s): Constant(r) for a, rs in right.items() for s, r in enumerate(rs)})
+    found = Comparison(
+        arms=tuple(right),
+        seeds=(0, 1),
+        metric="accuracy",
+        tasks={0: place, 1: place},
+        students={(a, s): Constant(r) for a, rs in right.items() for s, r in enumerate(rs)},
+    )
     table = accuracy_over_images(found, "CE", resamples=4000)
     assert table.index.tolist() == ["CE", "KD", "all"] and table.accuracy.tolist() == [0.6, 0.7, 1.0]
     half = 1.96 * math.sqrt(0.6 * 0.4 / 20)  # normal approximation of the same interval, 20 images
@@ -131,8 +159,13 @@ def test_bootstrap_over_images_pairs_the_images_of_all_seeds() -> None:
 def test_the_full_tier_starts_where_the_data_is(monkeypatch: pytest.MonkeyPatch) -> None:
     y = torch.arange(4).repeat(8)
     images = torch.randint(256, (32, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    monkeypatch.setattr(studies, "load_task", lambda name, **options: Task(
-        name=name, train=ArrayDataset(images, y), test=ArrayDataset(images, y), class_names="abcd"))
+    monkeypatch.setattr(
+        studies,
+        "load_task",
+        lambda name, **options: Task(
+            name=name, train=ArrayDataset(images, y), test=ArrayDataset(images, y), class_names="abcd"
+        ),
+    )
     monkeypatch.setattr(studies, "CIFAR_RECIPE", replace(studies.CIFAR_RECIPE, epochs=1, batch_size=16))
     found = cifar100_nd(seeds=[0])
     assert found.arms == ("CE", "KD", "KD++") and found.rows["last"].between(0, 1).all()

@@ -44,13 +44,25 @@ def test_agreement_against_scipy(task: Task) -> None:
 
 def comparison(pld: float, uniform: float, agreement: float) -> Comparison:
     arms = {"CE": (0.90, 0.6), "PLD, τ = 4": (pld, agreement), "PLD, uniform weights": (uniform, 0.8)}
-    return Comparison(arms=tuple(arms), seeds=(0, 1), metric="accuracy", records=[
-        {"arm": arm, "seed": s, "last": last, "agreement": tau} for arm, (last, tau) in arms.items() for s in (0, 1)])
+    return Comparison(
+        arms=tuple(arms),
+        seeds=(0, 1),
+        metric="accuracy",
+        records=[
+            {"arm": arm, "seed": s, "last": last, "agreement": tau} for arm, (last, tau) in arms.items() for s in (0, 1)
+        ],
+    )
 
 
-@pytest.mark.parametrize(("numbers", "verdicts"), [
-    ((0.92, 0.88, 0.8), [True, True, True]), ((0.904, 0.88, 0.8), [False, True, True]),
-    ((0.92, 0.91, 0.8), [True, False, True]), ((0.92, 0.88, 0.6), [True, True, False])])
+@pytest.mark.parametrize(
+    ("numbers", "verdicts"),
+    [
+        ((0.92, 0.88, 0.8), [True, True, True]),
+        ((0.904, 0.88, 0.8), [False, True, True]),
+        ((0.92, 0.91, 0.8), [True, False, True]),
+        ((0.92, 0.88, 0.6), [True, True, False]),
+    ],
+)
 def test_claims_hold_and_fail(numbers: tuple[float, float, float], verdicts: list[bool]) -> None:
     assert [bool(c.check()) for c in ranking_claims(comparison(*numbers))] == verdicts
 

@@ -28,6 +28,7 @@ def true_outputs(model: nn.Module, names: list[str], x: Tensor) -> dict[str, lis
             out = forward(*args, **kwargs)
             sink.append((out if isinstance(out, Tensor) else out[0]).clone())
             return out
+
         return call
 
     modules = {n: model.get_submodule(n) for n in names}
@@ -110,8 +111,17 @@ def test_residual_net_equals_recomputation(mode, train):
         truth = true_outputs(copy.deepcopy(model), ["conv1", "bn1", "relu", "conv2"], x)
         with tap(model, ["conv1", "bn1", "relu", "conv2", "relu:in", "conv2:in", ""]) as features:
             out = model(x)
-            assert list(features) == ["conv1", "bn1", "relu#0", "relu#1", "conv2", "relu:in#0", "relu:in#1",
-                                      "conv2:in", ""]
+            assert list(features) == [
+                "conv1",
+                "bn1",
+                "relu#0",
+                "relu#1",
+                "conv2",
+                "relu:in#0",
+                "relu:in#1",
+                "conv2:in",
+                "",
+            ]
             for name in ("conv1", "bn1", "conv2"):
                 assert torch.equal(features[name], truth[name][0])
             assert torch.equal(features["relu#0"], truth["relu"][0])
@@ -132,7 +142,7 @@ def test_gradient_goes_to_the_tensor_before_the_in_place_op():
     loss.backward()
     ours = [p.grad.clone() for p in model.parameters()]
 
-    model.zero_grad()                          # the same function written without a single in-place op
+    model.zero_grad()  # the same function written without a single in-place op
     bn = model.bn1(model.conv1(x))
     h = bn.relu()
     y = model.conv2(h)
@@ -198,15 +208,18 @@ def test_detach_and_reduce():
         assert _get_current_dispatch_mode() is None
     assert features["bn1"].shape == (4,) and (features["bn1"] < 0).any() and features["bn1"].requires_grad
     assert seen == [(2, 4, 5, 5)] * 2
-    with tap(model, "bn1", reduce=lambda t: t.flatten(1)) as features:   # an alias of the activation
+    with tap(model, "bn1", reduce=lambda t: t.flatten(1)) as features:  # an alias of the activation
         model(x)
     assert features["bn1"].min() < 0
-    with pytest.raises(TypeError, match="reduce must return a tensor, got float at tap 'bn1'"), \
-            tap(model, "bn1", reduce=lambda t: t.sum().item()):
+    with (
+        pytest.raises(TypeError, match="reduce must return a tensor, got float at tap 'bn1'"),
+        tap(model, "bn1", reduce=lambda t: t.sum().item()),
+    ):
         model(x)
 
 
 # names
+
 
 class Zoo(nn.Module):
     def __init__(self) -> None:
@@ -323,20 +336,33 @@ def test_tuples_dicts_and_keyword_inputs():
     h, (hn, cn) = model.lstm(x)
     with tap(model, ["lstm", "lstm[1]", "lstm[1][1]", "out", "out[last]", "out[pair][1]", "out:in", "out:in[1]"]) as f:
         model(x)
-    for name, truth in {"lstm": h, "lstm[1]": hn, "lstm[1][1]": cn, "out": 2 * h, "out[last]": h[:, -1],
-                        "out[pair][1]": 2 * h, "out:in": h, "out:in[1]": h}.items():
+    for name, truth in {
+        "lstm": h,
+        "lstm[1]": hn,
+        "lstm[1][1]": cn,
+        "out": 2 * h,
+        "out[last]": h[:, -1],
+        "out[pair][1]": 2 * h,
+        "out:in": h,
+        "out:in[1]": h,
+    }.items():
         assert torch.equal(f[name], truth), name
-    with pytest.raises(TypeError, match=r"tap 'out\[first\]': cannot select \[first\], the module returned keys"), \
-            tap(model, "out[first]"):
+    with (
+        pytest.raises(TypeError, match=r"tap 'out\[first\]': cannot select \[first\], the module returned keys"),
+        tap(model, "out[first]"),
+    ):
         model(x)
-    with pytest.raises(TypeError, match=r"tap 'out\[note\]': the module returned no tensor but a str"), \
-            tap(model, "out[note]"):
+    with (
+        pytest.raises(TypeError, match=r"tap 'out\[note\]': the module returned no tensor but a str"),
+        tap(model, "out[note]"),
+    ):
         model(x)
     with pytest.raises(TypeError, match=r"cannot select \[7\], the module returned 2 items"), tap(model, "lstm[7]"):
         model(x)
 
 
 # life cycle
+
 
 def hooks_of(model: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
@@ -376,7 +402,7 @@ def test_model_is_as_before_after_errors_and_interrupts():
     with pytest.raises(RuntimeError, match="inside"):
         model(x)
     assert _get_current_dispatch_mode() is None
-    model.error = KeyboardInterrupt()     # PyTorch does not run hooks then
+    model.error = KeyboardInterrupt()  # PyTorch does not run hooks then
     with pytest.raises(KeyboardInterrupt):
         model(x)
     model.error = None
@@ -478,6 +504,7 @@ def test_random_numbers_and_statistics_are_untouched_by_tapping():
 
 # wrappers
 
+
 def test_data_parallel_and_scripted_are_refused():
     with pytest.raises(TypeError, match="DataParallel"):
         Taps(nn.DataParallel(nn.Linear(2, 2)), "")
@@ -489,6 +516,7 @@ def test_data_parallel_and_scripted_are_refused():
 
 def test_fabric_wrapper_is_seen_through():
     from lightning.fabric import Fabric
+
     model, x = Residual().eval(), torch.randn(1, 3, 5, 5)
     wrapped = Fabric(accelerator="cpu", devices=1).setup_module(model)
     with tap(wrapped, "bn1") as features:
@@ -540,11 +568,14 @@ def test_model_compiled_after_the_taps_were_attached():
 def test_first_forward_does_not_import_the_compiler():
     import subprocess
     import sys
-    code = ("import sys, torch; from kdcore.taps import tap\n"
-            "model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(inplace=True))\n"
-            "with tap(model, '0'): model(torch.ones(1, 2))\n"
-            "heavy = {'torch._dynamo', 'timm', 'lightning', 'pandas', 'sklearn'} & set(sys.modules)\n"
-            "assert not heavy, heavy")
+
+    code = (
+        "import sys, torch; from kdcore.taps import tap\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(inplace=True))\n"
+        "with tap(model, '0'): model(torch.ones(1, 2))\n"
+        "heavy = {'torch._dynamo', 'timm', 'lightning', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr == ""
 
 
@@ -574,6 +605,7 @@ def test_transformer_encoder_runs_its_submodules_when_tapped():
 
 def test_ddp_wrapper_is_seen_through(tmp_path):
     import torch.distributed as dist
+
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
         model, x = Residual().eval(), torch.randn(1, 3, 5, 5)
@@ -597,6 +629,7 @@ def test_recorded_accounts_for_every_tap():
 
 
 # ------------------------------------------------------------------------------------------- forwards not watched again
+
 
 class _Moody(nn.Module):
     """Overwrites the tapped tensor when ``angry``, with training dropout, or on large inputs."""

@@ -33,9 +33,13 @@ from kdcore.taps import (
 def cnn(width: int = 4, stages: int = 3) -> nn.Sequential:
     blocks: list[nn.Module] = []
     for i in range(stages):
-        c = width * 2 ** i
-        blocks += [nn.Conv2d(1 if i == 0 else c // 2, c, 3, padding=1), nn.BatchNorm2d(c), nn.ReLU(inplace=True),
-                   nn.MaxPool2d(2)]
+        c = width * 2**i
+        blocks += [
+            nn.Conv2d(1 if i == 0 else c // 2, c, 3, padding=1),
+            nn.BatchNorm2d(c),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        ]
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width * 2 ** (stages - 1), 10))
 
 
@@ -71,8 +75,13 @@ class ViT(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(1, 8, 2, 2)
         self.cls = nn.Parameter(torch.zeros(1, 1, 8))
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(
-            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0) for _ in range(depth))})
+        self.encoder = nn.ModuleDict(
+            {
+                "layer": nn.ModuleList(
+                    nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0) for _ in range(depth)
+                )
+            }
+        )
         self.norm, self.fc = nn.LayerNorm(8), nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,12 +106,15 @@ X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("sample", [X, None], ids=["sample", "structure"])
-@pytest.mark.parametrize(("make", "names"), [
-    (cnn, ["2", "6", "10"]),
-    (Stages, ["layer1", "layer2", "layer3"]),
-    (ViT, [f"encoder.layer.{i}" for i in range(4)]),
-    (MLP, ["act1", "act2"]),
-])
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (cnn, ["2", "6", "10"]),
+        (Stages, ["layer1", "layer2", "layer3"]),
+        (ViT, [f"encoder.layer.{i}" for i in range(4)]),
+        (MLP, ["act1", "act2"]),
+    ],
+)
 def test_proposals_for_plain_models(make, names, sample):
     found = layers(make(), sample)
     assert [i.name for i in found if i.name not in ("stem", "embed")] == names
@@ -114,7 +126,7 @@ def test_proposals_for_plain_models(make, names, sample):
 
 def test_with_a_sample_the_order_is_that_of_the_forward():
     model = Stages()
-    for name in ("layer1", "stem"):                       # defined last, run first
+    for name in ("layer1", "stem"):  # defined last, run first
         module = model._modules.pop(name)
         model.add_module(name, module)
     assert [i.name for i in layers(model, X)] == ["layer1", "layer2", "layer3"]
@@ -124,11 +136,10 @@ def test_depth_parameters_and_shapes_by_hand():
     first, second, third = layers(cnn(), X)
     assert (first.shape, second.shape, third.shape) == ((4, 8, 8), (8, 4, 4), (16, 2, 2))
     assert (first.stride, second.stride, third.stride) == (1, 2, 4)
-    assert (first.depth, second.depth, third.depth) == (0.25, 0.5, 0.75)          # 3 convolutions and the classifier
+    assert (first.depth, second.depth, third.depth) == (0.25, 0.5, 0.75)  # 3 convolutions and the classifier
     conv = [1 * 4 * 9 + 4, 4 * 8 * 9 + 8, 8 * 16 * 9 + 16]
     norm = [8, 16, 32]
-    assert [i.parameters for i in (first, second, third)] == [
-        sum(conv[:k + 1]) + sum(norm[:k + 1]) for k in range(3)]
+    assert [i.parameters for i in (first, second, third)] == [sum(conv[: k + 1]) + sum(norm[: k + 1]) for k in range(3)]
     assert str(second) == "6 8x4x4"
 
 
@@ -195,6 +206,7 @@ def test_classifier_is_found_by_value_not_by_name():
 
 # pairs
 
+
 def test_pairs_of_cnns_by_resolution():
     pairs = pair_layers(cnn(), Stages(), X)
     assert [(p.student.name, p.teacher.name) for p in pairs] == [("2", "layer1"), ("6", "layer2"), ("10", "layer3")]
@@ -227,8 +239,13 @@ def infos(depths: list[float], strides: list[float]) -> list[LayerInfo]:
 @given(st.data())
 def test_alignment_is_the_best_of_all_increasing_ones(data):
     depth, stride = st.floats(0, 1), st.sampled_from([1.0, 2.0, 4.0, 8.0])
-    s, t = (infos(sorted(data.draw(st.lists(depth, min_size=1, max_size=5))),
-                  data.draw(st.lists(stride, min_size=5, max_size=5))) for _ in range(2))
+    s, t = (
+        infos(
+            sorted(data.draw(st.lists(depth, min_size=1, max_size=5))),
+            data.draw(st.lists(stride, min_size=5, max_size=5)),
+        )
+        for _ in range(2)
+    )
     got = _align(s, t)
     short, long = sorted((len(s), len(t)))
     assert len(got) == short and all(a < c and b < d for (a, b), (c, d) in itertools.pairwise(got))
@@ -236,14 +253,22 @@ def test_alignment_is_the_best_of_all_increasing_ones(data):
     def cost(pairs):
         return sum(_pair_cost(s[i], t[j]) for i, j in pairs)
 
-    every = [list(enumerate(c)) if len(s) <= len(t) else [(i, j) for j, i in enumerate(c)]
-             for c in itertools.combinations(range(long), short)]
+    every = [
+        list(enumerate(c)) if len(s) <= len(t) else [(i, j) for j, i in enumerate(c)]
+        for c in itertools.combinations(range(long), short)
+    ]
     assert cost(got) == pytest.approx(min(map(cost, every)))
 
 
 def test_kinds_and_grids():
     assert [feature_kind(s) for s in [(5,), (4, 8), (8, 4, 4), (4, 4, 8), (4, 4, 4), (1, 2, 3, 4)]] == [
-        "vector", "tokens", "map", "map_last", "map", "other"]
+        "vector",
+        "tokens",
+        "map",
+        "map_last",
+        "map",
+        "other",
+    ]
     assert feature_kind((4, 4, 8), channels_last=False) == "map"
     assert feature_kind((4, 4, 4), channels_last=True) == "map_last"
     assert token_grid(197) == (14, 14, 1) and token_grid(196) == (14, 14, 0) and token_grid(7) is None
@@ -252,9 +277,10 @@ def test_kinds_and_grids():
 
 # data sets
 
+
 def loader(n: int = 10, batch: int = 4):
     data = torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    return data, [(data[i:i + batch], torch.zeros(len(data[i:i + batch]))) for i in range(0, n, batch)]
+    return data, [(data[i : i + batch], torch.zeros(len(data[i : i + batch]))) for i in range(0, n, batch)]
 
 
 @pytest.mark.parametrize("pooling", ["flatten", "gap", None])

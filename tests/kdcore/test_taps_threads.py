@@ -29,8 +29,17 @@ class Meeting(nn.Module):
 
 def _network(patience: float = 0.2) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), Meeting(patience), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2), nn.ReLU(),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, 5)).train()
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        Meeting(patience),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(6, 5),
+    ).train()
 
 
 def _together(*jobs):
@@ -78,8 +87,9 @@ def test_layers_and_activity_are_found_while_another_thread_runs_the_model():
             found = [layers(model, x) for _ in range(10)]
             with watching(model, 4) as activity, evaluating(model), torch.no_grad():
                 model(x)
-            data = [(torch.randn(6, 3, 9, 9, generator=torch.Generator().manual_seed(i)), torch.zeros(6))
-                    for i in range(3)]
+            data = [
+                (torch.randn(6, 3, 9, 9, generator=torch.Generator().manual_seed(i)), torch.zeros(6)) for i in range(3)
+            ]
             return found, activity, cka_map(model, model, data)
         finally:
             stop.set()

@@ -17,19 +17,37 @@ from kdcore.taps import embedding_tap, layers, pair_layers, tap
 
 ZOO: dict[str, dict] = {
     # CNN
-    "resnet18": {}, "res2net50_14w_8s": {}, "regnetx_002": {}, "mobilenetv2_050": {}, "mobilenetv3_small_050": {},
-    "densenet121": {}, "efficientnet_b0": {}, "ghostnet_050": {}, "dla46_c": {}, "repvgg_a0": {}, "convnext_atto": {},
+    "resnet18": {},
+    "res2net50_14w_8s": {},
+    "regnetx_002": {},
+    "mobilenetv2_050": {},
+    "mobilenetv3_small_050": {},
+    "densenet121": {},
+    "efficientnet_b0": {},
+    "ghostnet_050": {},
+    "dla46_c": {},
+    "repvgg_a0": {},
+    "convnext_atto": {},
     "inception_next_atto": {},
     # transformers
-    "vit_tiny_patch16_224": {"img_size": 32}, "deit_tiny_distilled_patch16_224": {"img_size": 32},
-    "eva02_tiny_patch14_224": {"img_size": 28}, "xcit_nano_12_p16_224": {}, "pvt_v2_b0": {},
+    "vit_tiny_patch16_224": {"img_size": 32},
+    "deit_tiny_distilled_patch16_224": {"img_size": 32},
+    "eva02_tiny_patch14_224": {"img_size": 28},
+    "xcit_nano_12_p16_224": {},
+    "pvt_v2_b0": {},
     "swin_tiny_patch4_window7_224": {"img_size": 32},
     # MLP
-    "resmlp_12_224": {"img_size": 32}, "gmlp_ti16_224": {"img_size": 32}, "mixer_s32_224": {"img_size": 64},
+    "resmlp_12_224": {"img_size": 32},
+    "gmlp_ti16_224": {"img_size": 32},
+    "mixer_s32_224": {"img_size": 64},
     # hybrids
-    "mobilevit_xxs": {}, "coat_lite_tiny": {"img_size": 32}, "edgenext_xx_small": {},
-    "visformer_tiny": {"img_size": 32}, "efficientvit_b0": {},
-    "coatnet_pico_rw_224": {"img_size": 64}, "levit_128s": {},
+    "mobilevit_xxs": {},
+    "coat_lite_tiny": {"img_size": 32},
+    "edgenext_xx_small": {},
+    "visformer_tiny": {"img_size": 32},
+    "efficientvit_b0": {},
+    "coatnet_pico_rw_224": {"img_size": 64},
+    "levit_128s": {},
 }
 SIZES = {"levit_128s": 224, "mobilevit_xxs": 64, "edgenext_xx_small": 64, "efficientvit_b0": 64}
 
@@ -37,7 +55,7 @@ SIZES = {"levit_128s": 224, "mobilevit_xxs": 64, "edgenext_xx_small": 64, "effic
 def build(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False, num_classes=7, **ZOO[name]).eval()
-    for module in model.modules():      # timm starts the last norm of a block at zero: give every norm something to say
+    for module in model.modules():  # timm starts the last norm of a block at zero: give every norm something to say
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -122,9 +140,11 @@ def test_gradients_of_taps_in_resnet18_equal_those_without_in_place_operators():
 
 def plain_block(block):
     """timm's BasicBlock written without a single in-place operator."""
+
     def forward(x: Tensor) -> Tensor:
         y = block.bn2(block.conv2(block.act1(block.bn1(block.conv1(x)))))
         return torch.relu(y + (x if block.downsample is None else block.downsample(x)))
+
     return forward
 
 
@@ -132,8 +152,9 @@ def test_pairs_follow_resolution_and_depth():
     student, x = build("resnet18")
     teacher, _ = build("res2net50_14w_8s")
     pairs = pair_layers(student, teacher, x)
-    assert [(p.student.name, p.teacher.name) for p in pairs] == [(n, n) for n in (
-        "act1", "layer1", "layer2", "layer3", "layer4")]
+    assert [(p.student.name, p.teacher.name) for p in pairs] == [
+        (n, n) for n in ("act1", "layer1", "layer2", "layer3", "layer4")
+    ]
     assert all(p.reason.startswith("Same resolution") for p in pairs)
     vit, _ = build("vit_tiny_patch16_224")
     pairs = pair_layers(student, vit, x)
@@ -146,7 +167,9 @@ def test_pairs_follow_resolution_and_depth():
 
 def test_names_that_timm_gives_twice_or_only_for_features():
     """CrossViT names its blocks once per branch; HRNet's first two exist only in the features-only variant."""
-    for name, size, expected in (("crossvit_tiny_240", 240, ["blocks.0", "blocks.1", "blocks.2"]),
-                                 ("hrnet_w18_small", 32, ["stage2", "stage3", "stage4"])):
+    for name, size, expected in (
+        ("crossvit_tiny_240", 240, ["blocks.0", "blocks.1", "blocks.2"]),
+        ("hrnet_w18_small", 32, ["stage2", "stage3", "stage4"]),
+    ):
         model = timm.create_model(name, pretrained=False).eval()
         assert [info.name for info in layers(model, torch.randn(1, 3, size, size))] == expected

@@ -35,17 +35,38 @@ from kdcore.taxonomy import (
     similarity_matrix,
 )
 
-PLAIN = {"knowledge": "response", "scheme": "offline", "signal": "kl", "task": "classification", "modality": "image",
-         "teacher_access": "outputs", "data_regime": "labelled", "teachers": "one", "arch": "any", "goal": "compress"}
+PLAIN = {
+    "knowledge": "response",
+    "scheme": "offline",
+    "signal": "kl",
+    "task": "classification",
+    "modality": "image",
+    "teacher_access": "outputs",
+    "data_regime": "labelled",
+    "teachers": "one",
+    "arch": "any",
+    "goal": "compress",
+}
 
 
 def made(slug: str = "x", status: str = "planned", **axes: str) -> MethodEntry:
     values = {axis: tuple(cell.split("+")) for axis, cell in (PLAIN | axes).items()}
-    return MethodEntry(slug=slug, title=slug, authors="", year=2020, venue="", arxiv="", official_code="",
-                       family="features", status=status, **values)
+    return MethodEntry(
+        slug=slug,
+        title=slug,
+        authors="",
+        year=2020,
+        venue="",
+        arxiv="",
+        official_code="",
+        family="features",
+        status=status,
+        **values,
+    )
 
 
 # The collection ------------------------------------------------------------------------------------------------------
+
 
 def test_the_collection_has_41_papers_and_2_surveys_in_a_fixed_order() -> None:
     slugs = [e.slug for e in entries()]
@@ -74,8 +95,17 @@ def test_every_value_of_the_vocabulary_that_papers_can_have_is_explained() -> No
 
 def test_families_hold_the_planned_papers() -> None:
     counts = {f: len([e for e in entries() if e.family == f]) for f in (*FAMILIES, "survey")}
-    assert counts == {"foundations": 2, "ranking": 4, "features": 7, "masks": 7, "domains": 5, "data": 4, "language": 6,
-                      "streams": 6, "survey": 2}
+    assert counts == {
+        "foundations": 2,
+        "ranking": 4,
+        "features": 7,
+        "masks": 7,
+        "domains": 5,
+        "data": 4,
+        "language": 6,
+        "streams": 6,
+        "survey": 2,
+    }
 
 
 def test_facts_of_the_papers_are_well_formed() -> None:
@@ -110,8 +140,15 @@ def test_an_implemented_card_agrees_with_its_planned_row(slug: str) -> None:
 
 def test_a_card_overrides_its_planned_row(monkeypatch: pytest.MonkeyPatch) -> None:
     row = planned_rows()["taid"]
-    card = MethodCard(slug="taid", title="From the card", authors="A", year=2001, family="language", summary="s",
-                      axes=Axes(**{a: row[a] for a in AXES} | {"goal": "insight"}))  # type: ignore[arg-type]
+    card = MethodCard(
+        slug="taid",
+        title="From the card",
+        authors="A",
+        year=2001,
+        family="language",
+        summary="s",
+        axes=Axes(**{a: row[a] for a in AXES} | {"goal": "insight"}),
+    )  # type: ignore[arg-type]
     got = taxonomy._from_card(card)
     assert (got.title, got.year, got.goal, got.status) == ("From the card", 2001, ("insight",), "implemented")
     assert got.skill == entry("taid").skill, "survey fields that the card leaves out come from the planned row"
@@ -141,12 +178,15 @@ def test_a_value_outside_the_vocabulary_is_refused() -> None:
 
 
 def test_links() -> None:
-    assert entry("ofa_kd").links == {"paper": "https://arxiv.org/abs/2310.19444",
-                                     "code": "https://github.com/Hao840/OFAKD"}
+    assert entry("ofa_kd").links == {
+        "paper": "https://arxiv.org/abs/2310.19444",
+        "code": "https://github.com/Hao840/OFAKD",
+    }
     assert "code" not in entry("trg").links
 
 
 # find ----------------------------------------------------------------------------------------------------------------
+
 
 def test_find_without_arguments_gives_all_and_filters_intersect_axes_and_unite_values() -> None:
     assert find() == list(entries())
@@ -158,12 +198,15 @@ def test_find_without_arguments_gives_all_and_filters_intersect_axes_and_unite_v
     assert len(find(family="masks")) == 7 and len(find(status="survey")) == 2
 
 
-@pytest.mark.parametrize(("field", "value", "message"), [
-    ("goals", "compress", "axis must be one of .*'goal'.*got 'goals'"),
-    ("goal", "fast", "goal must be one of 'compress'.*got 'fast'"),
-    ("goal", ["compress", "fast"], "got 'fast'"),
-    ("status", "done", "status must be one of 'implemented'"),
-])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("goals", "compress", "axis must be one of .*'goal'.*got 'goals'"),
+        ("goal", "fast", "goal must be one of 'compress'.*got 'fast'"),
+        ("goal", ["compress", "fast"], "got 'fast'"),
+        ("status", "done", "status must be one of 'implemented'"),
+    ],
+)
 def test_find_refuses_what_it_does_not_know(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find(**{field: value})  # type: ignore[arg-type]
@@ -178,10 +221,13 @@ def test_find_is_membership(axis: str, data: st.DataObject) -> None:
 
 # similarity and map --------------------------------------------------------------------------------------------------
 
+
 def slow_similarity(a: MethodEntry, b: MethodEntry) -> float:
     """Multisets in which the main value is counted twice: |intersection| / |union|."""
+
     def counted(e: MethodEntry) -> dict[tuple[str, str], int]:
         return {(axis, v): 2 if i == 0 else 1 for axis in AXES for i, v in enumerate(e.values(axis))}
+
     wa, wb = counted(a), counted(b)
     keys = wa.keys() | wb.keys()
     return sum(min(wa.get(k, 0), wb.get(k, 0)) for k in keys) / sum(max(wa.get(k, 0), wb.get(k, 0)) for k in keys)
@@ -249,6 +295,7 @@ def test_the_map_needs_three_papers_and_takes_equal_ones() -> None:
 
 # decision guide ------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("case", CASES, ids=[c.situation for c in CASES])
 def test_worked_case(case: taxonomy.Case) -> None:
     slugs = [r.entry.slug for r in recommend(case.answers)]
@@ -263,44 +310,73 @@ def test_worked_case(case: taxonomy.Case) -> None:
 
 def test_there_are_fifteen_cases_and_a_wrong_one_does_not_hold() -> None:
     assert len(CASES) == 15 and sum(bool(c.first) for c in CASES) == 10
-    for wrong in (CASES[0]._replace(first="symbolic_kd"), CASES[0]._replace(appear=("leaf",)),
-                  CASES[0]._replace(absent=("pgkd",))):
+    for wrong in (
+        CASES[0]._replace(first="symbolic_kd"),
+        CASES[0]._replace(appear=("leaf",)),
+        CASES[0]._replace(absent=("pgkd",)),
+    ):
         assert not check_case(wrong).holds
 
 
 def test_points_by_hand() -> None:
-    paper = made(goal="accuracy+compress", data_regime="semi", task="ner+textclass", modality="text", teachers="many",
-                 arch="cross")
-    full = {"goal": "compress", "data_regime": "semi", "task": "ner", "modality": "text", "teachers": "many",
-            "arch": "cross"}
+    paper = made(
+        goal="accuracy+compress",
+        data_regime="semi",
+        task="ner+textclass",
+        modality="text",
+        teachers="many",
+        arch="cross",
+    )
+    full = {
+        "goal": "compress",
+        "data_regime": "semi",
+        "task": "ner",
+        "modality": "text",
+        "teachers": "many",
+        "arch": "cross",
+    }
     assert [p.points for p in points(paper, full)] == [3, 4, 3, 3, 2, 4]
     assert [str(p) for p in points(paper, {"goal": "compress", "task": "ner"})] == [
-        "+3 goal compress", "+3 task ner (its main one)"]
+        "+3 goal compress",
+        "+3 task ner (its main one)",
+    ]
     assert points(paper, {"arch": "same"}) == points(paper, {"arch": "any"}) == points(paper, {"goal": "search"}) == ()
     assert points(paper, {"teacher_access": "outputs"}) == ()
 
 
-@pytest.mark.parametrize(("arch", "asked", "granted"), [
-    ("any", "cross", 1), ("any", "same", 1), ("same", "same", 1), ("cross", "same", 0), ("same+any", "cross", 1),
-    ("converted", "same", 0), ("cross", "cross", 4)])
+@pytest.mark.parametrize(
+    ("arch", "asked", "granted"),
+    [
+        ("any", "cross", 1),
+        ("any", "same", 1),
+        ("same", "same", 1),
+        ("cross", "same", 0),
+        ("same+any", "cross", 1),
+        ("converted", "same", 0),
+        ("cross", "cross", 4),
+    ],
+)
 def test_points_for_architecture(arch: str, asked: str, granted: int) -> None:
     assert sum(p.points for p in points(made(arch=arch), {"arch": asked})) == granted
 
 
-@pytest.mark.parametrize(("axes", "situation", "why"), [
-    ({"teacher_access": "whitebox"}, {"teacher_access": "outputs"}, "needs the teacher's whitebox"),
-    ({"teacher_access": "whitebox+text"}, {"teacher_access": "text"}, ""),
-    ({"teacher_access": "none"}, {"teacher_access": "text"}, ""),
-    ({"teacher_access": "text"}, {"teacher_access": "none"}, "needs the teacher's text"),
-    ({}, {"goal": "unlearn"}, "does not unlearn"),
-    ({"goal": "accuracy+unlearn"}, {"goal": "unlearn"}, ""),
-    ({}, {"modality": "graph"}, "does not work on graphs"),
-    ({"modality": "image+graph"}, {"modality": "graph"}, ""),
-    ({"arch": "same"}, {"arch": "cross"}, "of one kind"),
-    ({"arch": "converted"}, {"arch": "cross"}, "of one kind"),
-    ({"arch": "same+any"}, {"arch": "cross"}, ""),
-    ({"arch": "same"}, {"arch": "any"}, ""),
-])
+@pytest.mark.parametrize(
+    ("axes", "situation", "why"),
+    [
+        ({"teacher_access": "whitebox"}, {"teacher_access": "outputs"}, "needs the teacher's whitebox"),
+        ({"teacher_access": "whitebox+text"}, {"teacher_access": "text"}, ""),
+        ({"teacher_access": "none"}, {"teacher_access": "text"}, ""),
+        ({"teacher_access": "text"}, {"teacher_access": "none"}, "needs the teacher's text"),
+        ({}, {"goal": "unlearn"}, "does not unlearn"),
+        ({"goal": "accuracy+unlearn"}, {"goal": "unlearn"}, ""),
+        ({}, {"modality": "graph"}, "does not work on graphs"),
+        ({"modality": "image+graph"}, {"modality": "graph"}, ""),
+        ({"arch": "same"}, {"arch": "cross"}, "of one kind"),
+        ({"arch": "converted"}, {"arch": "cross"}, "of one kind"),
+        ({"arch": "same+any"}, {"arch": "cross"}, ""),
+        ({"arch": "same"}, {"arch": "any"}, ""),
+    ],
+)
 def test_hard_rules(axes: dict[str, str], situation: dict[str, str], why: str) -> None:
     reason = excluded_because(made(**axes), situation)
     assert why in reason and bool(reason) == bool(why)
@@ -337,13 +413,16 @@ def test_the_baseline_comes_first_when_asked_for_and_does_not_count() -> None:
     assert text_only.entry.slug == TRY_FIRST and "needs the teacher's outputs" in text_only.reasons[0]
 
 
-@pytest.mark.parametrize(("situation", "message"), [
-    ({"purpose": "compress"}, "situation key must be one of 'teacher_access'.*got 'purpose'"),
-    ({"knowledge": "feature"}, "situation key must be one of"),
-    ({"goal": "smaller"}, r"situation\['goal'\] must be one of 'compress'.*got 'smaller'"),
-    ({"arch": "converted"}, r"situation\['arch'\] must be one of 'same', 'cross', 'any'"),
-    ({"goal": ["compress"]}, r"got \['compress'\]"),
-])
+@pytest.mark.parametrize(
+    ("situation", "message"),
+    [
+        ({"purpose": "compress"}, "situation key must be one of 'teacher_access'.*got 'purpose'"),
+        ({"knowledge": "feature"}, "situation key must be one of"),
+        ({"goal": "smaller"}, r"situation\['goal'\] must be one of 'compress'.*got 'smaller'"),
+        ({"arch": "converted"}, r"situation\['arch'\] must be one of 'same', 'cross', 'any'"),
+        ({"goal": ["compress"]}, r"got \['compress'\]"),
+    ],
+)
 def test_the_guide_refuses_what_it_does_not_ask(situation: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recommend(situation)
@@ -352,7 +431,9 @@ def test_the_guide_refuses_what_it_does_not_ask(situation: dict[str, str], messa
 
 
 def test_the_map_imports_light() -> None:
-    code = ("import sys, kdcore.taxonomy as t; t.planned_rows(); "
-            "bad = {'pandas', 'sklearn', 'timm', 'torchvision', 'plotly', 'matplotlib', 'IPython'} & set(sys.modules); "
-            "assert not bad, bad")
+    code = (
+        "import sys, kdcore.taxonomy as t; t.planned_rows(); "
+        "bad = {'pandas', 'sklearn', 'timm', 'torchvision', 'plotly', 'matplotlib', 'IPython'} & set(sys.modules); "
+        "assert not bad, bad"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -42,7 +42,12 @@ def test_shapes_order_and_zero_positions() -> None:
     assert (model.num_template_tokens, model.norm.eps) == (4, 1e-6)
     out = model(*images())
     assert {k: tuple(v.shape) for k, v in out.items()} == {
-        "tokens": (2, 13, 16), "score": (2, 1, 3, 3), "size": (2, 2, 3, 3), "offset": (2, 2, 3, 3), "boxes": (2, 4)}
+        "tokens": (2, 13, 16),
+        "score": (2, 1, 3, 3),
+        "size": (2, 2, 3, 3),
+        "offset": (2, 2, 3, 3),
+        "boxes": (2, 4),
+    }
     official = OcclusionRobustTracker()
     assert (official.template_grid, official.search_grid, len(official.blocks)) == (8, 16, 12)
     assert official.patch_embed.weight.shape == (192, 3, 16, 16) and official.box_head.score[0][0].out_channels == 256
@@ -57,7 +62,9 @@ def test_the_forward_pass_by_hand() -> None:
     sequence = []
     for image, positions in ((template, model.pos_embed_z), (search, model.pos_embed_x)):
         grid = image.shape[-1] // 8
-        patches = [image[:, :, 8 * i:8 * i + 8, 8 * j:8 * j + 8].flatten(1) for i in range(grid) for j in range(grid)]
+        patches = [
+            image[:, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].flatten(1) for i in range(grid) for j in range(grid)
+        ]
         sequence.append(torch.stack(patches, 1) @ w.T + b + positions)
     tokens = model.norm(model.blocks[1](model.blocks[0](torch.cat(sequence, 1))))
     out = model(template, search)
@@ -128,17 +135,30 @@ def test_dropout_acts_while_training_only() -> None:
     assert torch.equal(model.encode(*images()), model.encode(*images()))
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"template_size": 20}, "template_size must be a multiple of patch_size 8, got 20"),
-    ({"search_size": 4}, "search_size must be a multiple of patch_size"),
-    ({"num_heads": 3}, "num_heads must divide embed_dim"),
-    ({"head_channels": 12}, "channels must be a multiple of 8, got 12"),
-    ({"dropout": 1.0}, "dropout must be in"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template_size": 20}, "template_size must be a multiple of patch_size 8, got 20"),
+        ({"search_size": 4}, "search_size must be a multiple of patch_size"),
+        ({"num_heads": 3}, "num_heads must divide embed_dim"),
+        ({"head_channels": 12}, "channels must be a multiple of 8, got 12"),
+        ({"dropout": 1.0}, "dropout must be in"),
+    ],
+)
 def test_networks_refuse(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OcclusionRobustTracker(**{"template_size": 16, "search_size": 24, "patch_size": 8, "embed_dim": 16, "depth": 1,
-                                  "num_heads": 2, "head_channels": 8} | options)
+        OcclusionRobustTracker(
+            **{
+                "template_size": 16,
+                "search_size": 24,
+                "patch_size": 8,
+                "embed_dim": 16,
+                "depth": 1,
+                "num_heads": 2,
+                "head_channels": 8,
+            }
+            | options
+        )
 
 
 def test_inputs_are_checked() -> None:
@@ -156,6 +176,7 @@ def test_inputs_are_checked() -> None:
 
 
 # Packed pairs ---------------------------------------------------------------------------------------------------------
+
 
 def test_packing_is_undone_by_unpacking() -> None:
     template, search = images()

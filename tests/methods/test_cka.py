@@ -50,8 +50,9 @@ CALLS: dict[str, Check] = {
     "centered_gram_x": lambda x, y: center_gram(gram_linear(x)),
     "ucentered_gram_x": lambda x, y: center_gram(gram_linear(x), unbiased=True),
     "hsic_linear_unbiased": lambda x, y: hsic(gram_linear(x), gram_linear(y), unbiased=True),
-    "hsic_linear_biased_times_nm1sq":
-        lambda x, y: (len(x) - 1) ** 2 * hsic(gram_linear(x), gram_linear(y), unbiased=False),
+    "hsic_linear_biased_times_nm1sq": lambda x, y: (
+        (len(x) - 1) ** 2 * hsic(gram_linear(x), gram_linear(y), unbiased=False)
+    ),
     "cknna_5": lambda x, y: cknna(x, y, k=5),
     "cknna_full": lambda x, y: cknna(x, y, k=len(x) - 1),
     "procrustes_disparity_scipy": procrustes_disparity,
@@ -62,11 +63,16 @@ CALLS: dict[str, Check] = {
     "rsa_kendall_euclidean": lambda x, y: rsa(x, y, comparison="kendall", dissimilarity="euclidean"),
     **{f"mutual_knn_{k}": lambda x, y, k=k: mutual_knn(x, y, k=k, normalize=False) for k in (1, 3, 5)},
     **{f"mutual_knn_cos_{k}": lambda x, y, k=k: mutual_knn(x, y, k=k, normalize=True) for k in (1, 3, 5)},
-    **{f"cka_linear{suffix}@{method}": lambda x, y, u=suffix != "", m=method: cka(x, y, unbiased=u, method=m)
-       for suffix in ("", "_unbiased") for method in ("gram", "feature", "auto")},
+    **{
+        f"cka_linear{suffix}@{method}": lambda x, y, u=suffix != "", m=method: cka(x, y, unbiased=u, method=m)
+        for suffix in ("", "_unbiased")
+        for method in ("gram", "feature", "auto")
+    },
 }
 CCA_CALLS: dict[str, Check] = {
-    "cca_coefs": cca_coefficients, "cca_r2": cca_r2, "mean_cca": mean_cca,
+    "cca_coefs": cca_coefficients,
+    "cca_r2": cca_r2,
+    "mean_cca": mean_cca,
     "svcca_09": lambda x, y: svcca(x, y, threshold=0.9),
     "svcca_09_dims": lambda x, y: torch.tensor([leading_directions(z, threshold=0.9).shape[1] for z in (x, y)]),
 }
@@ -95,8 +101,10 @@ def filled_map(case: Case, source: Case, last: int | None = None, **settings: st
     batches = case.hp["num_batches"]
     for b in range(batches):
         rows = last if b == batches - 1 else None
-        sides = [{n: source.inputs[f"{side}_b{b}_{n}"][:rows] for n in layers}
-                 for side, layers in zip("xy", names, strict=True)]
+        sides = [
+            {n: source.inputs[f"{side}_b{b}_{n}"][:rows] for n in layers}
+            for side, layers in zip("xy", names, strict=True)
+        ]
         assert rows is not None or {len(t) for side in sides for t in side.values()} == {case.hp["batch_size"]}
         filled.update(*sides)
     return filled
@@ -104,8 +112,12 @@ def filled_map(case: Case, source: Case, last: int | None = None, **settings: st
 
 def check_map_a(case: Case) -> None:
     filled = filled_map(case, case)
-    for key, value in (("cka", filled.compute()), ("hsic", filled.hsic), ("hsic_x", filled.hsic_x),
-                       ("hsic_y", filled.hsic_y)):
+    for key, value in (
+        ("cka", filled.compute()),
+        ("hsic", filled.hsic),
+        ("hsic_x", filled.hsic_x),
+        ("hsic_y", filled.hsic_y),
+    ):
         close(value, case.out[key], TOLERANCE, what=key)
     exact = filled_map(case, case, mode="exact")
     close(exact.compute(), case.out["cka_full_unbiased"], TOLERANCE, what="exact, unbiased")
@@ -114,6 +126,7 @@ def check_map_a(case: Case) -> None:
 
 def check_map_b(case: Case) -> None:
     from support.golden import load_cases
+
     assert case.hp["note_inputs"] == "same arrays as map_a, last batch cut to last_batch rows"
     source = load_cases(case.slug)["map_a"]
     for weighting, tolerance in (("pairs", TOLERANCE), ("uniform", 1e-5)):  # torch_cka accumulates in float32
@@ -129,10 +142,12 @@ def test_parity(case: Case, check: Callable[[Case], None]) -> None:
 
 def test_all_families_of_cases_are_there() -> None:
     from support.golden import load_cases
+
     assert {"pair_a", "pair_b", "pair_c", "map_a", "map_b"} <= load_cases("cka").keys()
 
 
 # ------------------------------------------------------------------------------------------------------------ loss
+
 
 def hand() -> tuple[Tensor, Tensor]:
     """Four samples whose unbiased linear CKA was worked out on paper."""
@@ -162,7 +177,8 @@ def test_rbf_loss_from_its_parts(bandwidth: float, unbiased: bool) -> None:
     xy, xx, yy = (hsic(a, b, unbiased=unbiased) for a, b in ((k[0], k[1]), (k[0], k[0]), (k[1], k[1])))
     expected = 1 - xy / (xx * yy).sqrt()
     assert cka_loss(s, t, kernel="rbf", bandwidth=bandwidth, unbiased=unbiased).item() == pytest.approx(
-        expected.item(), abs=1e-12)
+        expected.item(), abs=1e-12
+    )
 
 
 def test_gradient_by_finite_differences_reaches_the_student_only() -> None:
@@ -182,10 +198,13 @@ def test_gradient_by_finite_differences_reaches_the_student_only() -> None:
 
 # -------------------------------------------------------------------------------------------------------- objective
 
+
 def nets() -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    return (nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)),
-            nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)))
+    return (
+        nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)),
+        nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)),
+    )
 
 
 def test_objective_taps_the_embeddings_and_teaches() -> None:
@@ -242,6 +261,7 @@ def test_small_batches_are_refused_by_name() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- page
+
 
 def test_the_page_offers_the_shared_functions_themselves() -> None:
     shared = set(page.__all__) & set(similarity.__all__)

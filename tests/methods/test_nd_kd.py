@@ -44,29 +44,47 @@ def draw(n: int, d: int, c: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Ten
     g = torch.Generator().manual_seed(seed)
     s, t = torch.randn(2, n, d, generator=g, dtype=torch.float64)
     s = s * torch.where(torch.arange(n) % 2 == 0, 0.4, 2.5)[:, None]
-    return (s.requires_grad_(), t, torch.randint(c, (n,), generator=g),
-            3 * torch.randn(c, d, generator=g, dtype=torch.float64))
+    return (
+        s.requires_grad_(),
+        t,
+        torch.randint(c, (n,), generator=g),
+        3 * torch.randn(c, d, generator=g, dtype=torch.float64),
+    )
 
 
 # Official values ------------------------------------------------------------------------------------------------------
 
+
 def check_loss(case: Case) -> None:
     s = case.leaf("student_emb")
-    loss = case.hp["weight"] * nd_loss(s, case.inputs["teacher_emb"], case.inputs["labels"],
-                                       class_means=case.inputs["class_means"])
+    loss = case.hp["weight"] * nd_loss(
+        s, case.inputs["teacher_emb"], case.inputs["labels"], class_means=case.inputs["class_means"]
+    )
     close(loss, case.out["loss"], TOLERANCE)
     close(grad_of(loss, s), case.grad["student_emb"], TOLERANCE)
     shorter = s.norm(dim=1) < case.inputs["teacher_emb"].norm(dim=1)
-    assert {"loss_a": 0 < int(shorter.sum()) < len(s), "loss_b": not shorter.any(),
-            "loss_c": bool(shorter.all())}[case.name], "the case is not of the regime that its name promises"
+    assert {"loss_a": 0 < int(shorter.sum()) < len(s), "loss_b": not shorter.any(), "loss_c": bool(shorter.all())}[
+        case.name
+    ], "the case is not of the regime that its name promises"
 
 
 def check_kdpp(case: Case) -> None:
     z, s, hp = case.leaf("student_logits"), case.leaf("student_emb"), case.hp
-    call = partial(kdpp_loss, z, case.inputs["teacher_logits"], case.inputs["labels"], student_emb=s,
-                   teacher_emb=case.inputs["teacher_emb"], class_means=case.inputs["class_means"],
-                   temperature=hp["temperature"], ce_weight=hp["ce_weight"], kd_weight=hp["kd_weight"],
-                   nd_weight=hp["nd_weight"], epoch=hp["epoch"], warmup_epochs=hp["warmup_epochs"])
+    call = partial(
+        kdpp_loss,
+        z,
+        case.inputs["teacher_logits"],
+        case.inputs["labels"],
+        student_emb=s,
+        teacher_emb=case.inputs["teacher_emb"],
+        class_means=case.inputs["class_means"],
+        temperature=hp["temperature"],
+        ce_weight=hp["ce_weight"],
+        kd_weight=hp["kd_weight"],
+        nd_weight=hp["nd_weight"],
+        epoch=hp["epoch"],
+        warmup_epochs=hp["warmup_epochs"],
+    )
     terms = call(return_terms=True)
     assert list(terms) == ["loss", "ce", "kd", "nd"]
     for name, value in terms.items():
@@ -79,16 +97,23 @@ def check_kdpp(case: Case) -> None:
 
 def check_dkd(case: Case) -> None:
     z, hp = case.leaf("student_logits"), case.hp
-    loss = dkd_loss(z, case.inputs["teacher_logits"], case.inputs["labels"], alpha=hp["alpha"], beta=hp["beta"],
-                    temperature=hp["temperature"])
+    loss = dkd_loss(
+        z,
+        case.inputs["teacher_logits"],
+        case.inputs["labels"],
+        alpha=hp["alpha"],
+        beta=hp["beta"],
+        temperature=hp["temperature"],
+    )
     close(loss, case.out["loss"], TOLERANCE)
     close(grad_of(loss, z), case.grad["student_logits"], TOLERANCE)
 
 
 def check_dist(case: Case) -> None:
     z, hp = case.leaf("student_logits"), case.hp
-    loss = dist_loss(z, case.inputs["teacher_logits"], beta=hp["beta"], gamma=hp["gamma"],
-                     temperature=hp["temperature"])
+    loss = dist_loss(
+        z, case.inputs["teacher_logits"], beta=hp["beta"], gamma=hp["gamma"], temperature=hp["temperature"]
+    )
     close(loss, case.out["loss"], TOLERANCE)
     close(grad_of(loss, z), case.grad["student_logits"], TOLERANCE)
 
@@ -101,8 +126,10 @@ def check_projector(case: Case) -> None:
     close(projector(case.inputs["student_emb"]), case.out["emb"], TOLERANCE)
 
 
-@parity("nd_kd", {"loss_*": check_loss, "kdpp_*": check_kdpp, "dkd_*": check_dkd, "dist_*": check_dist,
-                  "proj_*": check_projector})
+@parity(
+    "nd_kd",
+    {"loss_*": check_loss, "kdpp_*": check_kdpp, "dkd_*": check_dkd, "dist_*": check_dist, "proj_*": check_projector},
+)
 def test_parity(case: Case, check: Callable[[Case], None]) -> None:
     check(case)
     case.assert_all_read()
@@ -154,13 +181,17 @@ def test_norm_and_cosine_by_hand() -> None:
 def test_kdpp_by_hand() -> None:
     z, target, y = torch.zeros(1, 2).double(), double([[math.log(3), 0.0]]), torch.tensor([1])
     kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    call = partial(kdpp_loss, z, target, y, student_emb=double([[3.0, 4.0]]), teacher_emb=double([[0.0, 10.0]]),
-                   class_means=MEANS)
+    call = partial(
+        kdpp_loss, z, target, y, student_emb=double([[3.0, 4.0]]), teacher_emb=double([[0.0, 10.0]]), class_means=MEANS
+    )
     close(call(temperature=1.0), math.log(2) + kl + 2 * 0.7)
-    terms = call(temperature=1.0, ce_weight=0.5, kd_weight=3.0, nd_weight=10.0, epoch=1, warmup_epochs=4,
-                 return_terms=True)
-    close(torch.stack(list(terms.values())), double([0.5 * math.log(2) + 0.75 * kl + 7, 0.5 * math.log(2), 0.75 * kl,
-                                                     7.0]))
+    terms = call(
+        temperature=1.0, ce_weight=0.5, kd_weight=3.0, nd_weight=10.0, epoch=1, warmup_epochs=4, return_terms=True
+    )
+    close(
+        torch.stack(list(terms.values())),
+        double([0.5 * math.log(2) + 0.75 * kl + 7, 0.5 * math.log(2), 0.75 * kl, 7.0]),
+    )
     close(call(temperature=1.0, epoch=0), math.log(2) + 1.4)
     close(call(temperature=1.0, epoch=20), call(temperature=1.0))
     close(call(temperature=1.0, epoch=5), math.log(2) + kl / 4 + 1.4)  # the default warm-up takes 20 epochs
@@ -168,6 +199,7 @@ def test_kdpp_by_hand() -> None:
 
 
 # A slow oracle and properties -----------------------------------------------------------------------------------------
+
 
 def oracle(s: Tensor, t: Tensor, labels: Tensor, means: Tensor) -> list[float]:
     """The released loop over samples in plain Python."""
@@ -234,8 +266,16 @@ def test_mixed_labels_point_between_their_classes() -> None:
     mixed = double([[0.4, 0.6]])  # 0.4 (0, 5) + 0.6 (2, 0) = (1.2, 2)
     close(nd_loss(s, t, mixed, class_means=MEANS), 1 - 2 / math.hypot(1.2, 2) / 2)
     close(direction_loss(s, MEANS, mixed), 1 - 2 / math.hypot(1.2, 2))
-    loss = kdpp_loss(double([[1.0, 0.0]]), double([[0.0, 1.0]]), mixed, student_emb=s, teacher_emb=t, class_means=MEANS,
-                     kd_weight=0.0, nd_weight=0.0)
+    loss = kdpp_loss(
+        double([[1.0, 0.0]]),
+        double([[0.0, 1.0]]),
+        mixed,
+        student_emb=s,
+        teacher_emb=t,
+        class_means=MEANS,
+        kd_weight=0.0,
+        nd_weight=0.0,
+    )
     close(loss, -0.4 * math.log(1 / (1 + math.exp(-1))) - 0.6 * math.log(1 / (1 + math.exp(1))))
 
 
@@ -268,8 +308,19 @@ def test_bases() -> None:
     g = torch.Generator().manual_seed(0)
     z, target = torch.randn(2, 6, 4, generator=g, dtype=torch.float64) * 2
     s, t, y, means = draw(6, 3, 4, 1)
-    call = partial(kdpp_loss, z, target, y, student_emb=s, teacher_emb=t, class_means=means, ce_weight=0.0,
-                   nd_weight=0.0, kd_weight=0.5, temperature=3.0)
+    call = partial(
+        kdpp_loss,
+        z,
+        target,
+        y,
+        student_emb=s,
+        teacher_emb=t,
+        class_means=means,
+        ce_weight=0.0,
+        nd_weight=0.0,
+        kd_weight=0.5,
+        temperature=3.0,
+    )
     close(call(base="kd"), 0.5 * kd_loss(z, target, temperature=3.0))
     close(call(base="dkd"), 0.5 * dkd_loss(z, target, y, temperature=3.0))
     close(call(base="dist"), 0.5 * dist_loss(z, target, temperature=3.0))
@@ -288,8 +339,10 @@ def test_bases() -> None:
 def test_gradients_by_finite_differences_reach_the_student_only() -> None:
     s, t, y, means = draw(5, 4, 3, 3)
     t, means = t.requires_grad_(), means.requires_grad_()
-    for loss in (partial(nd_loss, teacher_emb=t, labels=y, class_means=means),
-                 partial(direction_loss, class_means=means, labels=y)):
+    for loss in (
+        partial(nd_loss, teacher_emb=t, labels=y, class_means=means),
+        partial(direction_loss, class_means=means, labels=y),
+    ):
         assert torch.autograd.gradcheck(loss, (s,))
         gradients = torch.autograd.grad(loss(s), (s, t, means), allow_unused=True)
         assert gradients[0].abs().sum() > 0 and gradients[1:] == (None, None)
@@ -307,6 +360,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 # The objectives in a training -----------------------------------------------------------------------------------------
+
 
 class Net(nn.Module):
     """A perceptron with an embedding of a chosen width."""
@@ -326,8 +380,15 @@ def signals_of(method: KDPP, student: nn.Module, teacher: nn.Module, x: Tensor, 
             theirs = teacher(x)
         ours = student(x)
         means = class_means(t.features[method.class_mean_tap()], y, 3)
-        return Signals(student_logits=ours, teacher_logits=theirs, labels=y, student_features=dict(s.features),
-                       teacher_features=dict(t.features), class_means=means, epoch=epoch)
+        return Signals(
+            student_logits=ours,
+            teacher_logits=theirs,
+            labels=y,
+            student_features=dict(s.features),
+            teacher_features=dict(t.features),
+            class_means=means,
+            epoch=epoch,
+        )
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -343,8 +404,18 @@ def test_setup_reads_the_embeddings_and_projects_other_widths(width: int, projec
     method.setup(student, teacher, batch()[0])
     assert method.student_taps == method.teacher_taps == ("head:in",)
     assert (method.projector is not None) is projected
-    names = [f"projector.{n}" for n in ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var",
-                                        "bn.num_batches_tracked", "linear.weight", "linear.bias")]
+    names = [
+        f"projector.{n}"
+        for n in (
+            "bn.weight",
+            "bn.bias",
+            "bn.running_mean",
+            "bn.running_var",
+            "bn.num_batches_tracked",
+            "linear.weight",
+            "linear.bias",
+        )
+    ]
     assert list(method.state_dict()) == (names if projected else [])
     assert len(method.parameter_groups()) == int(projected)
     s = signals_of(method, student, teacher, *batch(), epoch=5)
@@ -354,8 +425,15 @@ def test_setup_reads_the_embeddings_and_projects_other_widths(width: int, projec
         emb = F.linear(F.batch_norm(emb, None, None, training=True), method.projector.linear.weight)
         sum(terms.values()).backward()
         assert all(p.grad is not None for p in method.parameters())
-    together = kdpp_loss(*s.logits, s.labels, student_emb=emb, teacher_emb=s.teacher_features["head:in"],
-                         class_means=s.class_means, epoch=5, return_terms=True)
+    together = kdpp_loss(
+        *s.logits,
+        s.labels,
+        student_emb=emb,
+        teacher_emb=s.teacher_features["head:in"],
+        class_means=s.class_means,
+        epoch=5,
+        return_terms=True,
+    )
     close(terms["kd"], together["kd"], 1e-6)
     close(terms["nd"], together["nd"], 1e-6)
     assert list(terms) == ["kd", "nd"] and all(p.grad is None for p in teacher.parameters())
@@ -383,6 +461,7 @@ def test_training_turns_and_lengthens(name: str) -> None:
 def test_distill_supplies_the_class_means() -> None:
     """The whole loop: widths differ, and the means are those of the teacher's embeddings of all training samples."""
     from kdcore.distiller import Distiller
+
     torch.manual_seed(0)
     student, teacher = Net(4), Net(5).eval()
     x, y = batch()
@@ -396,10 +475,14 @@ def test_distill_supplies_the_class_means() -> None:
     assert not [k for k in student.state_dict() if "projector" in k]
 
 
-@pytest.mark.parametrize(("knobs", "expected"), [
-    ({"regularizer": "nd", "nd_weight": 3.0}, lambda s, t, y, c: 3 * nd_loss(s, t, y, class_means=c)),
-    ({"regularizer": "direction"}, lambda s, t, y, c: 2 * direction_loss(s, c, y)),
-    ({"regularizer": "norm", "norm_step": 0.5}, lambda s, t, y, c: 2 * norm_loss(s, step=0.5))])
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ({"regularizer": "nd", "nd_weight": 3.0}, lambda s, t, y, c: 3 * nd_loss(s, t, y, class_means=c)),
+        ({"regularizer": "direction"}, lambda s, t, y, c: 2 * direction_loss(s, c, y)),
+        ({"regularizer": "norm", "norm_step": 0.5}, lambda s, t, y, c: 2 * norm_loss(s, step=0.5)),
+    ],
+)
 def test_regularizer_knobs(knobs: dict, expected: Callable[..., Tensor]) -> None:
     s = ND.example()
     terms = create_method("nd", **knobs).terms(s)
@@ -457,15 +540,23 @@ S, T, Y = torch.ones(2, 2), torch.ones(2, 2), torch.tensor([0, 1])
 C = MEANS.float()
 ABSENT = torch.tensor([[1.0, 0.0], [math.nan, math.nan]])
 BAD: dict[str, tuple[dict, str]] = {
-    "widths": ({"teacher_emb": torch.ones(2, 3)},
-               r"student_emb and teacher_emb .* got \(2, 2\) and \(2, 3\).*EmbeddingProjector"),
+    "widths": (
+        {"teacher_emb": torch.ones(2, 3)},
+        r"student_emb and teacher_emb .* got \(2, 2\) and \(2, 3\).*EmbeddingProjector",
+    ),
     "samples": ({"teacher_emb": torch.ones(3, 2)}, r"student_emb and teacher_emb .* got \(2, 2\) and \(3, 2\)"),
-    "maps": ({"student_emb": torch.ones(2, 2, 2, 2), "teacher_emb": torch.ones(2, 2, 2, 2)},
-             r"student_emb must be floating embeddings \(N, D\)"),
-    "no sample": ({"student_emb": torch.ones(0, 2), "teacher_emb": torch.ones(0, 2),
-                   "labels": torch.zeros(0).long()}, "student_emb needs at least 1 sample"),
-    "class means of another width": ({"class_means": torch.ones(2, 3)},
-                                     r"class_means must be \(C, 2\) .* got float32 \(2, 3\)"),
+    "maps": (
+        {"student_emb": torch.ones(2, 2, 2, 2), "teacher_emb": torch.ones(2, 2, 2, 2)},
+        r"student_emb must be floating embeddings \(N, D\)",
+    ),
+    "no sample": (
+        {"student_emb": torch.ones(0, 2), "teacher_emb": torch.ones(0, 2), "labels": torch.zeros(0).long()},
+        "student_emb needs at least 1 sample",
+    ),
+    "class means of another width": (
+        {"class_means": torch.ones(2, 3)},
+        r"class_means must be \(C, 2\) .* got float32 \(2, 3\)",
+    ),
     "class means 1-D": ({"class_means": torch.ones(2)}, "class_means must be"),
     "absent class": ({"class_means": ABSENT}, "class_means has no direction for class 1: its mean is zero or not"),
     "zero mean": ({"class_means": torch.zeros(2, 2)}, "class_means has no direction for class 0, 1"),
@@ -477,10 +568,14 @@ BAD: dict[str, tuple[dict, str]] = {
     "floating labels": ({"labels": torch.zeros(2)}, r"labels must be int64 \(2,\) or floating weights \(2, 2\)"),
     "truth values": ({"labels": torch.tensor([True, False])}, r"labels must be int64 \(2,\)"),
     "weights of another shape": ({"labels": torch.ones(2, 3)}, r"floating weights \(2, 2\), got float32 \(2, 3\)"),
-    "weights of an absent class": ({"labels": torch.full((2, 2), 0.5), "class_means": ABSENT},
-                                   "class_means has no direction for class 1"),
-    "weights that cancel": ({"labels": torch.tensor([[1.0, 0.0], [0.5, 0.5]]),
-                             "class_means": torch.tensor([[1.0, 0.0], [-1.0, 0.0]])}, "direction; row 1 is not"),
+    "weights of an absent class": (
+        {"labels": torch.full((2, 2), 0.5), "class_means": ABSENT},
+        "class_means has no direction for class 1",
+    ),
+    "weights that cancel": (
+        {"labels": torch.tensor([[1.0, 0.0], [0.5, 0.5]]), "class_means": torch.tensor([[1.0, 0.0], [-1.0, 0.0]])},
+        "direction; row 1 is not",
+    ),
     "negative weights": ({"labels": torch.tensor([[1.0, -0.5], [0.5, 0.5]])}, "weights >= 0 .*row 0 is not"),
     "eps": ({"eps": 0.0}, "eps must be a finite number > 0"),
     "reduction": ({"reduction": "median"}, "reduction must be one of"),
@@ -516,20 +611,30 @@ def test_other_bad_input() -> None:
         norm_loss(S, reduction="max")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"ce_weight": -1.0}, "ce_weight must be a finite number >= 0"),
-    ({"kd_weight": -0.1}, "kd_weight must be a finite number >= 0"),
-    ({"nd_weight": math.inf}, "nd_weight must be a finite number >= 0"),
-    ({"temperature": 0.0}, "temperature must be a finite number > 0"),
-    ({"warmup_epochs": 0.0, "epoch": 1}, "warmup_epochs must be a finite number > 0"),
-    ({"epoch": -1}, "epoch must be a finite number >= 0"),
-    ({"teacher_logits": torch.zeros(2, 3)}, "student_logits and teacher_logits must have the same shape"),
-    ({"student_logits": torch.zeros(2, 3), "teacher_logits": torch.zeros(2, 3)}, "the classes of class_means"),
-    ({"student_logits": torch.zeros(3, 2), "teacher_logits": torch.zeros(3, 2)}, "have the samples of student_emb"),
-    ({"labels": torch.tensor([0, 5])}, r"labels must be in \[0, 2\), got 5")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ce_weight": -1.0}, "ce_weight must be a finite number >= 0"),
+        ({"kd_weight": -0.1}, "kd_weight must be a finite number >= 0"),
+        ({"nd_weight": math.inf}, "nd_weight must be a finite number >= 0"),
+        ({"temperature": 0.0}, "temperature must be a finite number > 0"),
+        ({"warmup_epochs": 0.0, "epoch": 1}, "warmup_epochs must be a finite number > 0"),
+        ({"epoch": -1}, "epoch must be a finite number >= 0"),
+        ({"teacher_logits": torch.zeros(2, 3)}, "student_logits and teacher_logits must have the same shape"),
+        ({"student_logits": torch.zeros(2, 3), "teacher_logits": torch.zeros(2, 3)}, "the classes of class_means"),
+        ({"student_logits": torch.zeros(3, 2), "teacher_logits": torch.zeros(3, 2)}, "have the samples of student_emb"),
+        ({"labels": torch.tensor([0, 5])}, r"labels must be in \[0, 2\), got 5"),
+    ],
+)
 def test_bad_input_of_kdpp_is_named(change: dict, message: str) -> None:
-    arguments = {"student_logits": torch.zeros(2, 2), "teacher_logits": torch.zeros(2, 2), "labels": Y,
-                 "student_emb": S, "teacher_emb": T, "class_means": C} | change
+    arguments = {
+        "student_logits": torch.zeros(2, 2),
+        "teacher_logits": torch.zeros(2, 2),
+        "labels": Y,
+        "student_emb": S,
+        "teacher_emb": T,
+        "class_means": C,
+    } | change
     with pytest.raises(ValueError, match=message):
         kdpp_loss(**arguments)
 

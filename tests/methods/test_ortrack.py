@@ -41,6 +41,7 @@ def pair(b: int, t: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 # Official values ------------------------------------------------------------------------------------------------------
 
+
 def check_intensity(case: Case) -> None:
     q = cox_intensity(case.hp["template_size"], block_size=case.hp["block_size"], sigma=case.hp["sigma"])
     close(q, case.out["intensity"], 1e-9, floor=0.0)
@@ -50,8 +51,9 @@ def check_law(case: Case) -> None:
     """The released sampler's relative frequencies are a Monte-Carlo estimate: standard error 0.0035 at most."""
     q, ratio = case.inputs["intensity"], case.hp["mask_ratio"]
     counted = case.out["empirical_masked_fraction_per_cell"].double()
-    drawn = sample_cox_mask(q, int(case.out["num_samples"]), mask_ratio=ratio,
-                            generator=torch.Generator().manual_seed(0))
+    drawn = sample_cox_mask(
+        q, int(case.out["num_samples"]), mask_ratio=ratio, generator=torch.Generator().manual_seed(0)
+    )
     assert (masking_probability(q, mask_ratio=ratio) - counted).abs().max() < 0.02
     assert ((1 - drawn.double().mean((0, 1))) - counted).abs().max() < 0.02
 
@@ -94,6 +96,7 @@ def test_parity(case: Case, check: Callable[[Case], None]) -> None:
 
 # The occlusion-robust loss --------------------------------------------------------------------------------------------
 
+
 def test_orr_by_hand() -> None:
     clean = torch.tensor([[[1.0, 2.0], [0.0, 0.0], [9.0, 9.0]]], dtype=torch.float64)
     masked = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
@@ -106,16 +109,19 @@ def test_orr_by_hand() -> None:
 def test_orr_is_the_mean_over_samples_tokens_and_channels(b: int, t: int, d: int, seed: int) -> None:
     x, y = pair(b, t, d, seed)
     count = 1 + seed % t
-    each = [sum((x[i, j, k] - y[i, j, k]).item() ** 2 for j in range(count) for k in range(d)) / (count * d)
-            for i in range(b)]
+    each = [
+        sum((x[i, j, k] - y[i, j, k]).item() ** 2 for j in range(count) for k in range(d)) / (count * d)
+        for i in range(b)
+    ]
     found = occlusion_robust_loss(x, y, num_template_tokens=count, reduction="none")
     close(found, torch.tensor(each, dtype=torch.float64))
     close(occlusion_robust_loss(x, y, num_template_tokens=count), sum(each) / b)
     close(occlusion_robust_loss(x, y, num_template_tokens=count, reduction="sum"), sum(each))
 
 
-@pytest.mark.parametrize(("stop", "clean_moves", "masked_moves"),
-                         [("masked", True, False), ("clean", False, True), ("none", True, True)])
+@pytest.mark.parametrize(
+    ("stop", "clean_moves", "masked_moves"), [("masked", True, False), ("clean", False, True), ("none", True, True)]
+)
 def test_orr_stops_the_gradient_where_it_is_told(stop: str, clean_moves: bool, masked_moves: bool) -> None:
     x, y = pair(2, 4, 3)
     loss = occlusion_robust_loss(x, y, num_template_tokens=2, stop_gradient=stop)
@@ -135,15 +141,18 @@ def test_orr_is_exact_in_half_precision() -> None:
     close(loss, occlusion_robust_loss(x.double(), y.double()), 1e-6)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"num_template_tokens": 5}, "num_template_tokens must be in 1..4"),
-    ({"num_template_tokens": 0}, "num_template_tokens must be in 1..4"),
-    ({"stop_gradient": "maskd"}, "stop_gradient must be one of.*'masked'"),
-    ({"reduction": "median"}, "reduction must be one of"),
-    ({"masked_tokens": torch.zeros(2, 4, 2)}, "clean_tokens and masked_tokens must have the same shape"),
-    ({"clean_tokens": torch.zeros(2, 3)}, r"clean_tokens must be \(B, T, D\)"),
-    ({"clean_tokens": torch.zeros(0, 4, 3), "masked_tokens": torch.zeros(0, 4, 3)}, "at least 1 samples"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_template_tokens": 5}, "num_template_tokens must be in 1..4"),
+        ({"num_template_tokens": 0}, "num_template_tokens must be in 1..4"),
+        ({"stop_gradient": "maskd"}, "stop_gradient must be one of.*'masked'"),
+        ({"reduction": "median"}, "reduction must be one of"),
+        ({"masked_tokens": torch.zeros(2, 4, 2)}, "clean_tokens and masked_tokens must have the same shape"),
+        ({"clean_tokens": torch.zeros(2, 3)}, r"clean_tokens must be \(B, T, D\)"),
+        ({"clean_tokens": torch.zeros(0, 4, 3), "masked_tokens": torch.zeros(0, 4, 3)}, "at least 1 samples"),
+    ],
+)
 def test_orr_refuses(change: dict[str, object], message: str) -> None:
     arguments = {"clean_tokens": torch.zeros(2, 4, 3), "masked_tokens": torch.zeros(2, 4, 3)} | change
     with pytest.raises(ValueError, match=message):
@@ -151,6 +160,7 @@ def test_orr_refuses(change: dict[str, object], message: str) -> None:
 
 
 # Adaptive feature distillation ----------------------------------------------------------------------------------------
+
 
 def test_weights_by_hand() -> None:
     loss = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
@@ -191,16 +201,25 @@ def test_afkd_floor_of_the_weights_is_used() -> None:
     close(each, torch.tensor([0.25, 0.5, 1.5]) * (x - y).square().mean((1, 2)))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"box_loss": torch.zeros(3)}, r"box_loss must be \(2,\)"),
-    ({"box_loss": torch.zeros(2, 1)}, r"box_loss must be \(2,\)"),
-    ({"teacher_tokens": torch.zeros(2, 4, 2)}, "student_tokens and teacher_tokens must have the same shape"),
-    ({"student_tokens": torch.zeros(2, 4), "teacher_tokens": torch.zeros(2, 4)}, r"student_tokens must be \(B, T, D\)"),
-    ({"reduction": "max"}, "reduction must be one of"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"box_loss": torch.zeros(3)}, r"box_loss must be \(2,\)"),
+        ({"box_loss": torch.zeros(2, 1)}, r"box_loss must be \(2,\)"),
+        ({"teacher_tokens": torch.zeros(2, 4, 2)}, "student_tokens and teacher_tokens must have the same shape"),
+        (
+            {"student_tokens": torch.zeros(2, 4), "teacher_tokens": torch.zeros(2, 4)},
+            r"student_tokens must be \(B, T, D\)",
+        ),
+        ({"reduction": "max"}, "reduction must be one of"),
+    ],
+)
 def test_afkd_refuses(change: dict[str, object], message: str) -> None:
-    arguments = {"student_tokens": torch.zeros(2, 4, 3), "teacher_tokens": torch.zeros(2, 4, 3),
-                 "box_loss": torch.zeros(2)} | change
+    arguments = {
+        "student_tokens": torch.zeros(2, 4, 3),
+        "teacher_tokens": torch.zeros(2, 4, 3),
+        "box_loss": torch.zeros(2),
+    } | change
     first = [arguments.pop(k) for k in ("student_tokens", "teacher_tokens", "box_loss")]
     with pytest.raises(ValueError, match=message):
         adaptive_feature_kd_loss(*first, **arguments)
@@ -212,6 +231,7 @@ def test_weights_refuse_what_is_no_batch() -> None:
 
 
 # The objective --------------------------------------------------------------------------------------------------------
+
 
 def test_difficulty_of_boxes_and_of_classes() -> None:
     maps = torch.zeros(1, 5, 4, 4, dtype=torch.float64)
@@ -263,9 +283,12 @@ def test_other_networks_are_compared_on_their_embedding_through_a_projection() -
     method.setup(student, teacher, torch.randn(4, 6))
     assert isinstance(method.projector, nn.Linear) and method.projector.weight.shape == (8, 4)
     assert sum(p.numel() for group in method.parameter_groups() for p in group["params"]) == 8 * 4 + 8
-    s = Signals(student_logits=torch.randn(5, 3), labels=torch.tensor([0, 1, 2, 0, 1]),
-                student_features={method.student_taps[0]: torch.randn(5, 4)},
-                teacher_features={method.teacher_taps[0]: torch.randn(5, 8)})
+    s = Signals(
+        student_logits=torch.randn(5, 3),
+        labels=torch.tensor([0, 1, 2, 0, 1]),
+        student_features={method.student_taps[0]: torch.randn(5, 4)},
+        teacher_features={method.teacher_taps[0]: torch.randn(5, 8)},
+    )
     assert method.terms(s)["afkd"].isfinite()
 
 

@@ -38,6 +38,7 @@ def batch(n: int, c: int, seed: int, scale: float = 2.0) -> tuple[Tensor, Tensor
 
 # Official values ------------------------------------------------------------------------------------------------------
 
+
 def check_loss(case: Case) -> None:
     s, t, y = case.leaf("student_logits"), case.inputs["teacher_logits"], case.inputs["labels"]
     temperature = case.hp["temperature"]
@@ -57,6 +58,7 @@ def test_parity(case: Case, check: Callable[[Case], None]) -> None:
 
 # A slow oracle: choose, remove, choose again --------------------------------------------------------------------------
 
+
 def oracle_ranking(t: list[float], y: int) -> list[int]:
     return [y, *sorted((c for c in range(len(t)) if c != y), key=lambda c: (-t[c], c))]
 
@@ -66,8 +68,9 @@ def oracle_alpha(t: list[float], ranking: list[int], kind: str, temperature: flo
     if kind == "teacher":
         e = [math.exp(v / temperature) for v in t]
         return [e[i] / sum(e) for i in ranking]
-    raw = {"first": [1] + [0] * (c - 1), "uniform": [1] * c,
-           "position": [2 ** (c - k) - 1 for k in range(1, c + 1)]}[kind]
+    raw = {"first": [1] + [0] * (c - 1), "uniform": [1] * c, "position": [2 ** (c - k) - 1 for k in range(1, c + 1)]}[
+        kind
+    ]
     return [r / sum(raw) for r in raw]
 
 
@@ -107,6 +110,7 @@ def test_by_hand() -> None:
 
 # Rankings and weights -------------------------------------------------------------------------------------------------
 
+
 def test_ties_go_to_the_lower_class() -> None:
     t = torch.zeros(3, 40)
     rankings = teacher_optimal_permutation(t, torch.tensor([0, 7, 39]))
@@ -117,8 +121,9 @@ def test_ties_go_to_the_lower_class() -> None:
 def test_the_temperature_never_changes_the_ranking_or_the_student() -> None:
     s, t, y = batch(5, 6, 0)
     weights = torch.rand(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(pld_loss(s, t, y, temperature=0.5, weights=weights),
-                       pld_loss(s, t, y, temperature=7.0, weights=weights))
+    assert torch.equal(
+        pld_loss(s, t, y, temperature=0.5, weights=weights), pld_loss(s, t, y, temperature=7.0, weights=weights)
+    )
 
 
 def test_a_wrong_teacher_gives_the_label_little_weight() -> None:
@@ -148,11 +153,15 @@ def test_tensor_weights_are_used_as_given(n: int, c: int, seed: int, temperature
     ranking = teacher_optimal_permutation(t, y)
     given = pld_weights(t, ranking, temperature=temperature)
     close(pld_loss(s, t, y, weights=given), pld_loss(s, t, y, temperature=temperature), 1e-12)
-    close(pld_loss(s, t, y, weights=3 * given[0]),
-          -3 * plackett_luce_log_likelihood(s, ranking, weights=given[0], reduction="mean"), 1e-12)
+    close(
+        pld_loss(s, t, y, weights=3 * given[0]),
+        -3 * plackett_luce_log_likelihood(s, ranking, weights=given[0], reduction="mean"),
+        1e-12,
+    )
 
 
 # Properties -----------------------------------------------------------------------------------------------------------
+
 
 @shapes
 def test_the_closed_form_is_the_gradient(n: int, c: int, seed: int, temperature: float) -> None:
@@ -226,6 +235,7 @@ def test_ignored_rows_count_nowhere() -> None:
 
 # Plackett-Luce --------------------------------------------------------------------------------------------------------
 
+
 def test_the_likelihood_is_a_distribution_over_rankings() -> None:
     logits = torch.randn(1, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rankings = torch.tensor(list(permutations(range(4))))
@@ -243,7 +253,7 @@ def test_samples_follow_the_likelihood() -> None:
     frequency = (draws[:, None] == rankings).all(2).double().mean(0)
     assert ((frequency - probability).abs() <= 4 * (probability * (1 - probability) / 20_000).sqrt()).all()
     first = torch.bincount(draws[:, 0], minlength=4) / 20_000
-    assert ((first - logits.softmax(0)).abs() <= 4 * 0.5 / 20_000 ** 0.5).all()
+    assert ((first - logits.softmax(0)).abs() <= 4 * 0.5 / 20_000**0.5).all()
 
 
 def test_samples_have_shapes_and_seeds() -> None:
@@ -255,6 +265,7 @@ def test_samples_have_shapes_and_seeds() -> None:
 
 
 # Method ---------------------------------------------------------------------------------------------------------------
+
 
 def test_terms() -> None:
     s, t, y = batch(6, 5, 0)
@@ -306,9 +317,11 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("function", "args", "kwargs", "error", "message"), BAD,
-                         ids=[f"{b[0].__name__}-{i}" for i, b in enumerate(BAD)])
-def test_bad_input(function: Callable[..., Tensor], args: tuple, kwargs: dict, error: type[Exception],
-                   message: str) -> None:
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "error", "message"), BAD, ids=[f"{b[0].__name__}-{i}" for i, b in enumerate(BAD)]
+)
+def test_bad_input(
+    function: Callable[..., Tensor], args: tuple, kwargs: dict, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         function(*args, **kwargs)

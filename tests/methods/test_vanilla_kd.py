@@ -31,11 +31,13 @@ def pair(n: int, c: int, seed: int, scale: float = 2.0) -> tuple[Tensor, Tensor,
 
 # Official values -----------------------------------------------------------------------------------------------------
 
+
 def check_kd(case: Case) -> None:
     s, t, y = case.leaf("student_logits"), case.inputs["teacher_logits"], case.inputs["labels"]
     loss = kd_loss(s, t, y, temperature=case.hp["temperature"])
-    objective = kd_objective(s, t, y, temperature=case.hp["temperature"], ce_weight=case.hp["ce_weight"],
-                             kd_weight=case.hp["kd_weight"])
+    objective = kd_objective(
+        s, t, y, temperature=case.hp["temperature"], ce_weight=case.hp["ce_weight"], kd_weight=case.hp["kd_weight"]
+    )
     close(loss, case.out["kd_loss"])
     close(objective, case.out["objective"])
     close(grad_of(loss, s), case.grad["student_logits_kd"])
@@ -44,8 +46,15 @@ def check_kd(case: Case) -> None:
 
 def check_dkd(case: Case) -> None:
     s, hp = case.leaf("student_logits"), case.hp
-    loss, tckd, nckd = dkd_loss(s, case.inputs["teacher_logits"], case.inputs["labels"], alpha=hp["alpha"],
-                                beta=hp["beta"], temperature=hp["temperature"], return_parts=True)
+    loss, tckd, nckd = dkd_loss(
+        s,
+        case.inputs["teacher_logits"],
+        case.inputs["labels"],
+        alpha=hp["alpha"],
+        beta=hp["beta"],
+        temperature=hp["temperature"],
+        return_parts=True,
+    )
     close(loss, case.out["loss"])
     close(tckd, case.out["tckd"])
     close(nckd, case.out["nckd"])
@@ -54,8 +63,14 @@ def check_dkd(case: Case) -> None:
 
 def check_dist(case: Case) -> None:
     s, hp = case.leaf("student_logits"), case.hp
-    loss, inter, intra = dist_loss(s, case.inputs["teacher_logits"], beta=hp["beta"], gamma=hp["gamma"],
-                                   temperature=hp["temperature"], return_parts=True)
+    loss, inter, intra = dist_loss(
+        s,
+        case.inputs["teacher_logits"],
+        beta=hp["beta"],
+        gamma=hp["gamma"],
+        temperature=hp["temperature"],
+        return_parts=True,
+    )
     close(loss, case.out["loss"])
     if s.ndim == 2:
         close(inter, case.out["inter"])
@@ -71,12 +86,13 @@ def test_parity(case: Case, check: Callable[[Case], None]) -> None:
 
 # By hand -------------------------------------------------------------------------------------------------------------
 
+
 def test_kd_by_hand() -> None:
     s, t = torch.zeros(1, 2).double(), double([[LOG(3), 0.0]])  # p = (3/4, 1/4), q = (1/2, 1/2)
     kl = 0.75 * LOG(1.5) + 0.25 * LOG(0.5)
     close(kd_loss(s, t, temperature=1.0), kl)
     close(kd_loss(s, 3 * t, temperature=3.0), 9 * kl)
-    close(kd_loss(s, t), 16 * (1 - _entropy2(3 ** 0.25)) * LOG(2))  # the default temperature is 4; q is uniform
+    close(kd_loss(s, t), 16 * (1 - _entropy2(3**0.25)) * LOG(2))  # the default temperature is 4; q is uniform
 
 
 def _entropy2(odds: float) -> float:
@@ -92,8 +108,8 @@ def test_objective_by_hand() -> None:
 
 
 def test_dkd_by_hand() -> None:
-    t = double([[LOG(2), 0.0, 0.0]])      # p = (1/2, 1/4, 1/4)
-    s = double([[0.0, LOG(3), 0.0]])      # q = (1/5, 3/5, 1/5)
+    t = double([[LOG(2), 0.0, 0.0]])  # p = (1/2, 1/4, 1/4)
+    s = double([[0.0, LOG(3), 0.0]])  # q = (1/5, 3/5, 1/5)
     y = torch.tensor([0])
     tckd = 0.5 * LOG(0.5 / 0.2) + 0.5 * LOG(0.5 / 0.8)
     nckd = 0.5 * LOG(0.5 / 0.75) + 0.5 * LOG(0.5 / 0.25)
@@ -108,13 +124,14 @@ def test_dist_by_hand() -> None:
     q = double([[0.75, 0.25], [0.6, 0.4]])
     p = double([[0.75, 0.25], [0.25, 0.75]])
     loss, inter, intra = dist_loss(q.log(), p.log(), eps=0.0, beta=5.0, gamma=7.0, return_parts=True)
-    close(inter, 1.0)   # rows agree (+1) and disagree (-1)
-    close(intra, 0.0)   # both columns move together over the two samples
+    close(inter, 1.0)  # rows agree (+1) and disagree (-1)
+    close(intra, 0.0)  # both columns move together over the two samples
     close(loss, 5.0)
     close(dist_loss(3 * q.log(), 3 * p.log(), eps=0.0, temperature=3.0), 9.0)
 
 
 # A slow oracle, written from the formulas with loops over samples and classes ----------------------------------------
+
 
 def soft(row: list[float], temperature: float) -> list[float]:
     top = max(row)
@@ -134,17 +151,19 @@ def pearson(a: list[float], b: list[float], eps: float) -> float:
 
 
 def oracle_kd(s: Tensor, t: Tensor, temperature: float) -> list[float]:
-    return [temperature ** 2 * kl(soft(b, temperature), soft(a, temperature))
-            for a, b in zip(s.tolist(), t.tolist(), strict=True)]
+    return [
+        temperature**2 * kl(soft(b, temperature), soft(a, temperature))
+        for a, b in zip(s.tolist(), t.tolist(), strict=True)
+    ]
 
 
 def oracle_dkd(s: Tensor, t: Tensor, y: Tensor, temperature: float) -> tuple[list[float], list[float]]:
     tckd, nckd = [], []
     for a, b, label in zip(s.tolist(), t.tolist(), y.tolist(), strict=True):
         p, q = soft(b, temperature), soft(a, temperature)
-        tckd.append(temperature ** 2 * kl([p[label], 1 - p[label]], [q[label], 1 - q[label]]))
+        tckd.append(temperature**2 * kl([p[label], 1 - p[label]], [q[label], 1 - q[label]]))
         del a[label], b[label]
-        nckd.append(temperature ** 2 * kl(soft(b, temperature), soft(a, temperature)))
+        nckd.append(temperature**2 * kl(soft(b, temperature), soft(a, temperature)))
     return tckd, nckd
 
 
@@ -179,15 +198,20 @@ def test_dkd_equals_the_oracle(n: int, c: int, seed: int, temperature: float) ->
     close(dkd_loss(s, t, y, temperature=temperature, reduction="sum"), (tckd + 8 * nckd).sum(), 1e-9)
 
 
-@given(n=st.integers(2, 6), c=st.integers(2, 7), seed=st.integers(0, 999), temperature=st.floats(0.5, 8),
-       eps=st.sampled_from([0.0, 1e-8, 0.3]))
+@given(
+    n=st.integers(2, 6),
+    c=st.integers(2, 7),
+    seed=st.integers(0, 999),
+    temperature=st.floats(0.5, 8),
+    eps=st.sampled_from([0.0, 1e-8, 0.3]),
+)
 def test_dist_equals_the_oracle(n: int, c: int, seed: int, temperature: float, eps: float) -> None:
     s, t, _ = pair(n, c, seed)
     total, inter, intra = dist_loss(s, t, beta=0.7, gamma=1.3, temperature=temperature, eps=eps, return_parts=True)
     a, b = oracle_dist(s, t, temperature, eps)
     close(inter, a, 1e-9, floor=1e-11)
     close(intra, b, 1e-9, floor=1e-11)
-    close(total, temperature ** 2 * (0.7 * a + 1.3 * b), 1e-9, floor=1e-10)
+    close(total, temperature**2 * (0.7 * a + 1.3 * b), 1e-9, floor=1e-10)
 
 
 @shapes
@@ -203,6 +227,7 @@ def test_objective_is_cross_entropy_plus_kd(n: int, c: int, seed: int, temperatu
 
 
 # Identities ----------------------------------------------------------------------------------------------------------
+
 
 @shapes
 def test_kd_is_tckd_plus_the_muted_nckd(n: int, c: int, seed: int, temperature: float) -> None:
@@ -243,8 +268,12 @@ def test_labels_are_ignored_where_they_do_not_matter() -> None:
         assert torch.equal(loss(s, t, y), loss(s, t))
 
 
-LOSSES = {"kd": lambda s, t, y, **k: kd_loss(s, t, **k), "objective": kd_objective, "dkd": dkd_loss,
-          "dist": lambda s, t, y, **k: dist_loss(s, t, **k)}
+LOSSES = {
+    "kd": lambda s, t, y, **k: kd_loss(s, t, **k),
+    "objective": kd_objective,
+    "dkd": dkd_loss,
+    "dist": lambda s, t, y, **k: dist_loss(s, t, **k),
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -294,6 +323,7 @@ def test_gradients_of_gradients(name: str) -> None:
 
 
 # Schedules and methods -----------------------------------------------------------------------------------------------
+
 
 def test_linear_warmup() -> None:
     assert [linear_warmup(e, 4) for e in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
@@ -382,10 +412,12 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("loss", "args", "kwargs", "error", "message"), BAD,
-                         ids=[f"{b[0].__name__}-{i}" for i, b in enumerate(BAD)])
-def test_bad_input(loss: Callable[..., Tensor], args: tuple, kwargs: dict, error: type[Exception],
-                   message: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "args", "kwargs", "error", "message"), BAD, ids=[f"{b[0].__name__}-{i}" for i, b in enumerate(BAD)]
+)
+def test_bad_input(
+    loss: Callable[..., Tensor], args: tuple, kwargs: dict, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         loss(*args, **kwargs)
 

@@ -18,8 +18,12 @@ def violations(page: Any, selector: str | None = None, *, rules: tuple[str, ...]
         rules: tags of the rules that are asked; default all.
     """
     from axe_playwright_python.sync_playwright import Axe
+
     options = {"runOnly": {"type": "tag", "values": list(rules)}} if rules else None
     result = Axe().run(page, context=selector, options=options).response
     assert result["passes"], f"axe-core found nothing to check in {selector or 'the page'}"
-    return [f"{v['id']} ({v['impact']}, {len(v['nodes'])}x): {v['help']}: "
-            + " | ".join(n["html"][:200] for n in v["nodes"][:3]) for v in result["violations"]]
+    return [
+        f"{v['id']} ({v['impact']}, {len(v['nodes'])}x): {v['help']}: "
+        + " | ".join(n["html"][:200] for n in v["nodes"][:3])
+        for v in result["violations"]
+    ]

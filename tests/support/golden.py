@@ -159,8 +159,9 @@ def parity(slug: str, checks: Mapping[str, Callable[[Case], None]]) -> pytest.Ma
     return pytest.mark.parametrize(("case", "check"), params)
 
 
-def close(actual: Tensor | float, expected: Tensor | float, tolerance: float = 1e-8, *, floor: float = 1e-12,
-          what: str = "") -> None:
+def close(
+    actual: Tensor | float, expected: Tensor | float, tolerance: float = 1e-8, *, floor: float = 1e-12, what: str = ""
+) -> None:
     """Equal shapes, and ``|actual - expected| <= tolerance * max |expected| + floor`` in every entry.
 
     The bound is relative to the largest entry: entries that cancel to almost nothing have no accuracy of their own.
@@ -169,8 +170,9 @@ def close(actual: Tensor | float, expected: Tensor | float, tolerance: float = 1
     assert a.shape == b.shape, f"{what} shape {tuple(a.shape)} instead of {tuple(b.shape)}"
     finite = b[b.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 0.0
-    torch.testing.assert_close(a, b, rtol=0.0, atol=tolerance * scale + floor, equal_nan=True,
-                               msg=lambda text: f"{what} {text}")
+    torch.testing.assert_close(
+        a, b, rtol=0.0, atol=tolerance * scale + floor, equal_nan=True, msg=lambda text: f"{what} {text}"
+    )
 
 
 def grad_of(loss: Tensor, leaf: Tensor) -> Tensor:

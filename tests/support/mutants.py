@@ -40,8 +40,11 @@ def _positional(function: Call) -> list[str]:
 
 
 def _knobs(function: Call) -> list[str]:
-    return [n for n, p in inspect.signature(function).parameters.items()
-            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is not inspect.Parameter.empty]
+    return [
+        n
+        for n, p in inspect.signature(function).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is not inspect.Parameter.empty
+    ]
 
 
 def faults(function: Call) -> list[str]:

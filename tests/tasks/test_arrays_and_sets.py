@@ -20,8 +20,15 @@ LABELS = np.arange(30, dtype=np.uint8) % 3
 
 
 def test_published_field_names_need_no_options(tmp_path: Path) -> None:
-    np.savez(tmp_path / "cifar.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:6], y_test=LABELS[:6],
-             classes=np.array(["a", "b", "c"]), id_train=np.array([b"1"] * 30))
+    np.savez(
+        tmp_path / "cifar.npz",
+        x_train=IMAGES,
+        y_train=LABELS,
+        x_test=IMAGES[:6],
+        y_test=LABELS[:6],
+        classes=np.array(["a", "b", "c"]),
+        id_train=np.array([b"1"] * 30),
+    )
     task = load_task("arrays", path=tmp_path / "cifar.npz")
     assert task.name == "cifar" and task.class_names == ("a", "b", "c") and task.input_shape == (3, 9, 9)
     assert (len(task.train), len(task.test)) == (30, 6)
@@ -40,10 +47,19 @@ def test_other_names_and_a_split_by_seed(tmp_path: Path) -> None:
     assert load_task("arrays", path=tmp_path / "a.npz", images="pictures", labels="kind").class_names == ("0", "1", "2")
 
 
-@pytest.mark.parametrize(("shape", "layout", "expected"), [
-    ((5, 7), "auto", (7,)), ((5, 8, 8), "auto", (1, 8, 8)), ((5, 8, 8, 3), "auto", (3, 8, 8)),
-    ((5, 3, 8, 8), "auto", (3, 8, 8)), ((5, 3, 8, 3), "auto", (3, 8, 3)), ((5, 3, 8, 3), "nhwc", (3, 3, 8)),
-    ((5, 8, 8, 1), "auto", (1, 8, 8)), ((5, 2, 8, 8), "auto", (2, 8, 8))])
+@pytest.mark.parametrize(
+    ("shape", "layout", "expected"),
+    [
+        ((5, 7), "auto", (7,)),
+        ((5, 8, 8), "auto", (1, 8, 8)),
+        ((5, 8, 8, 3), "auto", (3, 8, 8)),
+        ((5, 3, 8, 8), "auto", (3, 8, 8)),
+        ((5, 3, 8, 3), "auto", (3, 8, 3)),
+        ((5, 3, 8, 3), "nhwc", (3, 3, 8)),
+        ((5, 8, 8, 1), "auto", (1, 8, 8)),
+        ((5, 2, 8, 8), "auto", (2, 8, 8)),
+    ],
+)
 def test_layouts(shape: tuple[int, ...], layout: str, expected: tuple[int, ...]) -> None:
     assert to_inputs(np.zeros(shape, np.float64), layout).shape[1:] == expected
 
@@ -119,7 +135,7 @@ def test_fashion_mnist_reads_packed_and_plain_files(fashion: Path) -> None:
     assert (len(task.train), len(task.test)) == (40, 20) and task.input_shape == (1, 28, 28)
     assert task.class_names[9] == "Ankle boot" and "resnet20" in task.students
     packed = gzip.decompress((fashion / "FashionMNIST/raw/train-images-idx3-ubyte.gz").read_bytes())
-    assert (task.train.x[0, 0].numpy().tobytes()) == packed[16:16 + 784]
+    assert (task.train.x[0, 0].numpy().tobytes()) == packed[16 : 16 + 784]
     small = load_task("fashion_mnist", folder=fashion, test_size=7, train_size=20, omit_classes=["Bag"], seed=3)
     assert len(small.test) == 7 and len(small.train) == 20 and not (small.labels("train") == 8).any()
     with pytest.raises(ValueError, match="test_size must be between 1 and 20"):
@@ -149,6 +165,7 @@ def test_damaged_idx_files_are_named(fashion: Path) -> None:
 @pytest.mark.parametrize(("name", "cls"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
 def test_cifar_comes_through_torchvision(name: str, cls: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torchvision.datasets as sets
+
     asked = []
 
     class Fake:

@@ -20,7 +20,7 @@ def crops(image: Tensor, padding: int, *, flip: bool) -> list[Tensor]:
     """Every crop (and its mirror image) one by one."""
     _, h, w = image.shape
     padded = F.pad(image, [padding] * 4)
-    found = [padded[:, i:i + h, j:j + w] for i in range(2 * padding + 1) for j in range(2 * padding + 1)]
+    found = [padded[:, i : i + h, j : j + w] for i in range(2 * padding + 1) for j in range(2 * padding + 1)]
     return found + [c.flip(2) for c in found] if flip else found
 
 
@@ -56,8 +56,12 @@ def test_bytes_are_scaled_and_single_samples_have_plain_labels() -> None:
 
 def test_known_to_the_teacher_cache() -> None:
     data = images()
-    marks = {CropFlip(data).fingerprint(), CropFlip(data, padding=2).fingerprint(),
-             CropFlip(data, flip=False).fingerprint(), data.fingerprint()}
+    marks = {
+        CropFlip(data).fingerprint(),
+        CropFlip(data, padding=2).fingerprint(),
+        CropFlip(data, flip=False).fingerprint(),
+        data.fingerprint(),
+    }
     assert len(marks) == 4 and CropFlip(data).y is data.y and len(CropFlip(data)) == 6
 
 

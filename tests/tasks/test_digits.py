@@ -72,17 +72,20 @@ def test_larger_images_are_interpolated() -> None:
     torch.testing.assert_close(large.test.x[:5], expected)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"train_fraction": 1.0}, r"train_fraction must be in \(0, 1\)"),
-    ({"val_fraction": -0.1}, "val_fraction must be in"),
-    ({"train_size": 5}, "train_size must be 1078"),
-    ({"train_size": 5000}, "train_size must be 1078"),
-    ({"omit_classes": [10]}, "omit_classes names 10"),
-    ({"omit_classes": ["three"]}, "omit_classes names 'three'"),
-    ({"omit_classes": list(range(10))}, "leaves no training sample"),
-    ({"size": 4}, "size must be a whole number"),
-    ({"sede": 1}, r"no option 'sede'. Did you mean 'seed'"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_fraction": 1.0}, r"train_fraction must be in \(0, 1\)"),
+        ({"val_fraction": -0.1}, "val_fraction must be in"),
+        ({"train_size": 5}, "train_size must be 1078"),
+        ({"train_size": 5000}, "train_size must be 1078"),
+        ({"omit_classes": [10]}, "omit_classes names 10"),
+        ({"omit_classes": ["three"]}, "omit_classes names 'three'"),
+        ({"omit_classes": list(range(10))}, "leaves no training sample"),
+        ({"size": 4}, "size must be a whole number"),
+        ({"sede": 1}, r"no option 'sede'. Did you mean 'seed'"),
+    ],
+)
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_task("digits", **options)
@@ -138,8 +141,9 @@ def test_batches_from_arrays_equal_batches_from_single_samples(task: Task) -> No
 
     slow = Task(name="slow", train=OneByOne(), test=OneByOne(), class_names=task.class_names)
     fast = Task(name="fast", train=plain, test=plain, class_names=task.class_names)
-    for (x1, y1, i1), (x2, y2, i2) in zip(slow.loader(batch_size=8, index=True), fast.loader(batch_size=8, index=True),
-                                          strict=True):
+    for (x1, y1, i1), (x2, y2, i2) in zip(
+        slow.loader(batch_size=8, index=True), fast.loader(batch_size=8, index=True), strict=True
+    ):
         assert torch.equal(x1, x2) and torch.equal(y1, y2) and torch.equal(i1, i2)
     assert torch.equal(slow.labels("train"), fast.labels("train"))
     assert torch.equal(slow.sample(n=3)[0], fast.sample(n=3)[0])
@@ -239,8 +243,11 @@ def test_models_of_one_s_own(task: Task) -> None:
 # Splits --------------------------------------------------------------------------------------------------------------
 
 
-@given(counts=st.lists(st.integers(4, 40), min_size=2, max_size=5), seed=st.integers(0, 50),
-       val=st.sampled_from([0.0, 0.25, 0.5]))
+@given(
+    counts=st.lists(st.integers(4, 40), min_size=2, max_size=5),
+    seed=st.integers(0, 50),
+    val=st.sampled_from([0.0, 0.25, 0.5]),
+)
 @settings(max_examples=25)
 def test_splits_partition_the_samples(counts: list[int], seed: int, val: float) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -280,8 +287,10 @@ def test_fingerprint_sees_a_single_changed_pixel_and_any_other_data_set(task: Ta
 
 
 def test_menus_import_no_heavy_library() -> None:
-    code = ("import sys, kdcore.experiment, kdcore.tasks as t; [t.task_info(n) for n in t.list_tasks()];"
-            "heavy = {'sklearn', 'pandas', 'timm', 'torchvision', 'PIL', 'lightning', 'scipy'};"
-            "print(sorted(heavy & set(sys.modules)))")
+    code = (
+        "import sys, kdcore.experiment, kdcore.tasks as t; [t.task_info(n) for n in t.list_tasks()];"
+        "heavy = {'sklearn', 'pandas', 'timm', 'torchvision', 'PIL', 'lightning', 'scipy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -35,7 +35,7 @@ def write_digits(root: Path, *, per_class: int = 12, first: int = 0, suffix: str
     bunch = load_digits()
     for name, digit in zip(NAMES, (1, 3, 0), strict=True):
         (root / name).mkdir(parents=True, exist_ok=True)
-        for k, row in enumerate(np.flatnonzero(bunch.target == digit)[first:first + per_class]):
+        for k, row in enumerate(np.flatnonzero(bunch.target == digit)[first : first + per_class]):
             picture = Image.fromarray((bunch.images[row] * 15.9375).astype(np.uint8))
             picture.resize((20, 16)).save(root / name / f"{k:03d}{suffix}")
     return root
@@ -78,7 +78,7 @@ def test_student_may_see_less(folder: Path) -> None:
 
 def test_unreadable_files_are_named_counted_and_skipped(folder: Path) -> None:
     whole = (folder / "one" / "000.png").read_bytes()
-    (folder / "one" / "broken.png").write_bytes(whole[:len(whole) // 2])
+    (folder / "one" / "broken.png").write_bytes(whole[: len(whole) // 2])
     (folder / "zero" / "text.jpg").write_text("this is no picture")
     (folder / "zero" / "empty.png").write_bytes(b"")
     with pytest.warns(UserWarning, match="3 of 39 images cannot be read and are skipped") as caught:
@@ -127,10 +127,13 @@ def test_class_with_one_image_cannot_be_split(folder: Path) -> None:
         load_task("images", root=folder)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda root: None, "there is no folder"),
-    (lambda root: root.mkdir(), "must hold one sub-folder per class"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "there is no folder"),
+        (lambda root: root.mkdir(), "must hold one sub-folder per class"),
+    ],
+)
 def test_missing_folder_or_classes(tmp_path: Path, make: Any, message: str) -> None:
     root = tmp_path / "nothing"
     make(root)
@@ -190,8 +193,9 @@ def test_any_timm_network_fits_the_size(name: str) -> None:
 
 def test_timm_teacher_own_student_and_a_run(folder: Path, tmp_path: Path) -> None:
     weights = save_weights(timm_model("test_resnet", 3, 32), tmp_path / "teacher.safetensors")
-    task = load_task("images", root=folder, size=32, teacher="test_resnet", teacher_weights=weights,
-                     student="cnn-small")
+    task = load_task(
+        "images", root=folder, size=32, teacher="test_resnet", teacher_weights=weights, student="cnn-small"
+    )
     assert next(iter(task.teachers)) == "test_resnet" and next(iter(task.students)) == "cnn-small"
     teacher = task.teacher()
     normalize = task.normalization(teacher)

@@ -16,10 +16,17 @@ from kdcore.tasks.table import read_table
 
 def people(n: int = 40) -> pd.DataFrame:
     rng = np.random.default_rng(1)
-    return pd.DataFrame({
-        "id": [f"p{i}" for i in range(n)], "age": rng.integers(18, 80, n), "height": rng.normal(170, 9, n),
-        "constant": 3.0, "city": rng.choice(["Oslo", "Rome"], n), "member": rng.choice([True, False], n),
-        "answer": np.where(np.arange(n) % 4 == 0, "no", "yes")})
+    return pd.DataFrame(
+        {
+            "id": [f"p{i}" for i in range(n)],
+            "age": rng.integers(18, 80, n),
+            "height": rng.normal(170, 9, n),
+            "constant": 3.0,
+            "city": rng.choice(["Oslo", "Rome"], n),
+            "member": rng.choice([True, False], n),
+            "answer": np.where(np.arange(n) % 4 == 0, "no", "yes"),
+        }
+    )
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".csv.gz"])
@@ -83,21 +90,24 @@ def test_numbers_may_be_categories_and_targets_numbers() -> None:
     assert task.input_shape == (3,) and task.class_names == ("0", "2") and set(task.labels("test").tolist()) == {0, 1}
 
 
-@pytest.mark.parametrize(("change", "options", "message"), [
-    ({}, {"target": "anser"}, r"target names column 'anser'.* Did you mean 'answer'.*Its columns: id, age"),
-    ({}, {"columns": ["age", "weight"]}, "columns names column 'weight'"),
-    ({}, {"drop": ["nothing"]}, "drop names column 'nothing'"),
-    ({}, {"categorical": ["nothing"]}, "categorical names column 'nothing'"),
-    ({}, {"columns": ["city"], "categorical": []}, "columns city are not numbers"),
-    ({}, {"columns": ["answer"]}, "nothing is left to learn from"),
-    ({}, {"missing": "ignore"}, "missing must be one of"),
-    ({}, {"target": "height"}, "holds fractions such as"),
-    ({}, {"target": "constant"}, "must have 2 to 200 classes, got 1"),
-    ({"age": np.inf}, {}, r"infinite values in 'age' \(40\)"),
-    ({"age": np.nan}, {"missing": "impute"}, "columns without any value: age"),
-    ({"answer": ["no"] + ["yes"] * 39}, {}, r"at least 2 samples to be split; 'no' has 1"),
-    ({"answer": [None] * 3 + ["yes", "no"] * 18 + ["no"]}, {}, "target column 'answer' has 3 missing values of 40"),
-])
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"target": "anser"}, r"target names column 'anser'.* Did you mean 'answer'.*Its columns: id, age"),
+        ({}, {"columns": ["age", "weight"]}, "columns names column 'weight'"),
+        ({}, {"drop": ["nothing"]}, "drop names column 'nothing'"),
+        ({}, {"categorical": ["nothing"]}, "categorical names column 'nothing'"),
+        ({}, {"columns": ["city"], "categorical": []}, "columns city are not numbers"),
+        ({}, {"columns": ["answer"]}, "nothing is left to learn from"),
+        ({}, {"missing": "ignore"}, "missing must be one of"),
+        ({}, {"target": "height"}, "holds fractions such as"),
+        ({}, {"target": "constant"}, "must have 2 to 200 classes, got 1"),
+        ({"age": np.inf}, {}, r"infinite values in 'age' \(40\)"),
+        ({"age": np.nan}, {"missing": "impute"}, "columns without any value: age"),
+        ({"answer": ["no"] + ["yes"] * 39}, {}, r"at least 2 samples to be split; 'no' has 1"),
+        ({"answer": [None] * 3 + ["yes", "no"] * 18 + ["no"]}, {}, "target column 'answer' has 3 missing values of 40"),
+    ],
+)
 def test_bad_tables_are_refused(change: dict[str, object], options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_task("table", **({"path": people().assign(**change), "target": "answer", "drop": ["id"]} | options))
@@ -111,8 +121,13 @@ def test_identifiers_are_not_categories() -> None:
 def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no table at"):
         load_task("table", path=tmp_path / "none.csv", target="a")
-    for name, content in (("a.xlsx", b"x"), ("empty.csv", b""), ("ragged.csv", b"a,b\n1,2\n1,2,3,4\n"),
-                          ("no.parquet", b"PAR"), ("latin.csv", b"a,b\n\xff\xfe,1\n")):
+    for name, content in (
+        ("a.xlsx", b"x"),
+        ("empty.csv", b""),
+        ("ragged.csv", b"a,b\n1,2\n1,2,3,4\n"),
+        ("no.parquet", b"PAR"),
+        ("latin.csv", b"a,b\n\xff\xfe,1\n"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=r"must be \.csv|cannot be read as"):
             read_table(tmp_path / name)

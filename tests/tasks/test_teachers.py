@@ -32,8 +32,14 @@ def tiny(*, seed: int = 0, width: int = 4, recipe: Recipe = RECIPE, shift: float
     g = torch.Generator().manual_seed(9)
     y = torch.arange(3).repeat(16)
     data = ArrayDataset(torch.randn(48, 5, generator=g) + y[:, None] + shift, y)
-    return Task(name=name, train=data, test=data, class_names="abc", seed=seed,
-                teachers={"net": ModelSpec(build=partial(MLP, 5, (width,), 3, dropout=0.1), recipe=recipe)})
+    return Task(
+        name=name,
+        train=data,
+        test=data,
+        class_names="abc",
+        seed=seed,
+        teachers={"net": ModelSpec(build=partial(MLP, 5, (width,), 3, dropout=0.1), recipe=recipe)},
+    )
 
 
 @pytest.fixture
@@ -76,10 +82,18 @@ def test_training_it_again_gives_the_same_weights_and_disturbs_no_random_state(c
     assert state_hash(tiny().teacher()) == first
 
 
-@pytest.mark.parametrize("other", [
-    {"seed": 1}, {"width": 5}, {"recipe": replace(RECIPE, epochs=3)}, {"recipe": replace(RECIPE, lr=1e-2)},
-    {"shift": 0.5},
-    {"name": "other"}], ids=str)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"width": 5},
+        {"recipe": replace(RECIPE, epochs=3)},
+        {"recipe": replace(RECIPE, lr=1e-2)},
+        {"shift": 0.5},
+        {"name": "other"},
+    ],
+    ids=str,
+)
 def test_whatever_makes_a_teacher_is_part_of_its_name(other: dict[str, Any], trainings: list[str]) -> None:
     tiny().teacher()
     tiny(**other).teacher()
@@ -169,8 +183,10 @@ model = task.teacher()
 print(len(trained), state_hash(model))
 """)
     environment = os.environ | {"KDCORE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    children = [subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True)
-                for _ in range(2)]
+    children = [
+        subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     answers = [child.communicate(timeout=300)[0].split() for child in children]
     assert [child.returncode for child in children] == [0, 0]
     assert sorted(int(count) for count, _ in answers) == [0, 1]

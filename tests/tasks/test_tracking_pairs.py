@@ -44,6 +44,7 @@ def task() -> TrackingTask:
 
 # Pairs ----------------------------------------------------------------------------------------------------------------
 
+
 def test_boxes_are_the_tight_boxes_of_the_targets_pixels(pairs: PairDataset) -> None:
     assert pairs.search_target is not None
     for target, (x, y, w, h) in zip(pairs.search_target, (pairs.boxes * 64).round().int().tolist(), strict=True):
@@ -64,6 +65,7 @@ def test_targets_have_the_sizes_they_should_and_lie_within(pairs: PairDataset) -
 
 def test_the_target_looks_alike_in_both_images(pairs: PairDataset) -> None:
     """Its mean colour agrees up to the brightness (0.8 to 1.2) of the search image."""
+
     def colour(images: Tensor, target: Tensor | None) -> Tensor:
         assert target is not None
         inside = target[:, None].float()
@@ -78,6 +80,7 @@ def test_the_target_looks_alike_in_both_images(pairs: PairDataset) -> None:
 def test_train_and_test_share_no_background() -> None:
     """Every crop of the test lies to the right of every crop of the training: their columns do not meet."""
     from kdcore.tasks.tracking_pairs import _crops, _photographs
+
     photographs = _photographs()
     marked = torch.arange(640.0).expand(2, 3, 427, 640)
     ends = {}
@@ -107,11 +110,16 @@ def test_batches_are_packed_pairs(pairs: PairDataset) -> None:
     assert torch.equal(one, x[1]) and torch.equal(box, boxes[1])
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"count": 0}, "count must be >= 1"), ({"split": "val"}, "split must be one of"),
-    ({"search_size": 34}, "search_size between 1.18 times"), ({"search_size": 300}, "search_size between"),
-    ({"template_size": 4}, "template_size must be >= 8"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, "count must be >= 1"),
+        ({"split": "val"}, "split must be one of"),
+        ({"search_size": 34}, "search_size between 1.18 times"),
+        ({"search_size": 300}, "search_size between"),
+        ({"template_size": 4}, "template_size must be >= 8"),
+    ],
+)
 def test_pairs_refuse(options: dict[str, int | str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         moving_target_pairs(**{"count": 2, **options})  # type: ignore[arg-type]
@@ -123,6 +131,7 @@ def test_pairs_refuse(options: dict[str, int | str], message: str) -> None:
 
 
 # Occluders ------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("kind", ["bar", "blob"])
 def test_occluders_cover_the_share_they_should(pairs: PairDataset, kind: str) -> None:
@@ -163,6 +172,7 @@ def test_a_bar_at_a_place() -> None:
 
 # The objective --------------------------------------------------------------------------------------------------------
 
+
 def test_masks_of_the_objective_have_a_cell_per_patch(task: TrackingTask) -> None:
     model = task.student("tracker-1")
     for kind in ("cox", "uniform"):
@@ -178,8 +188,9 @@ def test_terms_are_weighted_and_sum_to_the_papers_objective(task: TrackingTask) 
     method = TrackingObjective(gamma=0.5)
     method.setup(model, None, x)
     tokens, moved = torch.randn(2, 4, 80, 16)
-    s = Signals(student_logits=model(x), labels=boxes,
-                student_features={"tracker.norm#0": tokens, "tracker.norm#1": moved})
+    s = Signals(
+        student_logits=model(x), labels=boxes, student_features={"tracker.norm#0": tokens, "tracker.norm#1": moved}
+    )
     terms = method.terms(s)
     template, search = x[:, 3:, :32, :32], x[:, :3]
     losses = model.tracker.training_step_losses(template, search, boxes)  # type: ignore[operator, union-attr]
@@ -195,6 +206,7 @@ def test_terms_are_weighted_and_sum_to_the_papers_objective(task: TrackingTask) 
 
 
 # The task -------------------------------------------------------------------------------------------------------------
+
 
 def test_the_task_is_found_by_name_and_describes_itself() -> None:
     assert "tracking_pairs" in list_tasks()
@@ -231,8 +243,10 @@ def test_the_token_shift_is_that_of_the_template_under_bars(task: TrackingTask) 
     model = task.student("tracker-2").eval()
     normalize = task.normalization(model)
     with torch.no_grad():
-        clean, moved = (model.tokens(normalize(task.split(s).__getitems__(range(12))[0]))  # type: ignore[attr-defined]
-                        for s in ("test", "test/template"))
+        clean, moved = (
+            model.tokens(normalize(task.split(s).__getitems__(range(12))[0]))  # type: ignore[attr-defined]
+            for s in ("test", "test/template")
+        )
     expected = (clean - moved)[:, :16].square().sum() / clean[:, :16].square().sum()
     close(task.token_shift(model), expected, 1e-5)
     shifts = task.layer_shifts(model)  # type: ignore[arg-type]
@@ -258,6 +272,7 @@ def test_reference_teachers_learn_boxes_and_are_kept(tmp_path: Path, monkeypatch
 
 
 # The studies ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:

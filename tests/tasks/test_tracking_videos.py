@@ -16,8 +16,15 @@ from kdcore.tasks.tracking_videos import find_videos, video_pairs
 BOX = (30, 14)  # width and height of the target
 
 
-def write_video(folder: Path, *, frames: int = 6, separator: str = ",", inside: str = "", name: str = "groundtruth.txt",
-                absent: tuple[int, ...] = ()) -> None:
+def write_video(
+    folder: Path,
+    *,
+    frames: int = 6,
+    separator: str = ",",
+    inside: str = "",
+    name: str = "groundtruth.txt",
+    absent: tuple[int, ...] = (),
+) -> None:
     """A grey video with a white rectangle that moves to the right."""
     home = folder / inside if inside else folder
     home.mkdir(parents=True)
@@ -25,7 +32,7 @@ def write_video(folder: Path, *, frames: int = 6, separator: str = ",", inside: 
     for i in range(frames):
         x, y = 40 + 5 * i, 50
         pixels = np.full((120, 160, 3), 60, dtype=np.uint8)
-        pixels[y:y + BOX[1], x:x + BOX[0]] = 255
+        pixels[y : y + BOX[1], x : x + BOX[0]] = 255
         Image.fromarray(pixels).save(home / f"{i:04d}.png")
         box = ("nan",) * 4 if i in absent else tuple(map(str, (x, y, *BOX)))
         lines.append(separator.join(box))
@@ -73,8 +80,18 @@ def test_pairs_depend_on_the_seed_alone(folder: Path) -> None:
 
 
 def test_the_task_keeps_whole_videos_for_the_test_and_trains(folder: Path) -> None:
-    task = load_task("tracking_videos", path=folder, count=8, test_count=4, template_size=16, search_size=32, width=16,
-                     teacher_depth=2, student_depth=1, head_channels=8)
+    task = load_task(
+        "tracking_videos",
+        path=folder,
+        count=8,
+        test_count=4,
+        template_size=16,
+        search_size=32,
+        width=16,
+        teacher_depth=2,
+        student_depth=1,
+        head_channels=8,
+    )
     assert len(task.train) == 8 and len(task.split("test/template")) == 4 and "2 videos" in task.describe()
     assert 0 <= task.evaluate(task.student("tracker-1"))["mean IoU"] <= 1
     assert not torch.equal(task.test.template, task.occluded["template"].template)  # type: ignore[attr-defined]
@@ -95,8 +112,11 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
         find_videos(tmp_path)
     write_video(tmp_path / "a", frames=3)
     note = tmp_path / "a" / "groundtruth.txt"
-    for text, message in (("1,2,3,4\n", "holds 1 boxes for 3 frames"), ("1,2,x,4\n" * 3, "one box x y w h per line"),
-                          ("1,2\n" * 3, r"got shape \(3, 2\)")):
+    for text, message in (
+        ("1,2,3,4\n", "holds 1 boxes for 3 frames"),
+        ("1,2,x,4\n" * 3, "one box x y w h per line"),
+        ("1,2\n" * 3, r"got shape \(3, 2\)"),
+    ):
         note.write_text(text)
         with pytest.raises(ValueError, match=message):
             find_videos(tmp_path)

@@ -12,8 +12,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("kdcore", "workbench", "notebooks", "docs", "tests/contract", "tests/support", "tests/conftest.py",
-         "README.md", "pyproject.toml")
+PARTS = (
+    "kdcore",
+    "workbench",
+    "notebooks",
+    "docs",
+    "tests/contract",
+    "tests/support",
+    "tests/conftest.py",
+    "README.md",
+    "pyproject.toml",
+)
 
 
 def python_blocks() -> list[str]:
@@ -38,8 +47,9 @@ def test_the_method_of_the_guide_passes_the_contract(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
     def python(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True,
-                              text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{arguments}\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
         return done.stdout
 
@@ -51,8 +61,20 @@ def test_the_method_of_the_guide_passes_the_contract(tmp_path: Path) -> None:
     python("-m", "workbench.readme")
     assert "| [`my_kd`](notebooks/ranking/my_kd.ipynb)" in (tmp_path / "README.md").read_text(encoding="utf-8")
     python("-m", "ruff", "check", "--select", "E,F,I,UP", "kdcore/methods/my_kd.py")
-    out = python("-m", "pytest", "tests/contract/test_every_method.py", "-k", "my_kd", "-m", "not slow", "-q",
-                 "-n", "0", "-p", "no:cacheprovider")
+    out = python(
+        "-m",
+        "pytest",
+        "tests/contract/test_every_method.py",
+        "-k",
+        "my_kd",
+        "-m",
+        "not slow",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+    )
     assert int(re.search(r"(\d+) passed", out)[1]) > 20 and "skipped" not in out  # type: ignore[index]
 
 

@@ -23,8 +23,15 @@ from workbench.views import DARK, attribution_pair_view, diagnosis_views, occlus
 def found() -> Diagnosis:
     torch.manual_seed(0)
     x, y = torch.rand(64, 3, 16, 16), torch.arange(64) % 4
-    return diagnose(ConvNet((4, 8), 4, in_channels=3), ConvNet((4, 4), 4, in_channels=3), (x, y), bootstrap=10,
-                    class_names=["ant", "<bee>", "cat", "dog"], mask_ratios=(0.5,), mask_samples=16)
+    return diagnose(
+        ConvNet((4, 8), 4, in_channels=3),
+        ConvNet((4, 4), 4, in_channels=3),
+        (x, y),
+        bootstrap=10,
+        class_names=["ant", "<bee>", "cat", "dog"],
+        mask_ratios=(0.5,),
+        mask_samples=16,
+    )
 
 
 def test_every_view_draws_in_both_themes_and_speaks(found: Diagnosis) -> None:
@@ -82,9 +89,17 @@ def test_command_on_a_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     for name, widths in (("teacher", (32, 64, 64)), ("student", (4, 8, 64))):
         save_weights(ConvNet(widths, 2, in_channels=3), tmp_path / f"{name}.safetensors")
-    arguments = ["diagnose", "--teacher", f"cnn:{tmp_path / 'teacher.safetensors'}", "--student",
-                 f"cnn-small:{tmp_path / 'student.safetensors'}", "--data", str(tmp_path / "data"),
-                 "--out", str(tmp_path / "report.html")]
+    arguments = [
+        "diagnose",
+        "--teacher",
+        f"cnn:{tmp_path / 'teacher.safetensors'}",
+        "--student",
+        f"cnn-small:{tmp_path / 'student.safetensors'}",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "report.html"),
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -45,6 +45,7 @@ def drawn_texts(view: View) -> list[str]:
 
 # Flow -----------------------------------------------------------------------------------------------------------------
 
+
 def test_the_flow_labels_every_category_with_its_count() -> None:
     texts = drawn_texts(pictures.flow_view(PAPERS))
     for axis in pictures.FLOW_AXES:
@@ -82,12 +83,15 @@ def test_the_interactive_flow_holds_the_same_papers() -> None:
     assert [i for i, c in enumerate(colours) if c != len(AXES["knowledge"])] == [[p.slug for p in PAPERS].index("pld")]
 
 
-@pytest.mark.parametrize(("kwargs", "message"), [
-    ({"axes": ("goal",)}, "axes must name two or more different axes"),
-    ({"axes": ("goal", "goal")}, "axes must name two or more different axes"),
-    ({"axes": ("goal", "colour")}, "axes must be one of .*got 'colour'"),
-    ({"highlight": ["plt"]}, "highlight must be one of .*got 'plt'.*'pld'"),
-])
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"axes": ("goal",)}, "axes must name two or more different axes"),
+        ({"axes": ("goal", "goal")}, "axes must name two or more different axes"),
+        ({"axes": ("goal", "colour")}, "axes must be one of .*got 'colour'"),
+        ({"highlight": ["plt"]}, "highlight must be one of .*got 'plt'.*'pld'"),
+    ],
+)
 def test_the_flow_refuses(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pictures.flow_view(PAPERS, **kwargs)  # type: ignore[arg-type]
@@ -100,6 +104,7 @@ def test_no_papers_no_picture(view: object) -> None:
 
 
 # Map ------------------------------------------------------------------------------------------------------------------
+
 
 def test_the_map_table_holds_the_true_neighbours() -> None:
     view = pictures.neighbours_view(PAPERS)
@@ -114,6 +119,7 @@ def test_the_map_table_holds_the_true_neighbours() -> None:
 def test_labels_of_the_map_do_not_lie_on_each_other() -> None:
     """All 43 names are there, inside the picture, and no two overlap by more than a sliver."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure = pictures.neighbours_view(PAPERS).figure()
     renderer = FigureCanvasAgg(figure).get_renderer()
     ax = figure.axes[0]
@@ -133,12 +139,16 @@ def test_overlap_by_hand() -> None:
 
 def test_the_map_marks_planned_and_implemented_differently() -> None:
     figure = pictures.neighbours_view(PAPERS).interactive()
-    hollow = {slug: symbol.endswith("-open") for trace in figure.data
-              for slug, symbol in zip(trace.text, trace.marker.symbol, strict=True)}
+    hollow = {
+        slug: symbol.endswith("-open")
+        for trace in figure.data
+        for slug, symbol in zip(trace.text, trace.marker.symbol, strict=True)
+    }
     assert hollow == {p.slug: p.status != "implemented" for p in PAPERS}
 
 
 # Tables and status ----------------------------------------------------------------------------------------------------
+
 
 def test_the_table_is_sorted_as_asked() -> None:
     assert list(pictures.papers_table(PAPERS, sort="year")["year"]) == sorted(p.year for p in PAPERS)
@@ -172,6 +182,7 @@ def test_the_html_table_links_implemented_lessons_only() -> None:
 
 def test_the_html_table_escapes() -> None:
     import dataclasses
+
     odd = dataclasses.replace(PAPERS[0], title="<script>alert(1)</script>")
     assert "<script>" not in pictures.papers_html([odd]) and "&lt;script&gt;" in pictures.papers_html([odd])
 
@@ -193,6 +204,7 @@ def test_status_counts() -> None:
 
 
 # Guide ----------------------------------------------------------------------------------------------------------------
+
 
 def test_the_guide_shows_the_baseline_first_and_the_points_of_recommend() -> None:
     answers = CASES[1].answers

@@ -30,16 +30,21 @@ def bars(n: int, seed: int) -> list[tuple[torch.Tensor, int]]:
     made = []
     for i in range(n):
         x = 0.4 * torch.rand(1, 9, 9, generator=g)
-        x[:, :, 3 * (i % 3):3 * (i % 3) + 3] += 0.5
+        x[:, :, 3 * (i % 3) : 3 * (i % 3) + 3] += 0.5
         made.append((x, i % 3))
     return made
 
 
 def task() -> Task:
     recipe = Recipe(epochs=4, batch_size=16, lr=1e-2)
-    return Task(name="bars", train=bars(96, 0), test=bars(60, 1), class_names=("left", "middle", "right"),
-                teachers={"wide": ModelSpec(build=lambda: ConvNet((8, 8), 3), recipe=recipe)},
-                students={"thin": ModelSpec(build=lambda: ConvNet((4, 4), 3), recipe=recipe)})
+    return Task(
+        name="bars",
+        train=bars(96, 0),
+        test=bars(60, 1),
+        class_names=("left", "middle", "right"),
+        teachers={"wide": ModelSpec(build=lambda: ConvNet((8, 8), 3), recipe=recipe)},
+        students={"thin": ModelSpec(build=lambda: ConvNet((4, 4), 3), recipe=recipe)},
+    )
 
 
 def test_each_training_is_examined_with_its_history() -> None:

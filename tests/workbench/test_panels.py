@@ -22,14 +22,18 @@ def line(power: float = 2.0, start: int = 0, squared: bool = False) -> View:
     if power > 8:
         raise ValueError("power is too large")
     x = range(start, start + 5)
-    return lines_view(list(x), {f"p{power:g}": [float(v) ** power for v in x]}, x_label="x", y_label="y",
-                      title=f"Power {power:g}")
+    return lines_view(
+        list(x), {f"p{power:g}": [float(v) ** power for v in x]}, x_label="x", y_label="y", title=f"Power {power:g}"
+    )
 
 
 def explorer(**options: Any) -> Explorer:
-    return Explorer("Powers", {"power": slider(2.0, 1.0, 9.0, step=0.5), "start": dropdown({"zero": 0, "five": 5}),
-                               "squared": checkbox()},
-                    line, **options)
+    return Explorer(
+        "Powers",
+        {"power": slider(2.0, 1.0, 9.0, step=0.5), "start": dropdown({"zero": 0, "five": 5}), "squared": checkbox()},
+        line,
+        **options,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +51,17 @@ def blobs(n: int, seed: int, classes: int = 3) -> list[tuple[torch.Tensor, int]]
 
 def own_task() -> Task:
     recipe = Recipe(epochs=3, batch_size=16, lr=1e-2)
-    return Task(name="blobs", train=blobs(96, 0), test=blobs(60, 1), class_names=("a", "b", "c"),
-                teachers={"wide": ModelSpec(build=lambda: MLP((6,), (16,), 3), recipe=recipe)},
-                students={"thin": ModelSpec(build=lambda: MLP((6,), (4,), 3), recipe=recipe),
-                          "thinner": ModelSpec(build=lambda: MLP((6,), (2,), 3), recipe=recipe)})
+    return Task(
+        name="blobs",
+        train=blobs(96, 0),
+        test=blobs(60, 1),
+        class_names=("a", "b", "c"),
+        teachers={"wide": ModelSpec(build=lambda: MLP((6,), (16,), 3), recipe=recipe)},
+        students={
+            "thin": ModelSpec(build=lambda: MLP((6,), (4,), 3), recipe=recipe),
+            "thinner": ModelSpec(build=lambda: MLP((6,), (2,), 3), recipe=recipe),
+        },
+    )
 
 
 @pytest.fixture
@@ -60,16 +71,25 @@ def cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Controls -------------------------------------------------------------------------------------------------------------
 
+
 def test_controls_come_from_knobs() -> None:
     real = control_for(Knob("temperature", 4.0, 1.0, 20.0, symbol="T", help="softens"))
-    assert (real.kind, real.value, real.low, real.high, real.label,
-            real.help) == ("slider", 4.0, 1.0, 20.0, "temperature (T)", "softens")
+    assert (real.kind, real.value, real.low, real.high, real.label, real.help) == (
+        "slider",
+        4.0,
+        1.0,
+        20.0,
+        "temperature (T)",
+        "softens",
+    )
     assert not real.integer and isinstance(real.check(5), float)
     whole = control_for(Knob("warmup_epochs", 20, 0, 40))
     assert whole.integer and whole.step == 1 and whole.check(7.0) == 7 and isinstance(whole.check(7.0), int)
     assert control_for(Knob("rate", 0.1, 0.001, 10.0, log=True)).log
-    assert control_for(Knob("weights", "teacher",
-                            choices=("teacher", "first"))).entries == {"teacher": "teacher", "first": "first"}
+    assert control_for(Knob("weights", "teacher", choices=("teacher", "first"))).entries == {
+        "teacher": "teacher",
+        "first": "first",
+    }
     assert control_for(Knob("flag", True)).kind == "checkbox"
     assert control_for(Knob("t", 9.0, 1.0, 4.0)).high == 9.0  # a default outside the explored range is still reachable
     with pytest.raises(ValueError, match="'free' has no range"):
@@ -82,17 +102,20 @@ def test_every_knob_of_every_method_has_a_control_with_its_default() -> None:
             assert control_for(knob).value == knob.default, f"{name}.{knob.name}"
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: slider(2.0, 3.0, 1.0), "low < high"),
-    (lambda: slider(5.0, 0.0, 1.0), r"\[0, 1\], got 5"),
-    (lambda: slider(0.5, 0.0, 1.0, log=True), "low > 0"),
-    (lambda: slider(0.5, 0.0, 1.0, step=0.0), "step > 0"),
-    (lambda: dropdown([]), "options"),
-    (lambda: dropdown(["a"], "b"), "must be one of"),
-    (lambda: Explorer("x", {}, line), "at least one control"),
-    (lambda: explorer(static_at=[{"powr": 2.0}]), "Did you mean 'power'"),
-    (lambda: explorer(static_at=[{"power": 99.0}]), r"power must be a number in \[1, 9\]"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: slider(2.0, 3.0, 1.0), "low < high"),
+        (lambda: slider(5.0, 0.0, 1.0), r"\[0, 1\], got 5"),
+        (lambda: slider(0.5, 0.0, 1.0, log=True), "low > 0"),
+        (lambda: slider(0.5, 0.0, 1.0, step=0.0), "step > 0"),
+        (lambda: dropdown([]), "options"),
+        (lambda: dropdown(["a"], "b"), "must be one of"),
+        (lambda: Explorer("x", {}, line), "at least one control"),
+        (lambda: explorer(static_at=[{"powr": 2.0}]), "Did you mean 'power'"),
+        (lambda: explorer(static_at=[{"power": 99.0}]), r"power must be a number in \[1, 9\]"),
+    ],
+)
 def test_bad_controls_are_named(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
@@ -107,6 +130,7 @@ def test_slider_widget_stays_inside_its_bounds() -> None:
 
 
 # Explorer -------------------------------------------------------------------------------------------------------------
+
 
 def test_widget_state_and_picture_follow_each_other() -> None:
     panel = explorer()
@@ -188,8 +212,9 @@ def test_live_chart_says_its_numbers_and_sends_few_points() -> None:
     chart = LiveChart(title="Loss terms")
     n = 1000
     chart.show({"kd": (range(n), [float(i) for i in range(n)]), "ce": ([0, 1], [float("nan"), 2.5])}, points=100)
-    assert chart.alt == ("Loss terms over step. kd: 1000 points, first 0, last 999; ce: 1 points, first 2.5, "
-                         "last 2.5, 1 not finite.")
+    assert chart.alt == (
+        "Loss terms over step. kd: 1000 points, first 0, last 999; ce: 1 points, first 2.5, last 2.5, 1 not finite."
+    )
     sent = {s["label"]: s for s in chart.series}
     assert len(sent["kd"]["x"]) <= 100 and sent["kd"]["x"][-1] == 999 and sent["ce"]["y"] == [2.5]
     chart.show({})
@@ -197,6 +222,7 @@ def test_live_chart_says_its_numbers_and_sends_few_points() -> None:
 
 
 # Training -------------------------------------------------------------------------------------------------------------
+
 
 def test_training_runs_and_widgets_tell_it(cache: None) -> None:
     panel = TrainPanel(own_task(), method="kd", epochs=3)
@@ -271,8 +297,13 @@ def test_choosing_fills_knobs_students_and_request(cache: None, tmp_path: Any) -
     panel._choices["student"].value = "thinner"
     panel._numbers["epochs_wanted"].value = 5
     request = panel.request(tmp_path)
-    assert (request.student, request.teacher, request.epochs, request.seed,
-            request.knobs["temperature"]) == ("thinner", "wide", 5, 2, 2.0)
+    assert (request.student, request.teacher, request.epochs, request.seed, request.knobs["temperature"]) == (
+        "thinner",
+        "wide",
+        5,
+        2,
+        2.0,
+    )
     panel._choices["method"].value = "pld"
     assert panel.state.method == "pld"
     assert set(panel._knob_inputs) <= set(panel.state.knobs) and "kd_weight" not in panel.state.knobs
@@ -304,9 +335,15 @@ def test_failure_is_told_with_its_reason(cache: None) -> None:
     assert not panel._buttons["Start"].disabled
 
 
-@pytest.mark.parametrize(("options", "message"), [({"method": "kdd"}, "kd"), ({"knobs": {"temp": 1.0}}, "temperature"),
-                                                  ({"student": "huge"}, "thin"),
-                                                  ({"epochs": 0}, "epochs must be >= 1")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "kdd"}, "kd"),
+        ({"knobs": {"temp": 1.0}}, "temperature"),
+        ({"student": "huge"}, "thin"),
+        ({"epochs": 0}, "epochs must be >= 1"),
+    ],
+)
 def test_wrong_choices_are_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainPanel(own_task(), **options)
@@ -327,20 +364,25 @@ def test_static_form_trains_once(cache: None, monkeypatch: pytest.MonkeyPatch) -
 
 # Pair -----------------------------------------------------------------------------------------------------------------
 
+
 def test_pair_panel_shows_before_and_after(cache: None) -> None:
     task = own_task()
     torch.manual_seed(1)
     teacher, before, after = MLP((6,), (16, 16), 3), MLP((6,), (8, 8), 3), MLP((6,), (8, 8), 3)
     panel = PairPanel(task, teacher, after, before, limit=40, labels=("untrained", "distilled"))
     titles = [v.title for v in panel.static()]
-    assert any("CKA" in t for t in titles) and any("ranking" in t
-                                                   for t in titles) and any("prediction" in t for t in titles)
+    assert (
+        any("CKA" in t for t in titles)
+        and any("ranking" in t for t in titles)
+        and any("prediction" in t for t in titles)
+    )
     assert panel.pair.logits["teacher"].shape == (40, 3) and set(panel.pair.maps) == {"before", "after"}
     kept = {k: v.clone() for k, v in after.state_dict().items()}
     with torch.no_grad():
         next(after.parameters()).zero_()
-    assert torch.equal(next(panel.pair.after.parameters()),
-                       next(iter(kept.values())))  # a copy: later training changes nothing
+    assert torch.equal(
+        next(panel.pair.after.parameters()), next(iter(kept.values()))
+    )  # a copy: later training changes nothing
     alone = PairPanel(task, teacher, before, name="alone", limit=40)
     assert "before" not in alone.pair.maps and alone.static()
     panel.set(picture="sample", sample=7, temperature=2.0)

@@ -35,10 +35,17 @@ def blobs(n: int, seed: int) -> list[tuple[torch.Tensor, int]]:
 
 def task() -> Task:
     recipe = Recipe(epochs=3, batch_size=16, lr=1e-2)
-    return Task(name="blobs", train=blobs(96, 0), test=blobs(60, 1), class_names=("a", "b", "c"),
-                teachers={"wide": ModelSpec(build=lambda: MLP((6,), (16, 16), 3), recipe=recipe)},
-                students={"thin": ModelSpec(build=lambda: MLP((6,), (4, 4), 3), recipe=recipe),
-                          "slow": ModelSpec(build=lambda: MLP((6,), (4,), 3), recipe=Recipe(epochs=7))})
+    return Task(
+        name="blobs",
+        train=blobs(96, 0),
+        test=blobs(60, 1),
+        class_names=("a", "b", "c"),
+        teachers={"wide": ModelSpec(build=lambda: MLP((6,), (16, 16), 3), recipe=recipe)},
+        students={
+            "thin": ModelSpec(build=lambda: MLP((6,), (4, 4), 3), recipe=recipe),
+            "slow": ModelSpec(build=lambda: MLP((6,), (4,), 3), recipe=Recipe(epochs=7)),
+        },
+    )
 
 
 @pytest.fixture
@@ -61,21 +68,30 @@ def train(panel: TrainPanel) -> None:
 
 # Settings as text -----------------------------------------------------------------------------------------------------
 
+
 def test_settings_are_read_as_what_they_look_like() -> None:
-    assert parse_settings(["temperature=8", "weights = first", "flag=True", "rate=1e-3", "omit=[1, 2]", "text=a=b"]) \
-        == {"temperature": 8, "weights": "first", "flag": True, "rate": 1e-3, "omit": [1, 2], "text": "a=b"}
+    assert parse_settings(
+        ["temperature=8", "weights = first", "flag=True", "rate=1e-3", "omit=[1, 2]", "text=a=b"]
+    ) == {"temperature": 8, "weights": "first", "flag": True, "rate": 1e-3, "omit": [1, 2], "text": "a=b"}
     assert parse_settings([]) == {}
 
 
-@pytest.mark.parametrize(("texts", "message"), [(["temperature"], "name=value, got 'temperature'"),
-                                                (["=3"], "name=value"), (["a b=3"], "name=value"),
-                                                (["T=1", "T=2"], "'T' is given twice")])
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["temperature"], "name=value, got 'temperature'"),
+        (["=3"], "name=value"),
+        (["a b=3"], "name=value"),
+        (["T=1", "T=2"], "'T' is given twice"),
+    ],
+)
 def test_bad_settings_are_named(texts: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_settings(texts)
 
 
 # A folder of your own -------------------------------------------------------------------------------------------------
+
 
 def test_folder_form_gives_a_task_and_says_what_was_skipped(folder: Path) -> None:
     got: list[Task] = []
@@ -109,9 +125,14 @@ def test_folder_form_takes_the_images_own_size_unless_one_was_chosen(tmp_path: P
     assert load(28) == (3, 48, 48) and form.size.value == 48 and len(got) == 3
 
 
-@pytest.mark.parametrize(("field", "value", "message"), [
-    ("root", "/no/such/folder", "there is no folder"), ("teacher", "resnet_18", "timm name"),
-    ("teacher_weights", "somewhere.safetensors", "needs teacher")])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("root", "/no/such/folder", "there is no folder"),
+        ("teacher", "resnet_18", "timm name"),
+        ("teacher_weights", "somewhere.safetensors", "needs teacher"),
+    ],
+)
 def test_wrong_fields_are_told_in_the_form(folder: Path, field: str, value: str, message: str) -> None:
     form = FolderForm(lambda task: pytest.fail("a task came of wrong fields"))
     form.fields["root"].value = str(folder)
@@ -133,8 +154,9 @@ def test_timm_networks_are_distilled_on_a_folder(folder: Path) -> None:
     assert (s.task, s.teacher, s.student) == ("images-pictures", "test_resnet", "test_efficientnet")
     assert [panel._choices[role].value for role in ("task", "teacher", "student")] == [s.task, s.teacher, s.student]
     assert "blobs" in panel._choices["task"].options
-    panel.task.teachers["test_resnet"] = ModelSpec(build=panel.task.teachers["test_resnet"].build,
-                                                   recipe=Recipe(epochs=1))
+    panel.task.teachers["test_resnet"] = ModelSpec(
+        build=panel.task.teachers["test_resnet"].build, recipe=Recipe(epochs=1)
+    )
     train(panel)
     assert panel.outcome is not None and type(panel.outcome.student).__name__ == "EfficientNet"
 
@@ -148,8 +170,9 @@ def test_a_task_is_not_changed_under_a_training() -> None:
     assert panel._form.button.disabled or panel.state.job == "idle"  # locked as soon as the panel has heard of it
 
 
-def test_a_task_that_cannot_be_loaded_is_explained_and_the_choice_put_back(tmp_path: Path,
-                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_cannot_be_loaded_is_explained_and_the_choice_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KDCORE_DATA", str(tmp_path / "nothing"))
     panel = TrainPanel(task())
     assert panel.widget
@@ -173,6 +196,7 @@ def test_epochs_follow_the_students_recipe_until_they_are_set() -> None:
 
 # What is remembered ---------------------------------------------------------------------------------------------------
 
+
 def test_earlier_trainings_stay_in_the_chart_and_can_be_compared() -> None:
     panel = TrainPanel(task(), method="kd", epochs=2)
     follower = BeforeAfter(panel, limit=40)
@@ -192,8 +216,9 @@ def test_earlier_trainings_stay_in_the_chart_and_can_be_compared() -> None:
     assert follower.settle(60) and follower.state.error is None
     assert "KD (training 1)" in follower._box.html and "after DIST" in follower._box.html
     before = follower.pair("KD (training 1)").before
-    assert before is not None and all(torch.equal(a, b) for a, b in zip(
-        before.parameters(), panel.outcomes[0].student.parameters(), strict=True))  # type: ignore[union-attr]
+    assert before is not None and all(
+        torch.equal(a, b) for a, b in zip(before.parameters(), panel.outcomes[0].student.parameters(), strict=True)
+    )  # type: ignore[union-attr]
 
 
 def test_static_before_and_after_trains_once_and_its_numbers_are_those_of_the_networks() -> None:
@@ -210,19 +235,29 @@ def test_static_before_and_after_trains_once_and_its_numbers_are_those_of_the_ne
     assert numbers["epochs"] == 2 and numbers["steps"] == outcome.result.steps
     assert -1 <= numbers["tau"] <= 1 and 0 <= numbers["cka"] <= 1.01
     pair = follower.pair()
-    divergence = [torch.nn.functional.kl_div(pair.logits["after"][i].log_softmax(0),
-                                             pair.logits["teacher"][i].softmax(0), reduction="sum").item()
-                  for i in range(pair.count)]
+    divergence = [
+        torch.nn.functional.kl_div(
+            pair.logits["after"][i].log_softmax(0), pair.logits["teacher"][i].softmax(0), reduction="sum"
+        ).item()
+        for i in range(pair.count)
+    ]
     assert pair.farthest == max(range(pair.count), key=divergence.__getitem__)
 
 
 # Curves under a running cell ------------------------------------------------------------------------------------------
 
+
 def test_live_curves_hold_the_newest_run_of_every_arm() -> None:
     curves = LiveCurves("Accuracy")
     arms = [Arm("CE", "ce", train=curves.follow("CE")), Arm("KD", "kd", train=curves.follow("KD"))]
-    result = compare(lambda seed: load_task("digits", seed=seed, train_size=50), arms, teacher=MLP((1, 8, 8), (4,), 10),
-                     student="mlp-16", seeds=2, epochs=2)
+    result = compare(
+        lambda seed: load_task("digits", seed=seed, train_size=50),
+        arms,
+        teacher=MLP((1, 8, 8), (4,), 10),
+        student="mlp-16",
+        seeds=2,
+        epochs=2,
+    )
     assert curves.chart is None  # nobody looks
     for arm in ("CE", "KD"):
         x, y = curves.series[arm]
@@ -246,7 +281,16 @@ def test_live_curves_of_unequal_length_are_drawn_as_far_as_they_go() -> None:
 def test_live_curves_name_a_metric_that_is_not_measured() -> None:
     listen = LiveCurves("Recall", metric="recall").follow("KD")["callbacks"][0]
     listen("not an epoch")
-    epoch = Epoch(epoch=0, step=1, terms={}, metrics={"accuracy": 0.5}, lr=0.1, seconds=1.0, samples_per_second=1.0,
-                  teacher_forwards=0, is_best=True)
+    epoch = Epoch(
+        epoch=0,
+        step=1,
+        terms={},
+        metrics={"accuracy": 0.5},
+        lr=0.1,
+        seconds=1.0,
+        samples_per_second=1.0,
+        teacher_forwards=0,
+        is_best=True,
+    )
     with pytest.raises(ValueError, match=r"accuracy.*got 'recall'"):
         listen(epoch)

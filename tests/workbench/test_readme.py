@@ -25,8 +25,9 @@ PROJECT = Path(readme.__file__).parents[1]
 def project(tmp_path: Path) -> Path:
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("# T\n\n<!-- methods:start -->\nold\n<!-- methods:end -->\n\nafter\n")
-    (tmp_path / "docs/taxonomy.md").write_text("".join(
-        f"{n}:\n<!-- {n}:start -->\n<!-- {n}:end -->\n" for n in ("axes", "survey")))
+    (tmp_path / "docs/taxonomy.md").write_text(
+        "".join(f"{n}:\n<!-- {n}:start -->\n<!-- {n}:end -->\n" for n in ("axes", "survey"))
+    )
     return tmp_path
 
 
@@ -48,7 +49,8 @@ def test_every_planned_paper_is_named_under_its_family() -> None:
     named = {m[1]: re.findall(r"`(\w+)`", m[2]) for m in lines}
     planned = taxonomy.find(status="planned")
     assert {f: sorted(n) for f, n in named.items()} == {
-        f: sorted(e.slug for e in planned if e.family == f) for f in FAMILIES if any(e.family == f for e in planned)}
+        f: sorted(e.slug for e in planned if e.family == f) for f in FAMILIES if any(e.family == f for e in planned)
+    }
 
 
 def test_no_details_when_nothing_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +73,8 @@ def test_text_cannot_break_a_table() -> None:
 
 
 def test_update_writes_only_between_the_markers_and_check_agrees(
-        project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     problem = readme.check(project)
     assert "README.md is out of date" in problem and "-old" in problem and "docs/taxonomy.md is out of date" in problem
     assert readme.main(["--check", "--root", str(project)]) == 1
@@ -87,14 +90,18 @@ def test_update_writes_only_between_the_markers_and_check_agrees(
     assert readme.main(["--root", str(project)]) == 0 and "up to date" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("no markers", "must hold the marker <!-- methods:start --> once.*not at all"),
-    ("<!-- methods:start -->", "<!-- methods:end --> once.*not at all"),
-    ("<!-- methods:start -->\n<!-- methods:start -->\n<!-- methods:end -->", "holds it 2 times"),
-    ("<!-- methods:end -->\n<!-- methods:start -->", "comes before"),
-])
-def test_bad_markers_are_named_and_nothing_is_written(project: Path, text: str, message: str,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no markers", "must hold the marker <!-- methods:start --> once.*not at all"),
+        ("<!-- methods:start -->", "<!-- methods:end --> once.*not at all"),
+        ("<!-- methods:start -->\n<!-- methods:start -->\n<!-- methods:end -->", "holds it 2 times"),
+        ("<!-- methods:end -->\n<!-- methods:start -->", "comes before"),
+    ],
+)
+def test_bad_markers_are_named_and_nothing_is_written(
+    project: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (project / "README.md").write_text(text)
     with pytest.raises(ValueError, match=message):
         readme.update(project)
@@ -126,8 +133,9 @@ def examples() -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_first_example_of_the_readme_runs_and_prints(capsys: pytest.CaptureFixture[str], tmp_path: Path,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_example_of_the_readme_runs_and_prints(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
     example = examples()[0]
     assert len(example.splitlines()) <= 10

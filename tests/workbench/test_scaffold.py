@@ -42,7 +42,10 @@ def planned_slugs() -> list[str]:
 def test_three_files_in_their_places(tmp_path: Path) -> None:
     written = scaffold("my_kd", "ranking", "My own paper", root=tmp_path)
     assert [p.relative_to(tmp_path).as_posix() for p in written] == [
-        "kdcore/methods/my_kd.py", "notebooks/ranking/my_kd.py", "tests/methods/test_my_kd.py"]
+        "kdcore/methods/my_kd.py",
+        "notebooks/ranking/my_kd.py",
+        "tests/methods/test_my_kd.py",
+    ]
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(written)
 
 
@@ -86,10 +89,12 @@ def test_the_loss_refuses_wrong_shapes_and_does_not_pretend(tmp_path: Path) -> N
 
 def test_the_written_test_is_red_until_it_is_filled(tmp_path: Path) -> None:
     module, _, test = scaffold("my_kd", "ranking", "My own paper", root=tmp_path)
-    (tmp_path / "conftest.py").write_text(textwrap.dedent(f"""
+    (tmp_path / "conftest.py").write_text(
+        textwrap.dedent(f"""
         import kdcore.methods
         kdcore.methods.__path__.append({str(module.parent)!r})
-    """))
+    """)
+    )
 
     def run() -> str:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, test]
@@ -98,8 +103,12 @@ def test_the_written_test_is_red_until_it_is_filled(tmp_path: Path) -> None:
         return done.stdout
 
     assert "NotImplementedError: my_kd: write the loss" in (out := run()) and "1 failed, 1 passed" in out
-    module.write_text(module.read_text().replace('raise NotImplementedError("my_kd: write the loss")',
-                                                 "return (student_logits - teacher_logits).square().mean()"))
+    module.write_text(
+        module.read_text().replace(
+            'raise NotImplementedError("my_kd: write the loss")',
+            "return (student_logits - teacher_logits).square().mean()",
+        )
+    )
     assert "compare with numbers computed by hand" in (out := run()) and "1 failed, 1 passed" in out
 
 
@@ -112,18 +121,21 @@ def test_the_lesson_is_a_notebook_with_typed_parameters(tmp_path: Path) -> None:
     assert "Not written yet" in notebook.cells[0].source
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("My-KD", "ranking", "T"), "slug must be a lower-case Python name.*'My-KD'"),
-    (("class", "ranking", "T"), "slug must be a lower-case Python name.*'class'"),
-    (("../x", "ranking", "T"), "slug must be"),
-    (("pld", "ranking", "T"), "'pld' is taken"),
-    (("dkd", "ranking", "T"), "'dkd' is taken"),
-    (("my_kd",), "not a planned paper: give its family .*ranking.* and its title"),
-    (("my_kd", "ranking", "  "), "not a planned paper"),
-    (("my_kd", "rankings", "T"), "family must be one of .*'ranking'"),
-    (("taid", "ranking"), "family of 'taid' is planned to be 'language', got 'ranking'"),
-    (("survey_kd_dd",), "family must be one of"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("My-KD", "ranking", "T"), "slug must be a lower-case Python name.*'My-KD'"),
+        (("class", "ranking", "T"), "slug must be a lower-case Python name.*'class'"),
+        (("../x", "ranking", "T"), "slug must be"),
+        (("pld", "ranking", "T"), "'pld' is taken"),
+        (("dkd", "ranking", "T"), "'dkd' is taken"),
+        (("my_kd",), "not a planned paper: give its family .*ranking.* and its title"),
+        (("my_kd", "ranking", "  "), "not a planned paper"),
+        (("my_kd", "rankings", "T"), "family must be one of .*'ranking'"),
+        (("taid", "ranking"), "family of 'taid' is planned to be 'language', got 'ranking'"),
+        (("survey_kd_dd",), "family must be one of"),
+    ],
+)
 def test_refused(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         scaffold(*arguments, root=tmp_path)

@@ -29,14 +29,22 @@ NAMES = ["ant", "bee", "cat", "dog", "elk"]
 
 
 def epochs(n: int = 4, shift: float = 0.0) -> list[SimpleNamespace]:
-    return [SimpleNamespace(epoch=e, terms={"ce": 1.0 / (e + 1), "kd": 0.5 + shift},
-                            metrics={"accuracy": 0.5 + 0.1 * e + shift})
-            for e in range(n)]
+    return [
+        SimpleNamespace(
+            epoch=e, terms={"ce": 1.0 / (e + 1), "kd": 0.5 + shift}, metrics={"accuracy": 0.5 + 0.1 * e + shift}
+        )
+        for e in range(n)
+    ]
 
 
 def rows() -> pd.DataFrame:
-    return pd.DataFrame([{"arm": a, "seed": k, "last": v} for a, values in
-                         (("CE", (0.90, 0.91, 0.92)), ("KD", (0.93, 0.95, 0.94))) for k, v in enumerate(values)])
+    return pd.DataFrame(
+        [
+            {"arm": a, "seed": k, "last": v}
+            for a, values in (("CE", (0.90, 0.91, 0.92)), ("KD", (0.93, 0.95, 0.94)))
+            for k, v in enumerate(values)
+        ]
+    )
 
 
 def every_view() -> dict[str, View]:
@@ -44,14 +52,16 @@ def every_view() -> dict[str, View]:
     logits, teacher = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)), torch.randn(20, 5)
     return {
         "cka_map": V.cka_map_view(MAP, LX, LY, pairs=[("head", "norm")]),
-        "cka_map_large": V.cka_map_view(RNG.uniform(size=(20, 50)), [f"layer{i}" for i in range(20)],
-                                        [f"b{i}" for i in range(50)]),
-        "cka_compare": V.cka_compare_view(MAP, MAP ** 2, LX, LY),
+        "cka_map_large": V.cka_map_view(
+            RNG.uniform(size=(20, 50)), [f"layer{i}" for i in range(20)], [f"b{i}" for i in range(50)]
+        ),
+        "cka_compare": V.cka_compare_view(MAP, MAP**2, LX, LY),
         "curves": V.training_curves_view({"CE": [epochs(), epochs(shift=0.1)], "KD": [epochs(), epochs(shift=0.2)]}),
         "curves_one": V.training_curves_view({"KD": epochs()}),
         "probabilities": V.probability_bars_view(S, T, NAMES, temperature=4.0, label=3),
-        "probabilities_many": V.probability_bars_view(torch.randn(200), torch.randn(200), temperature=4.0,
-                                                      gradient=False),
+        "probabilities_many": V.probability_bars_view(
+            torch.randn(200), torch.randn(200), temperature=4.0, gradient=False
+        ),
         "worth": V.worth_view(S, T, 1, step=2, class_names=NAMES),
         "worth_last": V.worth_view(S, T, 1, step=5),
         "weights": V.pld_weights_view(T, 1, class_names=NAMES),
@@ -62,14 +72,27 @@ def every_view() -> dict[str, View]:
         "comparison": V.comparison_view(rows(), baseline="CE"),
         "heatmap": V.heatmap_view(MAP - 0.4, LX, LY, title="Change", label="change", diverging=True),
         "confusion": V.confusion_view({"CE": np.eye(4) * 9 + 1, "KD": np.eye(4) * 5 + 1}),
-        "scatter": V.scatter_view(RNG.uniform(size=30), RNG.uniform(size=30), x_label="p", y_label="loss",
-                                  title="Split",
-                                  groups=["a"] * 15 + ["b"] * 15, diagonal=True),
-        "lines": V.lines_view([1, 2, 3], {"KD": [1.0, 4.0, 2.0]}, x_label="T", y_label="loss", title="Loss",
-                              bands={"KD": ([0, 3, 1], [2, 5, 3])}, mark={"default": 2.0}),
-        "contours": V.contours_view(x, x, {"KD": np.add.outer(x ** 2, x ** 2)}, x_label="a", y_label="b",
-                                    title="Surface",
-                                    minimum=(0, 0)),
+        "scatter": V.scatter_view(
+            RNG.uniform(size=30),
+            RNG.uniform(size=30),
+            x_label="p",
+            y_label="loss",
+            title="Split",
+            groups=["a"] * 15 + ["b"] * 15,
+            diagonal=True,
+        ),
+        "lines": V.lines_view(
+            [1, 2, 3],
+            {"KD": [1.0, 4.0, 2.0]},
+            x_label="T",
+            y_label="loss",
+            title="Loss",
+            bands={"KD": ([0, 3, 1], [2, 5, 3])},
+            mark={"default": 2.0},
+        ),
+        "contours": V.contours_view(
+            x, x, {"KD": np.add.outer(x**2, x**2)}, x_label="a", y_label="b", title="Surface", minimum=(0, 0)
+        ),
         "images": V.image_grid_view(RNG.uniform(size=(3, 1, 8, 8)), ["a", "b", "c"], mark=[False, True, False]),
     }
 
@@ -83,7 +106,7 @@ def test_every_view_is_drawn_twice_and_read(name: str) -> None:
         assert 250 <= picture.width <= 900, "must fit a notebook column"
         assert picture.height <= 900
         pixels[theme.name] = np.asarray(picture, dtype=float)
-        paper = np.array([int(theme.paper[i:i + 2], 16) for i in (1, 3, 5)])
+        paper = np.array([int(theme.paper[i : i + 2], 16) for i in (1, 3, 5)])
         assert (np.abs(pixels[theme.name] - paper).max(-1) > 60).mean() > 0.01, "nothing is drawn"
     assert pixels["light"].mean() > pixels["dark"].mean()
     assert len(view.alt) > 30 and re.search(r"\d", view.alt) and "nan" not in view.alt
@@ -97,6 +120,7 @@ def test_every_view_is_drawn_twice_and_read(name: str) -> None:
 def test_no_text_is_cut_or_overlaps_its_neighbour() -> None:
     """Tick labels of one axis do not run into each other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     for name, view in every_view().items():
         figure = view.figure(LIGHT)
         canvas = FigureCanvasAgg(figure)
@@ -137,14 +161,19 @@ def test_pictures_can_be_drawn_in_several_threads() -> None:
 
 # CKA ------------------------------------------------------------------------------------------------------------------
 
+
 def test_cka_map_says_what_is_highest() -> None:
     view = V.cka_map_view(torch.from_numpy(MAP), LX, LY, interval=np.stack([MAP - 0.1, MAP + 0.05], -1))
     assert "highest, 0.90 (interval 0.80 to 0.95), between student stem and teacher b0" in view.alt
     assert "lowest, 0.05, between student stage1 and teacher norm" in view.alt
     assert "deepest student layer head is closest to teacher norm (0.70)" in view.alt
     first = view.table.iloc[0]
-    assert (first["student layer"], first["teacher layer"], first["cka"],
-            first["high"]) == ("stem", "b0", 0.9, pytest.approx(0.95))
+    assert (first["student layer"], first["teacher layer"], first["cka"], first["high"]) == (
+        "stem",
+        "b0",
+        0.9,
+        pytest.approx(0.95),
+    )
     figure = view.interactive()
     assert figure.data[0].z.shape == (3, 4) and "CKA" in figure.data[0].hovertemplate
 
@@ -173,50 +202,56 @@ def test_cka_compare_names_the_largest_change_on_one_scale() -> None:
     assert view.table["change"].abs().max() == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: V.cka_map_view(MAP, LX[:2], LY), "layers_x must hold 3"),
-    (lambda: V.cka_map_view(MAP, LX, LY, interval=np.zeros((2, 3, 4))), r"interval must have shape \(3, 4, 2\)"),
-    (lambda: V.cka_map_view(MAP, LX, LY, pairs=[("stem", "none")]), "pairs must name layers"),
-    (lambda: V.cka_map_view(MAP * np.nan, LX, LY), "no finite value"),
-    (lambda: V.cka_map_view(np.zeros((0, 3)), [], LY[:3]), "empty"),
-    (lambda: V.cka_map_view(MAP[0], LX, LY), "2-D"),
-    (lambda: V.training_curves_view({}), "no epoch"),
-    (lambda: V.training_curves_view({"KD": []}), "no epoch"),
-    (lambda: V.training_curves_view(pd.DataFrame({"arm": ["a"]})), "missing: seed"),
-    (lambda: V.training_curves_view({"KD": epochs()}, metrics=["f1"]), "accuracy"),
-    (lambda: V.probability_bars_view(S, T[:3], temperature=1.0), "same shape"),
-    (lambda: V.probability_bars_view(S, T, ["a"], temperature=1.0), "class_names must hold 5"),
-    (lambda: V.probability_bars_view(S, T, temperature=0.0), "temperature"),
-    (lambda: V.worth_view(S, T, 1, step=6), r"step must be in 1\.\.5"),
-    (lambda: V.worth_view(S, T, 9, step=1), "labels must be in"),
-    (lambda: V.pld_weights_view(T, 1, temperatures=[], kinds=[]), "both empty"),
-    (lambda: V.pld_weights_view(T, 1, kinds=["none"]), "none"),
-    (lambda: V.ranking_view(S, T[:2]), "same shape"),
-    (lambda: V.rank_agreement_view(torch.zeros(3, 4), torch.zeros(3, 5)), "same shape"),
-    (lambda: V.rank_agreement_view(torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(2, 4)), "before"),
-    (lambda: V.correlation_heatmaps_view(torch.ones(1, 4), torch.ones(1, 4)), "at least 2"),
-    (lambda: V.comparison_view(rows().iloc[:0]), "non-empty"),
-    (lambda: V.comparison_view(rows(), metric="f1"), "metric must be a column"),
-    (lambda: V.comparison_view(rows(), baseline="XX"), "baseline must be one of CE, KD"),
-    (lambda: V.confusion_view(np.ones((2, 3))), "counts >= 0"),
-    (lambda: V.confusion_view(-np.eye(3)), "counts >= 0"),
-    (lambda: V.confusion_view({}), "one to three"),
-    (lambda: V.scatter_view([1, 2], [1], x_label="x", y_label="y", title="t"), "same length"),
-    (lambda: V.scatter_view([-1.0], [1.0], x_label="x", y_label="y", title="t", x_log=True), "no point"),
-    (lambda: V.lines_view([1, 2], {}, x_label="x", y_label="y", title="t"), "lines is empty"),
-    (lambda: V.lines_view([1, 2], {"a": [1]}, x_label="x", y_label="y", title="t"), "'a' must have 2"),
-    (lambda: V.contours_view([0, 1], [0, 1, 2], {"f": np.ones((2, 3))}, x_label="x", y_label="y", title="t"),
-     r"\(3, 2\)"),
-    (lambda: V.image_grid_view(np.ones((2, 2, 4, 4))), "1 or 3 channels"),
-    (lambda: V.image_grid_view(np.ones((2, 4, 4)), mark=[True]), "2 truth values"),
-    (lambda: V.heatmap_view([[np.nan]], title="t", label="x"), "no finite"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: V.cka_map_view(MAP, LX[:2], LY), "layers_x must hold 3"),
+        (lambda: V.cka_map_view(MAP, LX, LY, interval=np.zeros((2, 3, 4))), r"interval must have shape \(3, 4, 2\)"),
+        (lambda: V.cka_map_view(MAP, LX, LY, pairs=[("stem", "none")]), "pairs must name layers"),
+        (lambda: V.cka_map_view(MAP * np.nan, LX, LY), "no finite value"),
+        (lambda: V.cka_map_view(np.zeros((0, 3)), [], LY[:3]), "empty"),
+        (lambda: V.cka_map_view(MAP[0], LX, LY), "2-D"),
+        (lambda: V.training_curves_view({}), "no epoch"),
+        (lambda: V.training_curves_view({"KD": []}), "no epoch"),
+        (lambda: V.training_curves_view(pd.DataFrame({"arm": ["a"]})), "missing: seed"),
+        (lambda: V.training_curves_view({"KD": epochs()}, metrics=["f1"]), "accuracy"),
+        (lambda: V.probability_bars_view(S, T[:3], temperature=1.0), "same shape"),
+        (lambda: V.probability_bars_view(S, T, ["a"], temperature=1.0), "class_names must hold 5"),
+        (lambda: V.probability_bars_view(S, T, temperature=0.0), "temperature"),
+        (lambda: V.worth_view(S, T, 1, step=6), r"step must be in 1\.\.5"),
+        (lambda: V.worth_view(S, T, 9, step=1), "labels must be in"),
+        (lambda: V.pld_weights_view(T, 1, temperatures=[], kinds=[]), "both empty"),
+        (lambda: V.pld_weights_view(T, 1, kinds=["none"]), "none"),
+        (lambda: V.ranking_view(S, T[:2]), "same shape"),
+        (lambda: V.rank_agreement_view(torch.zeros(3, 4), torch.zeros(3, 5)), "same shape"),
+        (lambda: V.rank_agreement_view(torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(2, 4)), "before"),
+        (lambda: V.correlation_heatmaps_view(torch.ones(1, 4), torch.ones(1, 4)), "at least 2"),
+        (lambda: V.comparison_view(rows().iloc[:0]), "non-empty"),
+        (lambda: V.comparison_view(rows(), metric="f1"), "metric must be a column"),
+        (lambda: V.comparison_view(rows(), baseline="XX"), "baseline must be one of CE, KD"),
+        (lambda: V.confusion_view(np.ones((2, 3))), "counts >= 0"),
+        (lambda: V.confusion_view(-np.eye(3)), "counts >= 0"),
+        (lambda: V.confusion_view({}), "one to three"),
+        (lambda: V.scatter_view([1, 2], [1], x_label="x", y_label="y", title="t"), "same length"),
+        (lambda: V.scatter_view([-1.0], [1.0], x_label="x", y_label="y", title="t", x_log=True), "no point"),
+        (lambda: V.lines_view([1, 2], {}, x_label="x", y_label="y", title="t"), "lines is empty"),
+        (lambda: V.lines_view([1, 2], {"a": [1]}, x_label="x", y_label="y", title="t"), "'a' must have 2"),
+        (
+            lambda: V.contours_view([0, 1], [0, 1, 2], {"f": np.ones((2, 3))}, x_label="x", y_label="y", title="t"),
+            r"\(3, 2\)",
+        ),
+        (lambda: V.image_grid_view(np.ones((2, 2, 4, 4))), "1 or 3 channels"),
+        (lambda: V.image_grid_view(np.ones((2, 4, 4)), mark=[True]), "2 truth values"),
+        (lambda: V.heatmap_view([[np.nan]], title="t", label="x"), "no finite"),
+    ],
+)
 def test_bad_input_is_named(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
 
 # Curves ---------------------------------------------------------------------------------------------------------------
+
 
 def test_histories_in_every_form_are_one_frame() -> None:
     by_pair = history_frame({("KD", 3): epochs(2), ("KD", 5): epochs(2, 0.1)})
@@ -237,8 +272,10 @@ def test_curves_show_mean_and_range_over_seeds() -> None:
     assert part["low"].tolist() == pytest.approx([0.5, 0.6, 0.7])
     right = view.figure().axes[1]
     assert [line.get_label() for line in right.lines] == ["KD", "CE"] and len(right.collections) == 2
-    assert len({line.get_linestyle() for line in right.lines}) == 2 and len({line.get_marker()
-                                                                             for line in right.lines}) == 2
+    assert (
+        len({line.get_linestyle() for line in right.lines}) == 2
+        and len({line.get_marker() for line in right.lines}) == 2
+    )
     assert right.get_title(loc="left") == "accuracy, mean over seeds"
     single = V.training_curves_view({"KD": epochs()}).figure().axes
     assert [ax.get_title(loc="left") for ax in single] == ["loss, terms", "accuracy"]
@@ -246,6 +283,7 @@ def test_curves_show_mean_and_range_over_seeds() -> None:
 
 
 # Probabilities and rankings -------------------------------------------------------------------------------------------
+
 
 def test_probability_bars_show_the_gradient_by_hand() -> None:
     view = V.probability_bars_view(S, T, NAMES, temperature=2.0, label=0)
@@ -274,9 +312,9 @@ def test_worth_terms_add_up_to_the_loss() -> None:
 def test_weights_agree_with_the_method() -> None:
     view = V.pld_weights_view(T, 1, temperatures=[0.5, 2.0], kinds=["first", "uniform"])
     ranking = teacher_optimal_permutation(T[None].double(), torch.tensor([1]))
-    assert view.table["teacher, τ = "
-                      "2"].to_numpy() == pytest.approx(pld_weights(T[None].double(), ranking,
-                                                                   temperature=2.0)[0].numpy())
+    assert view.table["teacher, τ = 2"].to_numpy() == pytest.approx(
+        pld_weights(T[None].double(), ranking, temperature=2.0)[0].numpy()
+    )
     assert view.table["first"].tolist() == [1, 0, 0, 0, 0] and view.table["uniform"].sum() == pytest.approx(1)
     assert "teacher is wrong" in view.alt and "teacher is wrong" not in V.pld_weights_view(T, 0).alt
 
@@ -311,6 +349,7 @@ def test_correlations_by_numpy() -> None:
 
 # General --------------------------------------------------------------------------------------------------------------
 
+
 def test_comparison_interval_by_hand() -> None:
     view = V.comparison_view(rows(), baseline="CE")
     first = view.table.iloc[0]
@@ -330,27 +369,40 @@ def test_confusion_words() -> None:
 
 
 def test_scatter_says_what_it_leaves_out() -> None:
-    view = V.scatter_view([1.0, np.nan, 2.0, 3.0], [2.0, 1.0, 4.0, 0.0], x_label="x", y_label="y", title="t",
-                          y_log=True)
+    view = V.scatter_view(
+        [1.0, np.nan, 2.0, 3.0], [2.0, 1.0, 4.0, 0.0], x_label="x", y_label="y", title="t", y_log=True
+    )
     assert view.alt.startswith("2 points") and "2 points cannot be drawn" in view.alt
     assert "Spearman correlation 1.00" in V.scatter_view([1, 2, 3], [1, 5, 7], x_label="x", y_label="y", title="t").alt
 
 
 def test_colours_are_told_apart_without_colour_vision() -> None:
     """Under simulated deuteranopia and protanopia the first six categories stay apart (CIE76 > 9)."""
-    simulate = {"deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                                 [-0.011820, 0.042940, 0.968881]],
-                "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-                               [-0.003882, -0.048116, 1.051998]]}
+    simulate = {
+        "deuteranopia": [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ],
+        "protanopia": [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+    }
 
     def lab(rgb: np.ndarray) -> np.ndarray:
-        xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722],
-                        [0.0193, 0.1192, 0.9505]]) @ rgb / [0.9505, 1, 1.089]
+        xyz = (
+            np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+            @ rgb
+            / [0.9505, 1, 1.089]
+        )
         f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
         return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
-    linear = [np.array([((int(c[i:i + 2], 16) / 255 + 0.055) / 1.055) ** 2.4 for i in (1, 3, 5)])
-              for c in CATEGORICAL[:6]]
+    linear = [
+        np.array([((int(c[i : i + 2], 16) / 255 + 0.055) / 1.055) ** 2.4 for i in (1, 3, 5)]) for c in CATEGORICAL[:6]
+    ]
     for matrix in simulate.values():
         seen = [lab(np.clip(np.array(matrix) @ c, 0, 1)) for c in linear]
         nearest = min(np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i])
@@ -366,6 +418,9 @@ def test_numbers_and_ink() -> None:
 def test_views_do_not_touch_pyplot() -> None:
     import subprocess
     import sys
-    code = ("import sys; from workbench import views as V; V.cka_map_view([[1.0]], ['a'], ['b']).png(); "
-            "sys.exit('matplotlib.pyplot' in sys.modules or 'ipywidgets' in sys.modules)")
+
+    code = (
+        "import sys; from workbench import views as V; V.cka_map_view([[1.0]], ['a'], ['b']).png(); "
+        "sys.exit('matplotlib.pyplot' in sys.modules or 'ipywidgets' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,8 +24,9 @@ def test_the_table_adds_up_to_the_losses() -> None:
     np.testing.assert_allclose(table["KD"], kd, rtol=1e-9)
     np.testing.assert_allclose(table["TCKD"] + table["(1 - p) NCKD"], kd, rtol=1e-9)
     np.testing.assert_allclose(table["DKD"], dkd, rtol=1e-9)
-    np.testing.assert_allclose(table["teacher's probability of the label"],
-                               (t / 2).softmax(1)[torch.arange(12), y].numpy(), rtol=1e-9)
+    np.testing.assert_allclose(
+        table["teacher's probability of the label"], (t / 2).softmax(1)[torch.arange(12), y].numpy(), rtol=1e-9
+    )
 
 
 def test_the_words_state_the_shares() -> None:
@@ -37,8 +38,10 @@ def test_the_words_state_the_shares() -> None:
     view = kd_split_view(torch.zeros(1, 3), t, torch.tensor([1]), temperature=1.0, alpha=1.0, beta=2.0)
     rest = 6 / 7 * math.log(12 / 7) + 1 / 7 * math.log(2 / 7)
     target = 1 / 8 * math.log(3 / 8) + 7 / 8 * math.log(7 / 8 * 3 / 2)
-    assert f"In KD the classes other than the label make up {100 * 7 / 8 * rest / (target + 7 / 8 * rest):.1f} %" \
+    assert (
+        f"In KD the classes other than the label make up {100 * 7 / 8 * rest / (target + 7 / 8 * rest):.1f} %"
         in view.alt
+    )
     assert f"In DKD the classes other than the label make up {100 * 2 * rest / (target + 2 * rest):.1f} %" in view.alt
 
 
@@ -60,12 +63,16 @@ def test_a_match_is_drawn_at_the_floor() -> None:
     assert all(c.get_offsets()[:, 1].max() < 1e-6 for c in view.figure().axes[0].collections)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"labels": [0, 9]}, r"labels must be in \[0, 5\), got 9"),
-    ({"temperature": 0.0}, "temperature must be a finite number > 0"),
-    ({"beta": -1.0}, "beta must be a finite number >= 0"),
-    ({"teacher_logits": torch.zeros(3, 5)}, "must have the same shape"),
-    ({"student_logits": torch.zeros(5)}, "student_logits must be 2-D")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": [0, 9]}, r"labels must be in \[0, 5\), got 9"),
+        ({"temperature": 0.0}, "temperature must be a finite number > 0"),
+        ({"beta": -1.0}, "beta must be a finite number >= 0"),
+        ({"teacher_logits": torch.zeros(3, 5)}, "must have the same shape"),
+        ({"student_logits": torch.zeros(5)}, "student_logits must be 2-D"),
+    ],
+)
 def test_refuses(change: dict, message: str) -> None:
     good = {"student_logits": logits(2, 0), "teacher_logits": logits(2, 1), "labels": [0, 1], "temperature": 4.0}
     with pytest.raises(ValueError, match=message):
@@ -75,8 +82,15 @@ def test_refuses(change: dict, message: str) -> None:
 @pytest.mark.parametrize("shape", [(6, 6), (1, 6, 6), (3, 6, 6)])
 @pytest.mark.parametrize("gradient", [True, False])
 def test_bars_with_the_image_beside_them(shape: tuple[int, ...], gradient: bool) -> None:
-    view = probability_bars_view(torch.zeros(4), torch.arange(4.0), list("abcd"), temperature=2.0, label=3,
-                                 gradient=gradient, image=torch.rand(shape))
+    view = probability_bars_view(
+        torch.zeros(4),
+        torch.arange(4.0),
+        list("abcd"),
+        temperature=2.0,
+        label=3,
+        gradient=gradient,
+        image=torch.rand(shape),
+    )
     figure = view.figure()
     picture = [ax for ax in figure.axes if ax.images]
     assert len(picture) == 1 and picture[0].get_xlabel() == "label d" and len(figure.axes) == 2 + gradient

@@ -86,17 +86,20 @@ def test_tracking_gives_the_iou_of_every_image() -> None:
     assert "sides are 40 to 40 %" in alone.alt and "IoU" not in alone.alt and len(alone.png(LIGHT)) > 1000
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: V.masked_images_view(IMAGES[:2], MASKS, Q, mask_ratio=0.5), "must belong together"),
-    (lambda: V.masked_images_view(IMAGES, MASKS, Q[:2] / Q[:2].sum(), mask_ratio=0.5), "must belong together"),
-    (lambda: V.token_shift_view(IMAGES[0], IMAGES[1], {}), "maps of one shape"),
-    (lambda: V.token_shift_view(IMAGES[0, :1], IMAGES[1], {"a": torch.rand(2, 2)}), r"clean must be \(3, H, W\)"),
-    (lambda: V.success_view({}), "nothing to show"),
-    (lambda: V.shift_profile_view({}), "the same layers"),
-    (lambda: V.shift_profile_view({"a": [{"x": 1.0}], "b": [{"y": 1.0}]}), "the same layers"),
-    (lambda: V.shift_profile_view({"a": [{"x": 1.0}], "b": []}), "one or more runs"),
-    (lambda: V.tracking_view(IMAGES[:2], TRUE, FOUND), "the same samples"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: V.masked_images_view(IMAGES[:2], MASKS, Q, mask_ratio=0.5), "must belong together"),
+        (lambda: V.masked_images_view(IMAGES, MASKS, Q[:2] / Q[:2].sum(), mask_ratio=0.5), "must belong together"),
+        (lambda: V.token_shift_view(IMAGES[0], IMAGES[1], {}), "maps of one shape"),
+        (lambda: V.token_shift_view(IMAGES[0, :1], IMAGES[1], {"a": torch.rand(2, 2)}), r"clean must be \(3, H, W\)"),
+        (lambda: V.success_view({}), "nothing to show"),
+        (lambda: V.shift_profile_view({}), "the same layers"),
+        (lambda: V.shift_profile_view({"a": [{"x": 1.0}], "b": [{"y": 1.0}]}), "the same layers"),
+        (lambda: V.shift_profile_view({"a": [{"x": 1.0}], "b": []}), "one or more runs"),
+        (lambda: V.tracking_view(IMAGES[:2], TRUE, FOUND), "the same samples"),
+    ],
+)
 def test_views_refuse(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]

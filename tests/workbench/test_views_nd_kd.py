@@ -31,8 +31,9 @@ def landscape(student: tuple[float, float] = (1.0, 0.0), teacher: tuple[float, f
 
 
 def curves() -> View:
-    return norm_direction_curves_view({"CE": ([1.0, 2.0], [0.1, 0.2]), "KD++": ([1.0, 3.0], [0.1, 0.7])},
-                                      reference=(9.0, 0.9))
+    return norm_direction_curves_view(
+        {"CE": ([1.0, 2.0], [0.1, 0.2]), "KD++": ([1.0, 3.0], [0.1, 0.7])}, reference=(9.0, 0.9)
+    )
 
 
 def attributions() -> View:
@@ -87,22 +88,27 @@ def test_drawn_in_both_themes(make: Callable[[], View], theme: object) -> None:
     assert 300 < image.shape[1] <= 950 and image.std() > 5
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: norm_direction_view({"a": ([1.0], [0.5, 0.2])}), "got 1 norms and 2 cosines"),
-    (lambda: norm_direction_view({"a": ([-1.0], [0.5])}), "norms >= 0"),
-    (lambda: norm_direction_view({"a": ([1.0], [1.5])}), r"cosines in \[-1, 1\]"),
-    (lambda: norm_direction_view(CLOUDS, reference="tutor"), "reference must be one of 'teacher', 'KD', 'KD"),
-    (lambda: norm_direction_view({"a": ([1.0], [1.0])}, reference="a"), "one to three beside the reference, got 0"),
-    (lambda: nd_landscape_view([1.0, 0.0, 0.0], [1.0, 0.0], [1.0, 0.0]), r"student must be \(2,\), got \(3,\)"),
-    (lambda: nd_landscape_view([1.0, 0.0], [1.0, 0.0], [0.0, 0.0]), "no direction for class 0"),
-    (lambda: nd_landscape_view([1.0, 0.0], [1.0, 0.0], [1.0, 0.0], points=2), "points must be at least 3, got 2"),
-    (lambda: nd_landscape_view([1.0, 0.0], [1.0, 0.0], [1.0, 0.0], half_width=math.nan), "half_width must be"),
-    (lambda: norm_direction_curves_view({}), "arms is empty"),
-    (lambda: norm_direction_curves_view({"a": ([1.0], [0.5]), "b": ([1.0], [0.5, 0.2])}),
-     r"arms\['b'\] must hold 1 norms and 1 cosines, got 1 and 2"),
-    (lambda: attribution_view(np.eye(3), {}), "maps must hold one to four, got 0"),
-    (lambda: attribution_view(np.eye(3), {"a": np.eye(2)}), r"must have the image's shape \(3, 3\), got \(2, 2\)"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: norm_direction_view({"a": ([1.0], [0.5, 0.2])}), "got 1 norms and 2 cosines"),
+        (lambda: norm_direction_view({"a": ([-1.0], [0.5])}), "norms >= 0"),
+        (lambda: norm_direction_view({"a": ([1.0], [1.5])}), r"cosines in \[-1, 1\]"),
+        (lambda: norm_direction_view(CLOUDS, reference="tutor"), "reference must be one of 'teacher', 'KD', 'KD"),
+        (lambda: norm_direction_view({"a": ([1.0], [1.0])}, reference="a"), "one to three beside the reference, got 0"),
+        (lambda: nd_landscape_view([1.0, 0.0, 0.0], [1.0, 0.0], [1.0, 0.0]), r"student must be \(2,\), got \(3,\)"),
+        (lambda: nd_landscape_view([1.0, 0.0], [1.0, 0.0], [0.0, 0.0]), "no direction for class 0"),
+        (lambda: nd_landscape_view([1.0, 0.0], [1.0, 0.0], [1.0, 0.0], points=2), "points must be at least 3, got 2"),
+        (lambda: nd_landscape_view([1.0, 0.0], [1.0, 0.0], [1.0, 0.0], half_width=math.nan), "half_width must be"),
+        (lambda: norm_direction_curves_view({}), "arms is empty"),
+        (
+            lambda: norm_direction_curves_view({"a": ([1.0], [0.5]), "b": ([1.0], [0.5, 0.2])}),
+            r"arms\['b'\] must hold 1 norms and 1 cosines, got 1 and 2",
+        ),
+        (lambda: attribution_view(np.eye(3), {}), "maps must hold one to four, got 0"),
+        (lambda: attribution_view(np.eye(3), {"a": np.eye(2)}), r"must have the image's shape \(3, 3\), got \(2, 2\)"),
+    ],
+)
 def test_bad_input_is_named(call: Callable[[], View], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -34,15 +34,16 @@ def landscape() -> View:
 
 def places() -> View:
     teacher = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [2.0, 1.0, 3.0]])
-    return class_positions_view({"teacher": teacher, "same": teacher * 2, "reverse": -teacher}, [0, 0, 1, 2],
-                                class_names=["ant", "bee", "cat"])
+    return class_positions_view(
+        {"teacher": teacher, "same": teacher * 2, "reverse": -teacher}, [0, 0, 1, 2], class_names=["ant", "bee", "cat"]
+    )
 
 
 def test_landscape_numbers_are_the_losses() -> None:
     table = landscape().table
     assert len(table) == 81 and list(table.columns[-2:]) == ["bowl", "dome"]
     a, b = table.iloc[:, 0].to_numpy(), table.iloc[:, 1].to_numpy()
-    np.testing.assert_allclose(table["bowl"], a ** 2 + b ** 2, atol=1e-12)  # orthonormal: distance in the plane
+    np.testing.assert_allclose(table["bowl"], a**2 + b**2, atol=1e-12)  # orthonormal: distance in the plane
 
 
 def test_landscape_says_which_loss_is_not_convex() -> None:
@@ -60,15 +61,17 @@ def test_places_by_hand() -> None:
 
 
 def test_a_class_without_samples_is_left_open() -> None:
-    view = class_positions_view({"teacher": torch.tensor([[3.0, 2.0, 1.0]]), "student": torch.tensor([[2.0, 3, 1]])},
-                                [0])
+    view = class_positions_view(
+        {"teacher": torch.tensor([[3.0, 2.0, 1.0]]), "student": torch.tensor([[2.0, 3, 1]])}, [0]
+    )
     assert view.table["teacher"].isna().sum() == 6 and "0.7 places" in view.alt
 
 
 @pytest.mark.parametrize("view", [landscape(), places()], ids=["landscape", "places"])
 def test_drawn_on_light_and_dark(view: View) -> None:
-    pictures = [np.asarray(Image.open(io.BytesIO(view.png(theme))).convert("L"), dtype=float)
-                for theme in (LIGHT, DARK)]
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(view.png(theme))).convert("L"), dtype=float) for theme in (LIGHT, DARK)
+    ]
     assert all(p.std() > 10 for p in pictures) and pictures[0][0, 0] > 200 > 60 > pictures[1][0, 0]
 
 

@@ -22,13 +22,15 @@ BEFORE, AFTER = {"CKA": 1.0, "RSA": 0.9}, {"CKA": 1.0, "RSA": 0.4}
 GRAM = torch.tensor([[4.0, -1.0, 2.0], [-1.0, 4.0, -2.0], [2.0, -2.0, 4.0]])
 
 MAKE: dict[str, Callable[[], View]] = {
-    "grid": lambda: views.cka_grid_view(MAP, ["a", "b"], ["u", "v", "w"], shapes_x=["3", "4"],
-                                        shapes_y=["5", "6 × 2", "7"]),
+    "grid": lambda: views.cka_grid_view(
+        MAP, ["a", "b"], ["u", "v", "w"], shapes_x=["3", "4"], shapes_y=["5", "6 × 2", "7"]
+    ),
     "film": lambda: views.cka_film_view([MAP, MAP + 0.1], ["a", "b"], ["u", "v", "w"], ["epoch 0", "epoch 1"]),
     "identification": lambda: views.layer_identification_view({"CKA": torch.eye(3), "CCA": SQUARE}, ["a", "b", "c"]),
     "batches": lambda: views.batch_estimates_view(MAP, ESTIMATES, batch_size=8),
     "profile": lambda: views.similarity_profile_view(BEFORE, AFTER, reference={"RSA": 0.1}),
-    "grams": lambda: views.gram_view({"one": GRAM, "two": -GRAM}, [1, 0, 1], class_names=["zero", "one"])}
+    "grams": lambda: views.gram_view({"one": GRAM, "two": -GRAM}, [1, 0, 1], class_names=["zero", "one"]),
+}
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -34,10 +34,17 @@ def test_shares_under_half_a_percent_are_not_told() -> None:
     assert "gives 100.0 % to 0." in soft_target_view([50.0, 0.0, 0.0], 0, temperature=1.0).alt
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"label": 3}, r"label must be in \[0, 3\), got 3"), ({"label": -1}, "label must be"),
-    ({"temperature": 0.0}, "temperature"), ({"class_names": ["a"]}, "3 names"),
-    ({"image": torch.zeros(2, 4, 4)}, "image must be"), ({"teacher_logits": torch.zeros(2, 3)}, "1-D")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": 3}, r"label must be in \[0, 3\), got 3"),
+        ({"label": -1}, "label must be"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"class_names": ["a"]}, "3 names"),
+        ({"image": torch.zeros(2, 4, 4)}, "image must be"),
+        ({"teacher_logits": torch.zeros(2, 3)}, "1-D"),
+    ],
+)
 def test_what_does_not_fit_is_named(options: dict[str, object], message: str) -> None:
     given = {"teacher_logits": LOGITS, "label": 0, "temperature": 1.0} | options
     with pytest.raises(ValueError, match=message):
@@ -68,6 +75,7 @@ def test_planned_papers_are_listed_by_family_and_text_is_escaped() -> None:
 
 
 # Scripts that would hide a package ------------------------------------------------------------------------------------
+
 
 def test_only_names_of_packages_get_another_script_name() -> None:
     assert script_of("notebooks/workbench.ipynb") == Path("notebooks/workbench_notebook.py")

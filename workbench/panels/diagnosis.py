@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from kdcore.diagnose import Diagnosis
 
 #: What can be chosen, and the pictures each part shows (names of :func:`workbench.views.diagnosis_views`).
-PARTS: dict[str, tuple[str, ...]] = {"findings": ("findings",), "what the student has not learnt": ("missed",),
-                                     "layers": ("cka", "alignment"), "regions": ("occlusion", "robustness"),
-                                     "calibration": ("reliability",)}
+PARTS: dict[str, tuple[str, ...]] = {
+    "findings": ("findings",),
+    "what the student has not learnt": ("missed",),
+    "layers": ("cka", "alignment"),
+    "regions": ("occlusion", "robustness"),
+    "calibration": ("reliability",),
+}
 _STATIC = ("findings", "missed", "alignment", "occlusion", "robustness")
 
 
@@ -56,6 +60,7 @@ class DiagnosisPanel(Explorer):
             RuntimeError: nothing has been trained.
         """
         from kdcore.diagnose import diagnose
+
         with RANDOM_STATE:  # a cell may ask while the panel draws
             outcome = self.outcome
             if outcome is None or outcome.student is None or outcome.teacher is None:
@@ -63,8 +68,17 @@ class DiagnosisPanel(Explorer):
             if self._found is None or self._found[0] is not outcome:
                 # copies in eval mode: the panel may train the same networks on meanwhile
                 teacher, student = (copy.deepcopy(m).eval() for m in (outcome.teacher, outcome.student))
-                self._found = outcome, diagnose(teacher, student, outcome.request.task, limit=self.limit,
-                                                history=outcome.result, seed=outcome.request.seed)
+                self._found = (
+                    outcome,
+                    diagnose(
+                        teacher,
+                        student,
+                        outcome.request.task,
+                        limit=self.limit,
+                        history=outcome.result,
+                        seed=outcome.request.seed,
+                    ),
+                )
             return self._found[1]
 
     def _views(self, part: str) -> list[View]:

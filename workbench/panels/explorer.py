@@ -71,43 +71,74 @@ class Control:
         """``value`` in the control's type, or ``ValueError`` naming the control, what came and what is possible."""
         if self.kind == "slider":
             if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-                raise ValueError(f"{self.label or 'slider'} must be a number in [{self.low:g}, {self.high:g}], got "
-                                 f"{value!r}.")
+                raise ValueError(
+                    f"{self.label or 'slider'} must be a number in [{self.low:g}, {self.high:g}], got {value!r}."
+                )
             return round(value) if self.integer else float(value)
         if self.kind == "checkbox":
             if not isinstance(value, bool):
                 raise ValueError(f"{self.label or 'checkbox'} must be True or False, got {value!r}.")
             return value
         if not any(value is v or value == v for v in self.entries.values()):
-            raise ValueError(f"{self.label or 'dropdown'} must be one of {list(self.entries.values())!r}, got "
-                             f"{value!r}.")
+            raise ValueError(
+                f"{self.label or 'dropdown'} must be one of {list(self.entries.values())!r}, got {value!r}."
+            )
         return value
 
     def widget(self, name: str) -> Any:
         """The widget; its ``value`` is the control's value."""
         label = self.label or name
         if self.kind == "slider":
-            return Slider(low=self.low, high=self.high, value=self.value, step=self.step, log=self.log,
-                          integer=self.integer,
-                          description=label, help=self.help)
+            return Slider(
+                low=self.low,
+                high=self.high,
+                value=self.value,
+                step=self.step,
+                log=self.log,
+                integer=self.integer,
+                description=label,
+                help=self.help,
+            )
         style, layout = {"description_width": "initial"}, w.Layout(width="max-content", max_width="100%")
         if self.kind == "checkbox":
             return w.Checkbox(value=self.value, description=label, indent=False, tooltip=self.help, layout=layout)
-        return w.Dropdown(options=list(self.entries.items()), value=self.value, description=label, style=style,
-                          layout=layout,
-                          tooltip=self.help)
+        return w.Dropdown(
+            options=list(self.entries.items()),
+            value=self.value,
+            description=label,
+            style=style,
+            layout=layout,
+            tooltip=self.help,
+        )
 
 
-def slider(value: float, low: float, high: float, *, step: float | None = None, log: bool = False, label: str = "",
-           help: str = "") -> Control:
+def slider(
+    value: float,
+    low: float,
+    high: float,
+    *,
+    step: float | None = None,
+    log: bool = False,
+    label: str = "",
+    help: str = "",
+) -> Control:
     """A slider; whole numbers when ``value`` is an ``int``. ``step`` defaults to 1 or a hundredth of the range."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return Control(kind="slider", value=value, low=low, high=high, log=log, label=label, help=help,
-                   step=step if step is not None else 1 if whole else (high - low) / 100)
+    return Control(
+        kind="slider",
+        value=value,
+        low=low,
+        high=high,
+        log=log,
+        label=label,
+        help=help,
+        step=step if step is not None else 1 if whole else (high - low) / 100,
+    )
 
 
-def dropdown(options: Mapping[str, Any] | Sequence[Any], value: Any = None, *, label: str = "",
-             help: str = "") -> Control:
+def dropdown(
+    options: Mapping[str, Any] | Sequence[Any], value: Any = None, *, label: str = "", help: str = ""
+) -> Control:
     """A choice; ``options`` are values or label -> value; the first one is chosen unless ``value`` says otherwise."""
     first = next(iter(options.values() if isinstance(options, Mapping) else options), None)
     return Control(kind="dropdown", options=options, value=first if value is None else value, label=label, help=help)
@@ -130,9 +161,11 @@ def control_for(knob: Knob) -> Control:
     if knob.choices:
         return dropdown(knob.choices, knob.default, label=label, help=knob.help)
     if not isinstance(knob.default, int | float) or knob.low is None or knob.high is None:
-        raise ValueError(f"knob {knob.name!r} has no range (low={knob.low!r}, high={knob.high!r}, "
-                         f"default={knob.default!r}): "
-                         "give low and high in its card, or make the control yourself.")
+        raise ValueError(
+            f"knob {knob.name!r} has no range (low={knob.low!r}, high={knob.high!r}, "
+            f"default={knob.default!r}): "
+            "give low and high in its card, or make the control yourself."
+        )
     low, high = min(knob.low, knob.default), max(knob.high, knob.default)
     return slider(knob.default, low, high, log=knob.log and low > 0, label=label, help=knob.help)
 
@@ -167,8 +200,15 @@ class Explorer(Panel):
 
     state: ExplorerState
 
-    def __init__(self, title: str, controls: Mapping[str, Control | Knob], render: Render, *,
-                 static_at: Sequence[Mapping[str, Any]] = (), name: str | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        controls: Mapping[str, Control | Knob],
+        render: Render,
+        *,
+        static_at: Sequence[Mapping[str, Any]] = (),
+        name: str | None = None,
+    ) -> None:
         if not controls:
             raise ValueError("controls must name at least one control, got none.")
         super().__init__(name or title)
@@ -186,8 +226,10 @@ class Explorer(Panel):
     def _complete(self, values: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
         for n in values:
             if n not in self.controls:
-                raise ValueError(f"{self.title!r} has no control {n!r}.{closest(n, self.controls)} It has: "
-                                 f"{', '.join(self.controls)}.")
+                raise ValueError(
+                    f"{self.title!r} has no control {n!r}.{closest(n, self.controls)} It has: "
+                    f"{', '.join(self.controls)}."
+                )
         start = base if base is not None else {n: c.value for n, c in self.controls.items()}
         return {n: c.check(values.get(n, start[n])) for n, c in self.controls.items()}
 
@@ -219,8 +261,9 @@ class Explorer(Panel):
             widget.observe(lambda change, n=n: self._moved(n, change["new"]), "value")
         self._box = ViewBox()
         heading = w.HTML(f'<b style="font-size:1.05em">{html.escape(self.title)}</b>')
-        tree = w.VBox([heading, *self._inputs.values(), self._box],
-                      layout=w.Layout(max_width="100%", overflow="visible"))
+        tree = w.VBox(
+            [heading, *self._inputs.values(), self._box], layout=w.Layout(max_width="100%", overflow="visible")
+        )
         tree.add_class("kd-explorer")
         self._request(self.state.values)
         return tree

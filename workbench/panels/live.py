@@ -41,8 +41,7 @@ class LiveCurves:
         self._measured = metric or ""
 
     def follow(self, label: str) -> dict[str, Any]:
-        """Training settings (``{"callbacks": ...}``) that draw this arm's line: ``Arm(..., train=curves.follow(...))``.
-        """
+        """Training settings that draw this arm's line: ``Arm(..., train=curves.follow(...))``."""
         return {"callbacks": (self._listener(label),)}
 
     def view(self) -> View:
@@ -55,8 +54,13 @@ class LiveCurves:
             raise ValueError("no epoch was followed yet: give follow(label) to an arm or to distill, and train.")
         epochs = sorted({x for xs, _ in self.series.values() for x in xs})
         known = {label: dict(zip(xs, ys, strict=True)) for label, (xs, ys) in self.series.items()}
-        return lines_view(epochs, {label: [at.get(x, nan) for x in epochs] for label, at in known.items()},
-                          x_label="epoch", y_label=self._measured, title=f"{self.title} (newest run)")
+        return lines_view(
+            epochs,
+            {label: [at.get(x, nan) for x in epochs] for label, at in known.items()},
+            x_label="epoch",
+            y_label=self._measured,
+            title=f"{self.title} (newest run)",
+        )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         if not self.series:
@@ -67,6 +71,7 @@ class LiveCurves:
         def listen(event: object) -> None:
             if isinstance(event, Epoch) and event.metrics:
                 self._add(label, event)
+
         return listen
 
     def _add(self, label: str, epoch: Epoch) -> None:
@@ -88,9 +93,11 @@ class LiveCurves:
         if self.chart is not None:
             return True
         from IPython.core.getipython import get_ipython
+
         if static_mode() or get_ipython() is None:
             return False
         from IPython.display import display
+
         self.chart = LiveChart(title=self.title, x_label="epoch")
         display(self.chart)
         return True

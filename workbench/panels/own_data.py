@@ -21,7 +21,8 @@ _FIELDS = {
     "root": ("folder", "a folder that holds one sub-folder of images per class"),
     "teacher": ("teacher", "a timm name such as resnet18, or cnn, vit, ... (default: mlp)"),
     "teacher_weights": ("its checkpoint", "safetensors or weights-only .pt; without one it is trained on the folder"),
-    "student": ("student", "a timm name, or cnn-small, vit-tiny, ... (default: mlp-32)")}
+    "student": ("student", "a timm name, or cnn-small, vit-tiny, ... (default: mlp-32)"),
+}
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
@@ -66,21 +67,32 @@ class FolderForm:
         self._use = use
         self._thread: threading.Thread | None = None
         self.fields: dict[str, Any] = {
-            option: w.Text(description=label, placeholder=hint, continuous_update=False,
-                           style={"description_width": "8em"}, layout=w.Layout(width="44em", max_width="100%"))
-            for option, (label, hint) in _FIELDS.items()}
-        self.size = slider(64, 8, 256, label="side in pixels",
-                           help="left alone: the images' own, if squares of one size").widget("size")
+            option: w.Text(
+                description=label,
+                placeholder=hint,
+                continuous_update=False,
+                style={"description_width": "8em"},
+                layout=w.Layout(width="44em", max_width="100%"),
+            )
+            for option, (label, hint) in _FIELDS.items()
+        }
+        self.size = slider(
+            64, 8, 256, label="side in pixels", help="left alone: the images' own, if squares of one size"
+        ).widget("size")
         self._size_chosen = False
         self.size.observe(self._choose_size, names="value")
-        self.button = w.Button(description="Load", tooltip="read the folder and offer it as a task",
-                               layout=w.Layout(width="auto", align_self="flex-start"))
+        self.button = w.Button(
+            description="Load",
+            tooltip="read the folder and offer it as a task",
+            layout=w.Layout(width="auto", align_self="flex-start"),
+        )
         self.button.add_class("kd-load")
         self.button.on_click(lambda _: self.load())
         self._box = ViewBox()
         body = w.VBox([*self.fields.values(), self.size, self.button, self._box])
-        self.widget = w.Accordion(children=(body,), titles=("Images of your own",), selected_index=None,
-                                  layout=w.Layout(max_width="100%"))
+        self.widget = w.Accordion(
+            children=(body,), titles=("Images of your own",), selected_index=None, layout=w.Layout(max_width="100%")
+        )
         self.widget.add_class("kd-folder")
 
     def options(self) -> dict[str, Any]:
@@ -129,8 +141,10 @@ class FolderForm:
 
 def _summary(task: Task) -> str:
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in task.notes)
-    return (f"<p role='status'>Loaded <b>{html.escape(task.name)}</b>: {len(task.train)} images to learn from, "
-            f"{len(task.test)} to test on, {task.num_classes} classes.</p>{notes}")
+    return (
+        f"<p role='status'>Loaded <b>{html.escape(task.name)}</b>: {len(task.train)} images to learn from, "
+        f"{len(task.test)} to test on, {task.num_classes} classes.</p>{notes}"
+    )
 
 
 __all__ = ["FolderForm", "parse_settings"]

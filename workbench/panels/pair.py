@@ -24,8 +24,12 @@ from workbench.views.ranking import rank_agreement_view, ranking_view
 from .explorer import Control, Explorer, dropdown, slider
 from .train import Outcome, TrainPanel
 
-PICTURES = {"CKA map": "cka", "agreement of the rankings": "agreement", "confusion": "confusion",
-            "one sample": "sample"}
+PICTURES = {
+    "CKA map": "cka",
+    "agreement of the rankings": "agreement",
+    "confusion": "confusion",
+    "one sample": "sample",
+}
 #: Networks made from a seed, and examinations, use torch's one random state: panels that draw at the same time take
 #: turns.
 RANDOM_STATE = threading.RLock()
@@ -44,9 +48,19 @@ class Pair:
     The networks are copied, so that a later training does not change what is shown.
     """
 
-    def __init__(self, task: Task, teacher: nn.Module, after: nn.Module, before: nn.Module | None, *, split: str,
-                 limit: int, layers_teacher: Sequence[str] | None, layers_student: Sequence[str] | None,
-                 labels: tuple[str, str]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        teacher: nn.Module,
+        after: nn.Module,
+        before: nn.Module | None,
+        *,
+        split: str,
+        limit: int,
+        layers_teacher: Sequence[str] | None,
+        layers_student: Sequence[str] | None,
+        labels: tuple[str, str],
+    ) -> None:
         self.task, self.split, self.labels = task, split, labels
         self.count = min(limit, len(task.split(split)))
         self.teacher, self.after = copy.deepcopy(teacher).eval(), copy.deepcopy(after).eval()
@@ -57,8 +71,11 @@ class Pair:
     def logits(self) -> dict[str, Tensor]:
         """Logits ``(N, C)`` by role, labels ``(N,)`` under ``"labels"``."""
         teacher, labels = self.task.predict(self.teacher, self.split, n=self.count)
-        made = {"teacher": teacher, "labels": labels,
-                "after": self.task.predict(self.after, self.split, n=self.count)[0]}
+        made = {
+            "teacher": teacher,
+            "labels": labels,
+            "after": self.task.predict(self.after, self.split, n=self.count)[0],
+        }
         if self.before is not None:
             made["before"] = self.task.predict(self.before, self.split, n=self.count)[0]
         return made
@@ -66,8 +83,11 @@ class Pair:
     @cached_property
     def maps(self) -> dict[str, CKAResult]:
         """CKA maps, student by teacher, ``after`` and (if given) ``before``."""
-        return {role: self._map(model) for role, model in (("before", self.before), ("after", self.after))
-                if model is not None}
+        return {
+            role: self._map(model)
+            for role, model in (("before", self.before), ("after", self.after))
+            if model is not None
+        }
 
     @cached_property
     def farthest(self) -> int:
@@ -76,14 +96,24 @@ class Pair:
 
     def _map(self, student: nn.Module) -> CKAResult:
         loader = self.task.loader(self.split, batch_size=64, shuffle=True, seed=0)
-        return cka_map(student, self.teacher, loader, transform_x=self.task.normalization(student),
-                       transform_y=self.task.normalization(self.teacher), limit=self.count, **self.layers)
+        return cka_map(
+            student,
+            self.teacher,
+            loader,
+            transform_x=self.task.normalization(student),
+            transform_y=self.task.normalization(self.teacher),
+            limit=self.count,
+            **self.layers,
+        )
 
     def views(self, picture: str, sample: int, temperature: float) -> list[View]:
         """The views of one picture, a value of :data:`PICTURES`."""
         made: dict[str, Callable[[], list[View]]] = {
-            "cka": self._cka_views, "agreement": self._agreement_views, "confusion": self._confusion_views,
-            "sample": lambda: self._sample_views(sample, temperature)}
+            "cka": self._cka_views,
+            "agreement": self._agreement_views,
+            "confusion": self._confusion_views,
+            "sample": lambda: self._sample_views(sample, temperature),
+        }
         return made[picture]()
 
     def _cka_views(self) -> list[View]:
@@ -93,21 +123,37 @@ class Pair:
         before = self.maps["before"]
         if before.layers_x == after.layers_x:
             return [cka_compare_view(before.matrix, after.matrix, after.layers_x, after.layers_y, labels=self.labels)]
-        return [cka_map_view(m.matrix, m.layers_x, m.layers_y, title=f"CKA of the layers, {label}")
-                for label, m in zip(self.labels, (before, after), strict=True)]
+        return [
+            cka_map_view(m.matrix, m.layers_x, m.layers_y, title=f"CKA of the layers, {label}")
+            for label, m in zip(self.labels, (before, after), strict=True)
+        ]
 
     def _agreement_views(self) -> list[View]:
-        return [rank_agreement_view(self.logits["after"], self.logits["teacher"], self.logits.get("before"),
-                                    labels=self.labels)]
+        return [
+            rank_agreement_view(
+                self.logits["after"], self.logits["teacher"], self.logits.get("before"), labels=self.labels
+            )
+        ]
 
     def _confusion_views(self) -> list[View]:
         count, labels = self.task.num_classes, self.logits["labels"]
-        named = {"teacher": "teacher", **({"before": self.labels[0]} if self.before is not None else {}),
-                 "after": self.labels[1]}
-        return [confusion_view({title: torch.bincount(labels * count + self.logits[role].argmax(1),
-                                                      minlength=count * count)
-                                .reshape(count, count) for role, title in named.items()}, self.task.class_names,
-                               title="Truth against prediction")]
+        named = {
+            "teacher": "teacher",
+            **({"before": self.labels[0]} if self.before is not None else {}),
+            "after": self.labels[1],
+        }
+        return [
+            confusion_view(
+                {
+                    title: torch.bincount(
+                        labels * count + self.logits[role].argmax(1), minlength=count * count
+                    ).reshape(count, count)
+                    for role, title in named.items()
+                },
+                self.task.class_names,
+                title="Truth against prediction",
+            )
+        ]
 
     def _sample_views(self, sample: int, temperature: float) -> list[View]:
         names, label = self.task.class_names, int(self.logits["labels"][sample])
@@ -115,14 +161,18 @@ class Pair:
         x = torch.as_tensor(self.task.split(self.split)[sample][0])
         image = x if x.ndim == 3 and x.shape[0] in (1, 3) else None
         title = f"Sample {sample}: teacher and student at temperature {temperature:g}"
-        return [probability_bars_view(s, t, names, temperature=temperature, label=label, image=image, title=title),
-                ranking_view(s, t, names, label=label)]
+        return [
+            probability_bars_view(s, t, names, temperature=temperature, label=label, image=image, title=title),
+            ranking_view(s, t, names, label=label),
+        ]
 
 
 def _controls(count: int) -> dict[str, Control]:
-    return {"picture": dropdown(PICTURES, label="picture"),
-            "sample": slider(0, 0, max(1, count - 1), label="sample", help="for “one sample”"),
-            "temperature": slider(4.0, 1.0, 20.0, step=0.5, label="temperature T", help="for “one sample”")}
+    return {
+        "picture": dropdown(PICTURES, label="picture"),
+        "sample": slider(0, 0, max(1, count - 1), label="sample", help="for “one sample”"),
+        "temperature": slider(4.0, 1.0, 20.0, step=0.5, label="temperature T", help="for “one sample”"),
+    }
 
 
 class PairPanel(Explorer):
@@ -141,15 +191,39 @@ class PairPanel(Explorer):
     The networks are copied, so that a later training does not change what is shown; ``panel.pair`` holds the numbers.
     """
 
-    def __init__(self, task: Task, teacher: nn.Module, after: nn.Module, before: nn.Module | None = None, *,
-                 split: str = "test", limit: int = 400, layers_teacher: Sequence[str] | None = None,
-                 layers_student: Sequence[str] | None = None, labels: tuple[str, str] = ("before", "after"),
-                 name: str = "pair") -> None:
+    def __init__(
+        self,
+        task: Task,
+        teacher: nn.Module,
+        after: nn.Module,
+        before: nn.Module | None = None,
+        *,
+        split: str = "test",
+        limit: int = 400,
+        layers_teacher: Sequence[str] | None = None,
+        layers_student: Sequence[str] | None = None,
+        labels: tuple[str, str] = ("before", "after"),
+        name: str = "pair",
+    ) -> None:
         _check_limit(limit)
-        self.pair = Pair(task, teacher, after, before, split=split, limit=limit, layers_teacher=layers_teacher,
-                         layers_student=layers_student, labels=labels)
-        super().__init__("Teacher and student, side by side", _controls(self.pair.count), self.pair.views, name=name,
-                         static_at=[{"picture": p} for p in PICTURES.values()])
+        self.pair = Pair(
+            task,
+            teacher,
+            after,
+            before,
+            split=split,
+            limit=limit,
+            layers_teacher=layers_teacher,
+            layers_student=layers_student,
+            labels=labels,
+        )
+        super().__init__(
+            "Teacher and student, side by side",
+            _controls(self.pair.count),
+            self.pair.views,
+            name=name,
+            static_at=[{"picture": p} for p in PICTURES.values()],
+        )
 
 
 class BeforeAfter(Explorer):
@@ -167,14 +241,18 @@ class BeforeAfter(Explorer):
     trains with the panel's choices.
     """
 
-    def __init__(self, training: TrainPanel, *, split: str = "test", limit: int = 400,
-                 name: str = "before-after") -> None:
+    def __init__(
+        self, training: TrainPanel, *, split: str = "test", limit: int = 400, name: str = "before-after"
+    ) -> None:
         _check_limit(limit)
         self.training, self.split, self.limit = training, split, limit
         self._pairs: dict[tuple[int, str], Pair] = {}
         controls = _controls(limit)
-        controls = {"picture": controls.pop("picture"), "against": dropdown([UNTRAINED], label="compare with"),
-                    **controls}
+        controls = {
+            "picture": controls.pop("picture"),
+            "against": dropdown([UNTRAINED], label="compare with"),
+            **controls,
+        }
         super().__init__("Before and after", controls, self._views, name=name)
         training.state.observe(self._arrived, "outcome")
         self._arrived(None)
@@ -198,10 +276,19 @@ class BeforeAfter(Explorer):
             if key not in self._pairs:
                 rival = self._rivals().get(against)
                 before = outcome.untrained() if rival is None else rival.student
-                self._pairs = {k: v for k, v in self._pairs.items() if k[0] == id(outcome)} | {key: Pair(
-                    outcome.request.task, outcome.teacher, outcome.student, before, split=self.split,
-                    limit=self.limit, layers_teacher=None, layers_student=None,
-                    labels=("untrained" if rival is None else against, f"after {outcome.request.label}"))}
+                self._pairs = {k: v for k, v in self._pairs.items() if k[0] == id(outcome)} | {
+                    key: Pair(
+                        outcome.request.task,
+                        outcome.teacher,
+                        outcome.student,
+                        before,
+                        split=self.split,
+                        limit=self.limit,
+                        layers_teacher=None,
+                        layers_student=None,
+                        labels=("untrained" if rival is None else against, f"after {outcome.request.label}"),
+                    )
+                }
             return self._pairs[key]
 
     def numbers(self) -> dict[str, float | int]:
@@ -222,19 +309,30 @@ class BeforeAfter(Explorer):
         def metric(model: nn.Module) -> float:
             return task.evaluate(model, split)[task.metric]
 
-        tau = {role: float(kendall_tau(pair.logits[role], pair.logits["teacher"]).nanmean()) for role in
-               ("before", "after")}
-        return {"teacher": metric(pair.teacher), "student": metric(pair.after), "untrained": metric(pair.before),
-                "tau_untrained": tau["before"], "tau": tau["after"],
-                "cka_untrained": float(pair.maps["before"].matrix[-1, -1]),
-                "cka": float(pair.maps["after"].matrix[-1, -1]),
-                "epochs": len(outcome.result.history), "steps": outcome.result.steps}
+        tau = {
+            role: float(kendall_tau(pair.logits[role], pair.logits["teacher"]).nanmean())
+            for role in ("before", "after")
+        }
+        return {
+            "teacher": metric(pair.teacher),
+            "student": metric(pair.after),
+            "untrained": metric(pair.before),
+            "tau_untrained": tau["before"],
+            "tau": tau["after"],
+            "cka_untrained": float(pair.maps["before"].matrix[-1, -1]),
+            "cka": float(pair.maps["after"].matrix[-1, -1]),
+            "epochs": len(outcome.result.history),
+            "steps": outcome.result.steps,
+        }
 
     def _rivals(self) -> dict[str, Outcome]:
         """Earlier trainings on the task of the last one, by the names they have in the chart."""
         outcome = self.outcome
-        return {f"{o.request.label} (training {n})": o for n, o in enumerate(self.training.outcomes, 1)
-                if outcome is not None and o is not outcome and o.request.task is outcome.request.task}
+        return {
+            f"{o.request.label} (training {n})": o
+            for n, o in enumerate(self.training.outcomes, 1)
+            if outcome is not None and o is not outcome and o.request.task is outcome.request.task
+        }
 
     def _views(self, picture: str, against: str, sample: int, temperature: float) -> list[View]:
         pair = self.pair(against)

@@ -29,24 +29,28 @@ class _Line:
         if self._show is None or (self._handle is not None and not finished and now - self._last < _EVERY):
             return
         self._last = now
-        bundle = progress_bundle(self.title, done, total, text, unit=self.unit,
-                                 seconds=now - self._started if finished else None)
+        bundle = progress_bundle(
+            self.title, done, total, text, unit=self.unit, seconds=now - self._started if finished else None
+        )
         if self._handle is None:
             self._handle = self._show(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
 
 
-def progress_bundle(title: str, done: int, total: int | None, text: str = "", *, unit: str = "",
-                    seconds: float | None = None) -> dict[str, str]:
+def progress_bundle(
+    title: str, done: int, total: int | None, text: str = "", *, unit: str = "", seconds: float | None = None
+) -> dict[str, str]:
     """The line as a notebook output; with ``seconds`` it is the last one and says how long the work took."""
     of_all = f" of {total}" if total is not None and seconds is None else ""
     amount = f"{done}{of_all}" + (f" {unit}" if unit else "")
     words = f"{title}: {amount}" + (f" in {seconds:.0f} s" if seconds is not None else f", {text}" if text else "")
     share = f' value="{done}" max="{total}"' if total else ""
     bar = f'<progress aria-label="{html.escape(title)}"{share} style="vertical-align:middle"></progress> '
-    return {"text/html": f'<div class="kd-progress">{bar if seconds is None else ""}{html.escape(words)}</div>',
-            "text/plain": words}
+    return {
+        "text/html": f'<div class="kd-progress">{bar if seconds is None else ""}{html.escape(words)}</div>',
+        "text/plain": words,
+    }
 
 
 def progress_line(title: str, *, unit: str = "epochs") -> Callable[..., None]:
@@ -63,4 +67,5 @@ def progress_line(title: str, *, unit: str = "epochs") -> Callable[..., None]:
     """
     from IPython.core.getipython import get_ipython
     from IPython.display import display
+
     return _Line(title, unit, display if get_ipython() is not None else None)

@@ -138,16 +138,24 @@ class Training:
         yield TeacherScore(r.task.metric, r.task.evaluate(teacher, r.split)[r.task.metric])
         student, recipe = r.make_student(), r.recipe
         options = {**recipe.training(), **r.options, "epochs": r.epochs}
-        distiller = Distiller(teacher, student, create_method(r.method, **r.knobs),
-                              r.task.loader("train", batch_size=recipe.batch_size, seed=r.seed),
-                              r.task.loader(r.split, batch_size=512),
-                              seed=r.seed, metric=r.task.score, checkpoint_dir=r.folder, resume="auto" if self.resume
-                              else False,
-                              stop=self.stop, **options)
+        distiller = Distiller(
+            teacher,
+            student,
+            create_method(r.method, **r.knobs),
+            r.task.loader("train", batch_size=recipe.batch_size, seed=r.seed),
+            r.task.loader(r.split, batch_size=512),
+            seed=r.seed,
+            metric=r.task.score,
+            checkpoint_dir=r.folder,
+            resume="auto" if self.resume else False,
+            stop=self.stop,
+            **options,
+        )
         yield from distiller.run()
         result = distiller.result()
-        self.outcome = Outcome(request=r, result=result, teacher=teacher, student=result.student,
-                               stopped=result.stopped)
+        self.outcome = Outcome(
+            request=r, result=result, teacher=teacher, student=result.student, stopped=result.stopped
+        )
 
     def result(self) -> Outcome:
         return self.outcome
@@ -211,10 +219,19 @@ class TrainPanel(Panel):
 
     state: TrainState
 
-    def __init__(self, task: str | Task = "digits", *, teacher: str | nn.Module | None = None,
-                 student: str | nn.Module | None = None,
-                 method: str = "kd", knobs: Mapping[str, Any] | None = None, epochs: int | None = None, seed: int = 0,
-                 options: Mapping[str, Any] | None = None, name: str = "train") -> None:
+    def __init__(
+        self,
+        task: str | Task = "digits",
+        *,
+        teacher: str | nn.Module | None = None,
+        student: str | nn.Module | None = None,
+        method: str = "kd",
+        knobs: Mapping[str, Any] | None = None,
+        epochs: int | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+        name: str = "train",
+    ) -> None:
         check_choice("method", method, list_objectives())
         create_method(method, **(knobs or {}))
         super().__init__(name)
@@ -281,8 +298,9 @@ class TrainPanel(Panel):
         own = [OWN] if role in self._own else []
         return own + list(task.teachers if role == "teacher" else task.students)
 
-    def _set_task(self, name: str, teacher: str | nn.Module | None = None,
-                  student: str | nn.Module | None = None) -> None:
+    def _set_task(
+        self, name: str, teacher: str | nn.Module | None = None, student: str | nn.Module | None = None
+    ) -> None:
         task = self._task(name)
         chosen = {}
         for role, given in (("teacher", teacher), ("student", student)):
@@ -300,11 +318,18 @@ class TrainPanel(Panel):
     def request(self, folder: str | Path) -> TrainRequest:
         """The training as it is chosen now, with checkpoints in ``folder``."""
         s = self.state
-        return TrainRequest(task=self.task, teacher=self._own["teacher"] if s.teacher == OWN else s.teacher,
-                            student=self._own["student"] if s.student == OWN else s.student, method=s.method,
-                            knobs=dict(s.knobs),
-                            epochs=s.epochs_wanted, seed=s.seed, split=self._split(), folder=Path(folder),
-                            options=self.options)
+        return TrainRequest(
+            task=self.task,
+            teacher=self._own["teacher"] if s.teacher == OWN else s.teacher,
+            student=self._own["student"] if s.student == OWN else s.student,
+            method=s.method,
+            knobs=dict(s.knobs),
+            epochs=s.epochs_wanted,
+            seed=s.seed,
+            split=self._split(),
+            folder=Path(folder),
+            options=self.options,
+        )
 
     # What the buttons do ----------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -374,8 +399,9 @@ class TrainPanel(Panel):
         self.outcomes = [*kept, outcome][-KEPT:] if outcome.trained else kept
         self.state.outcome = outcome
 
-    def _paint(self, snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch],
-               score: TeacherScore | None) -> None:
+    def _paint(
+        self, snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch], score: TeacherScore | None
+    ) -> None:
         self._terms.show(term_lines(steps))
         self._metric.show(metric_lines(epochs, self._request, score, self.outcomes))
         self._status.value = self._status_html()
@@ -389,11 +415,13 @@ class TrainPanel(Panel):
 
     def _status_html(self) -> str:
         s = self.state
-        return (f'<div class="kd-status"><b role="status">{html.escape(s.job)}</b>: '
-                f'{html.escape(s.message.partition(": ")[2] or s.message)}'
-                f'<br><progress aria-label="training progress" max="1" value="{s.progress:.3f}" '
-                f'style="width:24em;max-width:100%">'
-                f"</progress> {100 * s.progress:.0f} %</div>")
+        return (
+            f'<div class="kd-status"><b role="status">{html.escape(s.job)}</b>: '
+            f"{html.escape(s.message.partition(': ')[2] or s.message)}"
+            f'<br><progress aria-label="training progress" max="1" value="{s.progress:.3f}" '
+            f'style="width:24em;max-width:100%">'
+            f"</progress> {100 * s.progress:.0f} %</div>"
+        )
 
     def static(self) -> list[View]:
         """Train in the foreground (unless it was done already) and show the curves and the end."""
@@ -408,35 +436,51 @@ class TrainPanel(Panel):
                 self._keep(outcome)
         assert outcome.result is not None
         r, history = outcome.request, {e.epoch: e for e in outcome.result.history}
-        score = None if outcome.teacher is None else TeacherScore(
-            r.task.metric, r.task.evaluate(outcome.teacher, r.split)[r.task.metric])
-        named = {role: given if isinstance(given, str) else type(given).__name__
-                 for role, given in (("teacher", r.teacher), ("student", r.student))}
-        return [training_curves_view({r.label: outcome.result.history}, metrics=[],
-                                     title=f"{named['student']} learns from {named['teacher']} by {r.label} on "
-                                           f"{r.task.name}: loss"),
-                metric_view(metric_lines(history, r, score, self.outcomes), r)]
+        score = (
+            None
+            if outcome.teacher is None
+            else TeacherScore(r.task.metric, r.task.evaluate(outcome.teacher, r.split)[r.task.metric])
+        )
+        named = {
+            role: given if isinstance(given, str) else type(given).__name__
+            for role, given in (("teacher", r.teacher), ("student", r.student))
+        }
+        return [
+            training_curves_view(
+                {r.label: outcome.result.history},
+                metrics=[],
+                title=f"{named['student']} learns from {named['teacher']} by {r.label} on {r.task.name}: loss",
+            ),
+            metric_view(metric_lines(history, r, score, self.outcomes), r),
+        ]
 
     # Widgets ----------------------------------------------------------------------------------------------------------
     def _build(self) -> Any:
         s = self.state
-        self._choices = {"task": _choice("task", self._offered(), s.task),
-                         "teacher": _choice("teacher", self._names("teacher", self.task), s.teacher),
-                         "student": _choice("student", self._names("student", self.task), s.student),
-                         "method": _choice("method", {objective_class(n).label: n for n in list_objectives()},
-                                           s.method)}
+        self._choices = {
+            "task": _choice("task", self._offered(), s.task),
+            "teacher": _choice("teacher", self._names("teacher", self.task), s.teacher),
+            "student": _choice("student", self._names("student", self.task), s.student),
+            "method": _choice("method", {objective_class(n).label: n for n in list_objectives()}, s.method),
+        }
         for role, widget in self._choices.items():
             widget.observe(lambda change, role=role: self._chosen(role, change["new"]), "value")
-        self._numbers = {"epochs_wanted": slider(s.epochs_wanted, 1, max(100, s.epochs_wanted),
-                                                 label="epochs").widget("epochs"),
-                         "seed": slider(s.seed, 0, max(20, s.seed), label="seed").widget("seed")}
+        self._numbers = {
+            "epochs_wanted": slider(s.epochs_wanted, 1, max(100, s.epochs_wanted), label="epochs").widget("epochs"),
+            "seed": slider(s.seed, 0, max(20, s.seed), label="seed").widget("seed"),
+        }
         for role, widget in self._numbers.items():
             widget.observe(lambda change, role=role: self._counted(role, int(change["new"])), "value")
         self._knob_box = w.VBox()
         self._fill_knobs()
-        self._buttons = {n: w.Button(description=n, tooltip=tip, layout=w.Layout(width="auto")) for n, tip in
-                         (("Start", "train with the settings above"), ("Stop", "stop after the current batch"),
-                          ("Resume", "go on where it stopped"))}
+        self._buttons = {
+            n: w.Button(description=n, tooltip=tip, layout=w.Layout(width="auto"))
+            for n, tip in (
+                ("Start", "train with the settings above"),
+                ("Stop", "stop after the current batch"),
+                ("Resume", "go on where it stopped"),
+            )
+        }
         for n, button in self._buttons.items():
             button.add_class(f"kd-{n.lower()}")
             button.on_click(lambda _, n=n: self._pressed(n))
@@ -447,9 +491,19 @@ class TrainPanel(Panel):
         self._status.value = self._status_html()
         self._enable(s.job)
         wrap = w.Layout(flex_flow="row wrap", max_width="100%", grid_gap="4px 14px")
-        tree = w.VBox([w.HBox(list(self._choices.values()), layout=wrap), self._form.widget, *self._numbers.values(),
-                       self._knob_box, w.HBox(list(self._buttons.values()), layout=wrap), self._status,
-                       w.HBox([self._terms, self._metric], layout=wrap), self._box], layout=w.Layout(max_width="100%"))
+        tree = w.VBox(
+            [
+                w.HBox(list(self._choices.values()), layout=wrap),
+                self._form.widget,
+                *self._numbers.values(),
+                self._knob_box,
+                w.HBox(list(self._buttons.values()), layout=wrap),
+                self._status,
+                w.HBox([self._terms, self._metric], layout=wrap),
+                self._box,
+            ],
+            layout=w.Layout(max_width="100%"),
+        )
         tree.add_class("kd-train")
         return tree
 
@@ -556,8 +610,9 @@ def term_lines(steps: Mapping[int, Step]) -> dict[str, tuple[list[float], list[f
     return lines
 
 
-def metric_lines(epochs: Mapping[int, Epoch], request: TrainRequest, score: TeacherScore | None,
-                 earlier: Sequence[Outcome] = ()) -> dict[str, tuple[list[float], list[float]]]:
+def metric_lines(
+    epochs: Mapping[int, Epoch], request: TrainRequest, score: TeacherScore | None, earlier: Sequence[Outcome] = ()
+) -> dict[str, tuple[list[float], list[float]]]:
     """Chart lines of the metric over finished epochs (counted from 1): the running training, the teacher's level, and
     earlier trainings on the same task."""
     lines = {f"{request.label} (this training)": _metric_line(epochs.values(), request.task.metric)}
@@ -566,8 +621,9 @@ def metric_lines(epochs: Mapping[int, Epoch], request: TrainRequest, score: Teac
         lines["teacher"] = (ends, [score.value] * len(ends))
     for number, outcome in enumerate(earlier, 1):
         if outcome.request is not request and outcome.request.task is request.task and outcome.result is not None:
-            lines[f"{outcome.request.label} (training {number})"] = _metric_line(outcome.result.history,
-                                                                                request.task.metric)
+            lines[f"{outcome.request.label} (training {number})"] = _metric_line(
+                outcome.result.history, request.task.metric
+            )
     return {label: line for label, line in lines.items() if line[0]}
 
 
@@ -575,11 +631,18 @@ def metric_view(lines: Mapping[str, tuple[list[float], list[float]]], request: T
     """The chart of :func:`metric_lines` as a picture; the teacher's line spans all epochs."""
     last = int(max(x[-1] for x, _ in lines.values()))
     epochs = range(1, last + 1)
-    drawn = {label: [y[0]] * last if label == "teacher" else [dict(zip(x, y, strict=True)).get(e, math.nan)
-                                                              for e in epochs] for label, (x, y) in lines.items()}
+    drawn = {
+        label: [y[0]] * last if label == "teacher" else [dict(zip(x, y, strict=True)).get(e, math.nan) for e in epochs]
+        for label, (x, y) in lines.items()
+    }
     metric = request.task.metric
-    return lines_view(epochs, drawn, x_label="epoch", y_label=f"{request.split} {metric}",
-                      title=f"{metric[:1].upper()}{metric[1:]} of the student, and the teacher's")
+    return lines_view(
+        epochs,
+        drawn,
+        x_label="epoch",
+        y_label=f"{request.split} {metric}",
+        title=f"{metric[:1].upper()}{metric[1:]} of the student, and the teacher's",
+    )
 
 
 def _metric_line(epochs: Iterable[Epoch], metric: str) -> tuple[list[float], list[float]]:
@@ -587,9 +650,14 @@ def _metric_line(epochs: Iterable[Epoch], metric: str) -> tuple[list[float], lis
     return [x for x, _ in measured], [y for _, y in measured]
 
 
-def words(snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Epoch], note: str,
-          score: TeacherScore | None,
-          request: TrainRequest) -> str:
+def words(
+    snapshot: Snapshot,
+    steps: Mapping[int, Step],
+    epochs: Mapping[int, Epoch],
+    note: str,
+    score: TeacherScore | None,
+    request: TrainRequest,
+) -> str:
     """The state in a sentence, numbers included."""
     state = snapshot.state
     if state == "failed":
@@ -597,8 +665,10 @@ def words(snapshot: Snapshot, steps: Mapping[int, Step], epochs: Mapping[int, Ep
     if not steps:
         return f"{state}: {note}" if note else state
     last = steps[max(steps)]
-    told = (f"step {last.step}, epoch {min(len(epochs) + 1, request.epochs)} of {request.epochs}, "
-            f"{last.samples_per_second:.0f} samples/s")
+    told = (
+        f"step {last.step}, epoch {min(len(epochs) + 1, request.epochs)} of {request.epochs}, "
+        f"{last.samples_per_second:.0f} samples/s"
+    )
     if epochs:
         metric = request.task.metric
         told += f", {request.split} {metric} {epochs[max(epochs)].metrics.get(metric, math.nan):.3f}"
@@ -616,16 +686,23 @@ def outcome_html(request: TrainRequest, outcome: Outcome | None, score: TeacherS
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
-    rows = [("method", request.label), (f"{request.split} {request.task.metric}, teacher",
-                                        shown(score.value if score else None)),
-            (f"{request.split} {request.task.metric}, student, last epoch", shown(result.last_metric)),
-            (f"{request.split} {request.task.metric}, student, best epoch",
-             shown(result.best_metric) + (f" (epoch {result.best_epoch + 1})" if result.best_epoch is not None
-                                          else "")),
-            ("epochs done", f"{len(result.history)} of {request.epochs}"), ("steps", str(result.steps)),
-            ("seconds", f"{result.seconds:.1f}"), ("samples the teacher was run on", str(result.teacher_forwards))]
-    body = "".join(f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>'
-                   for k, v in rows)
+    rows = [
+        ("method", request.label),
+        (f"{request.split} {request.task.metric}, teacher", shown(score.value if score else None)),
+        (f"{request.split} {request.task.metric}, student, last epoch", shown(result.last_metric)),
+        (
+            f"{request.split} {request.task.metric}, student, best epoch",
+            shown(result.best_metric) + (f" (epoch {result.best_epoch + 1})" if result.best_epoch is not None else ""),
+        ),
+        ("epochs done", f"{len(result.history)} of {request.epochs}"),
+        ("steps", str(result.steps)),
+        ("seconds", f"{result.seconds:.1f}"),
+        ("samples the teacher was run on", str(result.teacher_forwards)),
+    ]
+    body = "".join(
+        f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>'
+        for k, v in rows
+    )
     state = f"stopped; Resume goes on with {request.label}, Start begins anew" if outcome.stopped else "finished"
     caption = f'<caption style="text-align:left;white-space:nowrap">Training {state}</caption>'
     return f'<table class="kd-outcome">{caption}{body}</table>'

@@ -82,8 +82,10 @@ class LiveChart(anywidget.AnyWidget):
             shown = kept[::-1][::stride][::-1]
             lines.append({"label": label, "x": [a for a, _ in shown], "y": [b for _, b in shown]})
             if kept:
-                words.append(f"{label}: {len(kept)} points, first {kept[0][1]:.3g}, last {kept[-1][1]:.3g}"
-                             + (f", {bad} not finite" if bad else ""))
+                words.append(
+                    f"{label}: {len(kept)} points, first {kept[0][1]:.3g}, last {kept[-1][1]:.3g}"
+                    + (f", {bad} not finite" if bad else "")
+                )
         alt = f"{self.title} over {self.x_label}. " + ("; ".join(words) + "." if words else "No points yet.")
         with self.hold_sync():
             self.series, self.alt = lines, alt
@@ -91,5 +93,7 @@ class LiveChart(anywidget.AnyWidget):
 
 def error_html(error: BaseException, trace: str) -> str:
     """An exception as the panel shows it: last line in sight, traceback folded below."""
-    return (f'<div class="kd-error" role="alert"><b>{html.escape(type(error).__name__)}</b>: {html.escape(str(error))}'
-            f'<details class="kd-error"><summary>traceback</summary><pre>{html.escape(trace)}</pre></details></div>')
+    return (
+        f'<div class="kd-error" role="alert"><b>{html.escape(type(error).__name__)}</b>: {html.escape(str(error))}'
+        f'<details class="kd-error"><summary>traceback</summary><pre>{html.escape(trace)}</pre></details></div>'
+    )

@@ -63,8 +63,11 @@ def notebook_text(script: str, *, alone: bool = False) -> str:
     document = nbformat.from_dict(
         {
             "cells": cells,
-            "metadata": {"kernelspec": KERNEL, "language_info": {"name": "python"},
-                         **({"jupytext": {"formats": "ipynb"}} if alone else {})},
+            "metadata": {
+                "kernelspec": KERNEL,
+                "language_info": {"name": "python"},
+                **({"jupytext": {"formats": "ipynb"}} if alone else {}),
+            },
             "nbformat": 4,
             "nbformat_minor": 5,
         }
@@ -93,8 +96,10 @@ def check_pair(script: str | Path) -> Pair:
     script = script_of(script) if script.suffix == ".ipynb" else script.with_suffix(".py")
     notebook = notebook_of(script)
     if script.stem in PACKAGES and script.is_file():
-        raise FileExistsError(f"{script} hides the package {script.stem} from the notebooks beside it: remove it, or "
-                              f"call it {script_of(script.with_suffix('.ipynb')).name}.")
+        raise FileExistsError(
+            f"{script} hides the package {script.stem} from the notebooks beside it: remove it, or "
+            f"call it {script_of(script.with_suffix('.ipynb')).name}."
+        )
     if not script.is_file():
         raise FileNotFoundError(f"there is no percent script {script}.")
     expected = notebook_text(script.read_text(encoding="utf-8"), alone=notebook.stem != script.stem)

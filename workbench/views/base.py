@@ -60,6 +60,7 @@ class View:
     def figure(self, theme: Theme = LIGHT) -> Figure:
         """The matplotlib figure in a theme."""
         import matplotlib as mpl
+
         with _DRAWING, mpl.rc_context(theme.rc()):
             return self.draw(theme)
 
@@ -69,6 +70,7 @@ class View:
         if key not in self._png:
             import matplotlib as mpl
             from matplotlib.backends.backend_agg import FigureCanvasAgg
+
             with _DRAWING, mpl.rc_context(theme.rc()):
                 figure = self.draw(theme)
                 buffer = io.BytesIO()
@@ -81,14 +83,21 @@ class View:
         alt, title = html.escape(self.alt, quote=True), html.escape(self.title)
         images = "".join(
             f'<img class="kd-{theme.name}" alt="{alt}" src="data:image/png;base64,'
-            f'{base64.b64encode(self.png(theme)).decode()}">' for theme in ((LIGHT, DARK) if dark else (LIGHT,)))
+            f'{base64.b64encode(self.png(theme)).decode()}">'
+            for theme in ((LIGHT, DARK) if dark else (LIGHT,))
+        )
         folded = ""
         if table and len(self.table):
             shown = self.table.to_html(border=0, float_format=number, max_rows=200, index=False)
             folded = f'<details><summary>table: {title}</summary><div class="kd-table">{shown}</div></details>'
-        return (f'{_STYLE if style else ""}<figure class="kd-view">{images}<figcaption><b>{title}.</b> '
-                f"{html.escape(self.alt)}{folded}</figcaption></figure>")
+        return (
+            f'{_STYLE if style else ""}<figure class="kd-view">{images}<figcaption><b>{title}.</b> '
+            f"{html.escape(self.alt)}{folded}</figcaption></figure>"
+        )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/html": self.html(), "image/png": base64.b64encode(self.png()).decode(),
-                "text/plain": f"{self.title}. {self.alt}"}
+        return {
+            "text/html": self.html(),
+            "image/png": base64.b64encode(self.png()).decode(),
+            "text/plain": f"{self.title}. {self.alt}",
+        }

@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def heatmap_view(matrix: Any, rows: Sequence[str] | None = None, columns: Sequence[str] | None = None, *, title: str,
-                 label: str,
-                 row_label: str = "", column_label: str = "", diverging: bool = False,
-                 limits_at: tuple[float, float] | None = None,
-                 number_format: str = ".2f") -> View:
+def heatmap_view(
+    matrix: Any,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    title: str,
+    label: str,
+    row_label: str = "",
+    column_label: str = "",
+    diverging: bool = False,
+    limits_at: tuple[float, float] | None = None,
+    number_format: str = ".2f",
+) -> View:
     """A matrix as a heat map; numbers are printed where they fit.
 
     Args:
@@ -36,19 +44,30 @@ def heatmap_view(matrix: Any, rows: Sequence[str] | None = None, columns: Sequen
     low, high = limits_at or limits(array, symmetric=diverging)
     top, bottom = (np.unravel_index(int(f(array)), array.shape) for f in (np.nanargmax, np.nanargmin))
     missing = int((~np.isfinite(array)).sum())
-    alt = (f"{label} of {array.shape[0]} by {array.shape[1]} cells: highest {array[top]:.3g} at {row_names[top[0]]} / "
-           f"{column_names[top[1]]}, "
-           f"lowest {array[bottom]:.3g} at {row_names[bottom[0]]} / {column_names[bottom[1]]}."
-           + (f" {missing} undefined." if missing else ""))
+    alt = (
+        f"{label} of {array.shape[0]} by {array.shape[1]} cells: highest {array[top]:.3g} at {row_names[top[0]]} / "
+        f"{column_names[top[1]]}, "
+        f"lowest {array[bottom]:.3g} at {row_names[bottom[0]]} / {column_names[bottom[1]]}."
+        + (f" {missing} undefined." if missing else "")
+    )
     table = pd.DataFrame(array, columns=column_names)
     table.insert(0, row_label or "row", row_names)
 
     def draw(theme: Theme) -> Figure:
         width = min(WIDTH, max(5.2, 2.4 + 0.6 * array.shape[1]))
         figure, ax = subplots(width, min(8.5, max(2.8, 1.3 + 0.4 * array.shape[0])))
-        image = heatmap(ax, array, theme, rows=row_names, columns=column_names, vmin=low, vmax=high,
-                        cmap=DIVERGING if diverging else SEQUENTIAL, numbers=number_format if max(array.shape) <= 14
-                        else None, room=int((width - 1.6) / 0.08))
+        image = heatmap(
+            ax,
+            array,
+            theme,
+            rows=row_names,
+            columns=column_names,
+            vmin=low,
+            vmax=high,
+            cmap=DIVERGING if diverging else SEQUENTIAL,
+            numbers=number_format if max(array.shape) <= 14 else None,
+            room=int((width - 1.6) / 0.08),
+        )
         ax.set(xlabel=column_label, ylabel=row_label)
         figure.colorbar(image, ax=ax, label=label, fraction=0.05, pad=0.02)
         return figure
@@ -56,8 +75,9 @@ def heatmap_view(matrix: Any, rows: Sequence[str] | None = None, columns: Sequen
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def confusion_view(matrices: Mapping[str, Any] | Any, class_names: Sequence[str] | None = None, *,
-                   title: str = "Confusion matrix") -> View:
+def confusion_view(
+    matrices: Mapping[str, Any] | Any, class_names: Sequence[str] | None = None, *, title: str = "Confusion matrix"
+) -> View:
     """Confusion matrices (rows: truth, columns: predicted; counts) side by side, colours by share of the row.
 
     Args:
@@ -74,25 +94,46 @@ def confusion_view(matrices: Mapping[str, Any] | Any, class_names: Sequence[str]
     size = next(iter(arrays.values())).shape[0]
     for n, a in arrays.items():
         if a.shape != (size, size) or (a < 0).any() or a.sum() == 0:
-            raise ValueError(f"matrices{f'[{n!r}]' if n else ''} must be ({size}, {size}) counts >= 0 that are not all "
-                             f"0, got shape {a.shape}.")
+            raise ValueError(
+                f"matrices{f'[{n!r}]' if n else ''} must be ({size}, {size}) counts >= 0 that are not all "
+                f"0, got shape {a.shape}."
+            )
     names = check_names("class_names", class_names, size)
     words = []
     for n, a in arrays.items():
         off = a - np.diag(np.diag(a))
         i, j = np.unravel_index(int(off.argmax()), off.shape)
         worst = int(np.nanargmin(_recall(a)))
-        words.append(f"{n + ': ' if n else ''}{100 * np.trace(a) / a.sum():.1f} % right of {int(a.sum())}; lowest "
-                     f"recall {100 * _recall(a)[worst]:.1f} % "
-                     f"for {names[worst]}" + (f"; most frequent mistake {names[i]} taken for {names[j]}, "
-                                              f"{int(off[i, j])} times" if off.any() else ""))
-    table = pd.concat([pd.DataFrame({"matrix": n or "counts", "truth": names,
-                                     **{f"predicted {c}": a[:, k].astype(int) for k, c in enumerate(names)},
-                                     "recall": _recall(a)}) for n, a in arrays.items()], ignore_index=True)
+        words.append(
+            f"{n + ': ' if n else ''}{100 * np.trace(a) / a.sum():.1f} % right of {int(a.sum())}; lowest "
+            f"recall {100 * _recall(a)[worst]:.1f} % "
+            f"for {names[worst]}"
+            + (f"; most frequent mistake {names[i]} taken for {names[j]}, {int(off[i, j])} times" if off.any() else "")
+        )
+    table = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "matrix": n or "counts",
+                    "truth": names,
+                    **{f"predicted {c}": a[:, k].astype(int) for k, c in enumerate(names)},
+                    "recall": _recall(a),
+                }
+            )
+            for n, a in arrays.items()
+        ],
+        ignore_index=True,
+    )
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH if len(arrays) > 1 else 5.6, 4.6 if len(arrays) < 3 else 3.6, 1, len(arrays),
-                                sharey=True, squeeze=False)
+        figure, axes = subplots(
+            WIDTH if len(arrays) > 1 else 5.6,
+            4.6 if len(arrays) < 3 else 3.6,
+            1,
+            len(arrays),
+            sharey=True,
+            squeeze=False,
+        )
         for ax, (n, a) in zip(axes[0], arrays.items(), strict=True):
             share = a / np.maximum(a.sum(1, keepdims=True), 1)
             image = heatmap(ax, share, theme, rows=names, columns=names, vmin=0, vmax=1)
@@ -114,12 +155,21 @@ def _recall(counts: Array) -> Array:
 def _counts(ax: Any, counts: Array, colours: Array) -> None:
     for (i, j), value in np.ndenumerate(counts):
         if value:
-            ax.text(j, i, int(value), ha="center", va="center", fontsize=8.5,
-                    color=text_colour(colours[i, j].tolist()))
+            ax.text(j, i, int(value), ha="center", va="center", fontsize=8.5, color=text_colour(colours[i, j].tolist()))
 
 
-def scatter_view(x: Any, y: Any, *, x_label: str, y_label: str, title: str, groups: Sequence[str] | None = None,
-                 x_log: bool = False, y_log: bool = False, diagonal: bool = False) -> View:
+def scatter_view(
+    x: Any,
+    y: Any,
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    groups: Sequence[str] | None = None,
+    x_log: bool = False,
+    y_log: bool = False,
+    diagonal: bool = False,
+) -> View:
     """Points of two quantities, marked by group.
 
     Args:
@@ -138,20 +188,30 @@ def scatter_view(x: Any, y: Any, *, x_label: str, y_label: str, title: str, grou
         raise ValueError("no point can be drawn: x or y is nowhere finite (and positive on logarithmic axes).")
     table = pd.DataFrame({x_label: a, y_label: b, **({"group": names} if groups is not None else {})})
     from scipy.stats import spearmanr
+
     vary = np.ptp(a[keep]) > 0 and np.ptp(b[keep]) > 0
     relation = f"; Spearman correlation {spearmanr(a[keep], b[keep]).statistic:.2f}" if vary and keep.sum() > 2 else ""
-    alt = (f"{int(keep.sum())} points: {x_label} from {a[keep].min():.3g} to {a[keep].max():.3g}, {y_label} from "
-           f"{b[keep].min():.3g} to "
-           f"{b[keep].max():.3g}{relation}." + (f" {int((~keep).sum())} points cannot be drawn." if not keep.all()
-                                                else ""))
+    alt = (
+        f"{int(keep.sum())} points: {x_label} from {a[keep].min():.3g} to {a[keep].max():.3g}, {y_label} from "
+        f"{b[keep].min():.3g} to "
+        f"{b[keep].max():.3g}{relation}." + (f" {int((~keep).sum())} points cannot be drawn." if not keep.all() else "")
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, ax = subplots(6.6, 4.2)
         for i, name in enumerate(dict.fromkeys(names)):
             of = keep & (names == name)
-            ax.scatter(a[of], b[of], s=24, color=CATEGORICAL[i % len(CATEGORICAL)], marker=MARKERS[i % len(MARKERS)],
-                       alpha=0.75,
-                       edgecolors=theme.ink, linewidths=0.3, label=str(name))
+            ax.scatter(
+                a[of],
+                b[of],
+                s=24,
+                color=CATEGORICAL[i % len(CATEGORICAL)],
+                marker=MARKERS[i % len(MARKERS)],
+                alpha=0.75,
+                edgecolors=theme.ink,
+                linewidths=0.3,
+                label=str(name),
+            )
         if diagonal:
             ends = [max(a[keep].min(), b[keep].min()), min(a[keep].max(), b[keep].max())]
             ax.plot(ends, ends, color=theme.muted, linestyle="--", linewidth=1.2, label="equal")
@@ -163,9 +223,18 @@ def scatter_view(x: Any, y: Any, *, x_label: str, y_label: str, title: str, grou
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def lines_view(x: Any, lines: Mapping[str, Any], *, x_label: str, y_label: str, title: str,
-               bands: Mapping[str, tuple[Any, Any]] | None = None,
-               x_log: bool = False, y_log: bool = False, mark: Mapping[str, float] | None = None) -> View:
+def lines_view(
+    x: Any,
+    lines: Mapping[str, Any],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    bands: Mapping[str, tuple[Any, Any]] | None = None,
+    x_log: bool = False,
+    y_log: bool = False,
+    mark: Mapping[str, float] | None = None,
+) -> View:
     """Lines over a common x.
 
     Args:
@@ -184,20 +253,31 @@ def lines_view(x: Any, lines: Mapping[str, Any], *, x_label: str, y_label: str, 
     words = []
     for n, v in values.items():
         known = v[~np.isnan(v)]
-        words.append(f"{n} goes from {known[0]:.3g} to {known[-1]:.3g}, highest {known.max():.3g} at "
-                     f"{a[np.nanargmax(v)]:.3g}" if known.size else f"{n} is nowhere defined")
+        words.append(
+            f"{n} goes from {known[0]:.3g} to {known[-1]:.3g}, highest {known.max():.3g} at {a[np.nanargmax(v)]:.3g}"
+            if known.size
+            else f"{n} is nowhere defined"
+        )
     alt = f"{y_label} over {x_label} from {a.min():.3g} to {a.max():.3g}: {'; '.join(words)}."
-    band_columns = {f"{n}, {side}": end for n, pair in ends.items()
-                    for side, end in zip(("low", "high"), pair, strict=True)}
+    band_columns = {
+        f"{n}, {side}": end for n, pair in ends.items() for side, end in zip(("low", "high"), pair, strict=True)
+    }
     table = pd.DataFrame({x_label: a, **values, **band_columns})
 
     def draw(theme: Theme) -> Figure:
         figure, ax = subplots(7.4, 3.9)
         for i, (n, v) in enumerate(values.items()):
             colour = CATEGORICAL[i % len(CATEGORICAL)]
-            ax.plot(a, v, color=colour, linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)],
-                    markersize=5,
-                    markevery=max(1, len(a) // 12), label=n)
+            ax.plot(
+                a,
+                v,
+                color=colour,
+                linestyle=DASHES[i % len(DASHES)],
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=5,
+                markevery=max(1, len(a) // 12),
+                label=n,
+            )
             if n in ends:
                 ax.fill_between(a, *ends[n], color=colour, alpha=0.18, linewidth=0)
         for words_, at in (mark or {}).items():
@@ -213,9 +293,18 @@ def lines_view(x: Any, lines: Mapping[str, Any], *, x_label: str, y_label: str, 
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def contours_view(x: Any, y: Any, fields: Mapping[str, Any], *, x_label: str, y_label: str, title: str,
-                  label: str = "value",
-                  minimum: tuple[float, float] | None = None, shared: bool = False) -> View:
+def contours_view(
+    x: Any,
+    y: Any,
+    fields: Mapping[str, Any],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    label: str = "value",
+    minimum: tuple[float, float] | None = None,
+    shared: bool = False,
+) -> View:
     """Contours of up to three functions of two variables side by side.
 
     Args:
@@ -234,25 +323,45 @@ def contours_view(x: Any, y: Any, fields: Mapping[str, Any], *, x_label: str, y_
     for n, f in arrays.items():
         i, j = np.unravel_index(int(np.nanargmin(f)), f.shape)
         words.append(f"{n} is lowest, {f[i, j]:.3g}, at ({a[j]:.2g}, {b[i]:.2g}) and highest, {np.nanmax(f):.3g}")
-    table = pd.DataFrame({x_label: np.tile(a, len(b)), y_label: np.repeat(b, len(a)),
-                          **{n: f.ravel() for n, f in arrays.items()}})
+    table = pd.DataFrame(
+        {x_label: np.tile(a, len(b)), y_label: np.repeat(b, len(a)), **{n: f.ravel() for n, f in arrays.items()}}
+    )
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH if len(arrays) > 1 else 5.2, 3.5 if len(arrays) > 1 else 4.2, 1, len(arrays),
-                                sharey=True, squeeze=False)
+        figure, axes = subplots(
+            WIDTH if len(arrays) > 1 else 5.2,
+            3.5 if len(arrays) > 1 else 4.2,
+            1,
+            len(arrays),
+            sharey=True,
+            squeeze=False,
+        )
         common = limits(*arrays.values())
         for ax, (n, f) in zip(axes[0], arrays.items(), strict=True):
             low, high = common if shared else limits(f)
             filled = ax.contourf(a, b, f, levels=np.linspace(low, high, 13), cmap=SEQUENTIAL)
             ax.contour(a, b, f, levels=np.linspace(low, high, 13), colors="#ffffff", linewidths=0.5)
             if minimum is not None:
-                ax.plot(*minimum, marker="*", markersize=13, color="#D55E00", markeredgecolor="#ffffff",
-                        linestyle="none", label="match")
+                ax.plot(
+                    *minimum,
+                    marker="*",
+                    markersize=13,
+                    color="#D55E00",
+                    markeredgecolor="#ffffff",
+                    linestyle="none",
+                    label="match",
+                )
                 ax.legend(loc="upper right", fontsize=9)
             ax.set(title=n, xlabel=x_label)
             ax.grid(False)
-            figure.colorbar(filled, ax=ax, fraction=0.05, pad=0.02, format=_tick(low, high),
-                            label=label if ax is axes[0, -1] else None)
+            figure.colorbar(
+                filled,
+                ax=ax,
+                fraction=0.05,
+                pad=0.02,
+                format=_tick(low, high),
+                label=label if ax is axes[0, -1] else None,
+            )
         axes[0, 0].set_ylabel(y_label)
         return figure
 
@@ -264,9 +373,14 @@ def _tick(low: float, high: float) -> Callable[[float, Any], str]:
     return lambda value, _: "0" if abs(value) < 1e-5 * (high - low) else f"{value:.3g}"
 
 
-def comparison_view(comparison: Any, *, metric: str | None = None, baseline: str | None = None,
-                    percent: bool | None = None,
-                    title: str | None = None) -> View:
+def comparison_view(
+    comparison: Any,
+    *,
+    metric: str | None = None,
+    baseline: str | None = None,
+    percent: bool | None = None,
+    title: str | None = None,
+) -> View:
     """Arms of an experiment: mean with 95 % interval, and every seed as a point.
 
     Args:
@@ -281,8 +395,9 @@ def comparison_view(comparison: Any, *, metric: str | None = None, baseline: str
     """
     rows = comparison.rows if hasattr(comparison, "rows") else comparison
     if not isinstance(rows, pd.DataFrame) or rows.empty or not {"arm", "seed"} <= set(rows.columns):
-        raise ValueError("comparison must be a Comparison or a non-empty frame with the columns arm, seed and a "
-                         "metric.")
+        raise ValueError(
+            "comparison must be a Comparison or a non-empty frame with the columns arm, seed and a metric."
+        )
     metric = metric or _main_metric(rows)
     if metric not in rows:
         raise ValueError(f"metric must be a column of the rows ({', '.join(rows.columns)}), got {metric!r}.")
@@ -296,30 +411,59 @@ def comparison_view(comparison: Any, *, metric: str | None = None, baseline: str
     best = max(range(len(arms)), key=lambda i: summary[i][0])
     named = metric == "last" and hasattr(comparison, "metric")
     measured = f"{comparison.metric} of the last epoch" if named else metric
-    alt = (f"{measured} of {len(arms)} arms: " + "; ".join(
-        f"{arm} {m:.2f}{unit}" + (f" ({m - h:.2f} to {m + h:.2f})" if np.isfinite(h)
-                                  else "") + f", {len(v)} seed{'s' if len(v) > 1 else ''}"
-        for (arm, v), (m, h) in zip(values.items(), summary, strict=True)) + f". Highest mean: {arms[best]}.")
-    table = pd.DataFrame({"arm": arms, "mean": [m for m, _ in summary], "low": [m - h for m, h in summary],
-                          "high": [m + h for m, h in summary],
-                          "seeds": [len(v) for v in values.values()]})
+    alt = (
+        f"{measured} of {len(arms)} arms: "
+        + "; ".join(
+            f"{arm} {m:.2f}{unit}"
+            + (f" ({m - h:.2f} to {m + h:.2f})" if np.isfinite(h) else "")
+            + f", {len(v)} seed{'s' if len(v) > 1 else ''}"
+            for (arm, v), (m, h) in zip(values.items(), summary, strict=True)
+        )
+        + f". Highest mean: {arms[best]}."
+    )
+    table = pd.DataFrame(
+        {
+            "arm": arms,
+            "mean": [m for m, _ in summary],
+            "low": [m - h for m, h in summary],
+            "high": [m + h for m, h in summary],
+            "seeds": [len(v) for v in values.values()],
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, ax = subplots(7.6, 1.3 + 0.55 * len(arms))
         for i, (v, (mean, half)) in enumerate(zip(values.values(), summary, strict=True)):
             colour = CATEGORICAL[i % len(CATEGORICAL)]
             spread = np.linspace(-0.13, 0.13, len(v)) if len(v) > 1 else np.zeros(1)
-            ax.scatter(factor * v, i + 0.22 + spread * 0.5, s=20, color=colour, edgecolors=theme.ink, linewidths=0.4,
-                       alpha=0.85)
-            ax.errorbar(mean, i, xerr=half if np.isfinite(half) else None, fmt="D", color=colour, markersize=8,
-                        capsize=5, elinewidth=2,
-                        markeredgecolor=theme.ink)
+            ax.scatter(
+                factor * v,
+                i + 0.22 + spread * 0.5,
+                s=20,
+                color=colour,
+                edgecolors=theme.ink,
+                linewidths=0.4,
+                alpha=0.85,
+            )
+            ax.errorbar(
+                mean,
+                i,
+                xerr=half if np.isfinite(half) else None,
+                fmt="D",
+                color=colour,
+                markersize=8,
+                capsize=5,
+                elinewidth=2,
+                markeredgecolor=theme.ink,
+            )
             ax.annotate(f"{mean:.2f}{unit}", (mean, i), (0, 9), textcoords="offset points", ha="center", fontsize=10)
         if baseline is not None:
             ax.axvline(summary[arms.index(baseline)][0], color=theme.muted, linestyle="--", linewidth=1.2)
         ax.set_yticks(range(len(arms)), [str(a) for a in arms])
-        ax.set(ylim=(len(arms) - 0.45, -0.65), xlabel=f"{measured}{' in percent' if as_percent else ''}: mean, 95 % "
-                                                      f"interval (t), points are seeds")
+        ax.set(
+            ylim=(len(arms) - 0.45, -0.65),
+            xlabel=f"{measured}{' in percent' if as_percent else ''}: mean, 95 % interval (t), points are seeds",
+        )
         ax.margins(x=0.08)
         ax.grid(axis="y", visible=False)
         return figure

@@ -32,8 +32,10 @@ def history_frame(histories: Mapping[Any, Any] | pd.DataFrame) -> pd.DataFrame:
     if isinstance(histories, pd.DataFrame):
         missing = [c for c in COLUMNS if c not in histories]
         if missing or histories.empty:
-            raise ValueError(f"histories must be a non-empty frame with the columns {', '.join(COLUMNS)}; "
-                             + (f"missing: {', '.join(missing)}." if missing else "it has no rows."))
+            raise ValueError(
+                f"histories must be a non-empty frame with the columns {', '.join(COLUMNS)}; "
+                + (f"missing: {', '.join(missing)}." if missing else "it has no rows.")
+            )
         return histories[list(COLUMNS)]
     rows: list[tuple[str, int, int, str, float]] = []
     for key, runs in histories.items():
@@ -53,8 +55,9 @@ def _epoch_rows(arm: str, seed: int, epochs: Iterable[Any]) -> Iterable[tuple[st
         yield from ((arm, seed, e.epoch + 1, name, float(v)) for name, v in (e.metrics or {}).items())
 
 
-def training_curves_view(histories: Mapping[Any, Any] | pd.DataFrame, *, metrics: Sequence[str] | None = None,
-                         title: str = "Training curves") -> View:
+def training_curves_view(
+    histories: Mapping[Any, Any] | pd.DataFrame, *, metrics: Sequence[str] | None = None, title: str = "Training curves"
+) -> View:
     """Loss on the left, validation metric on the right, over epochs.
 
     With one arm its loss terms are drawn one by one; with several arms (whose terms mean different things) the total
@@ -76,8 +79,11 @@ def training_curves_view(histories: Mapping[Any, Any] | pd.DataFrame, *, metrics
     chosen = list(metrics) if metrics is not None else measured
     terms = [q for q in dict.fromkeys(frame["quantity"]) if q.startswith("loss: ")] if len(arms) == 1 else []
     losses = terms if len(terms) > 1 else ["loss"]
-    summary = (frame.groupby(["quantity", "arm", "epoch"], sort=False)["value"]
-               .agg(mean="mean", low="min", high="max", seeds="count").reset_index())
+    summary = (
+        frame.groupby(["quantity", "arm", "epoch"], sort=False)["value"]
+        .agg(mean="mean", low="min", high="max", seeds="count")
+        .reset_index()
+    )
 
     averaged = frame.groupby("arm")["seed"].nunique().max() > 1
 
@@ -103,17 +109,27 @@ def training_curves_view(histories: Mapping[Any, Any] | pd.DataFrame, *, metrics
 
 def _line(ax: Any, part: pd.DataFrame, k: int, label: str) -> None:
     colour = CATEGORICAL[k % len(CATEGORICAL)]
-    ax.plot(part["epoch"], part["mean"], color=colour, linestyle=DASHES[k % len(DASHES)], label=label,
-            marker=MARKERS[k % len(MARKERS)], markersize=4.5, markevery=max(1, len(part) // 8))
+    ax.plot(
+        part["epoch"],
+        part["mean"],
+        color=colour,
+        linestyle=DASHES[k % len(DASHES)],
+        label=label,
+        marker=MARKERS[k % len(MARKERS)],
+        markersize=4.5,
+        markevery=max(1, len(part) // 8),
+    )
     if (part["seeds"] > 1).any():
         ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.25, linewidth=0)
 
 
 def _words(frame: pd.DataFrame, summary: pd.DataFrame, arms: list[str], chosen: list[str]) -> str:
     seeds = frame.groupby("arm")["seed"].nunique().max()
-    parts = [f"{len(arms)} training{'s' if len(arms) > 1 else ''} over {int(frame['epoch'].nunique())} epochs, "
-             f"{seeds} seed{'s' if seeds > 1 else ''} each."]
-    for quantity in (chosen[:1] or ["loss"]):
+    parts = [
+        f"{len(arms)} training{'s' if len(arms) > 1 else ''} over {int(frame['epoch'].nunique())} epochs, "
+        f"{seeds} seed{'s' if seeds > 1 else ''} each."
+    ]
+    for quantity in chosen[:1] or ["loss"]:
         ends = []
         for arm in arms:
             part = summary[(summary["quantity"] == quantity) & (summary["arm"] == arm)]

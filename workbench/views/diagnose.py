@@ -30,24 +30,37 @@ def findings_view(diagnosis: Diagnosis, *, sentences: bool = False, title: str =
     """
     table = diagnosis.to_dataframe("findings")
     alarms = len(diagnosis.alarms)
-    alt = (f"{alarms} alarm{'' if alarms == 1 else 's'} and {len(table) - alarms} note"
-           f"{'' if len(table) - alarms == 1 else 's'}. " + (diagnosis.findings[0].sentence if len(table) else
-                                                            "There is nothing to report."))
+    alt = (
+        f"{alarms} alarm{'' if alarms == 1 else 's'} and {len(table) - alarms} note"
+        f"{'' if len(table) - alarms == 1 else 's'}. "
+        + (diagnosis.findings[0].sentence if len(table) else "There is nothing to report.")
+    )
     if sentences:
-        alt = " ".join([diagnosis.summary() if diagnosis.healthy else alt, *diagnosis.in_short(), *(
-            f"{n}. {f.sentence} Try next: {f.try_next}" for n, f in enumerate(diagnosis.findings, 1))])
+        alt = " ".join(
+            [
+                diagnosis.summary() if diagnosis.healthy else alt,
+                *diagnosis.in_short(),
+                *(f"{n}. {f.sentence} Try next: {f.try_next}" for n, f in enumerate(diagnosis.findings, 1)),
+            ]
+        )
 
     def draw(theme: Theme) -> Figure:
         figure, ax = subplots(WIDTH, 1.1 + 0.36 * max(1, len(table)))
         names = [f"{f.code} ({f.evidence.get('model', '')})" for f in diagnosis.findings]
         severity = [f.severity for f in diagnosis.findings]
-        bars = ax.barh(range(len(names)), severity, color=[_ALARM if f.alarm else _NOTE for f in diagnosis.findings],
-                       edgecolor=theme.ink, linewidth=0.5)
+        bars = ax.barh(
+            range(len(names)),
+            severity,
+            color=[_ALARM if f.alarm else _NOTE for f in diagnosis.findings],
+            edgecolor=theme.ink,
+            linewidth=0.5,
+        )
         for bar, finding in zip(bars, diagnosis.findings, strict=True):
             bar.set_hatch("" if finding.alarm else "//")
         ax.axvline(ALARM, color=theme.ink, linewidth=1, linestyle="--")
-        ax.annotate("alarm", (ALARM, 1.0), xycoords=("data", "axes fraction"), xytext=(4, 2),
-                    textcoords="offset points")
+        ax.annotate(
+            "alarm", (ALARM, 1.0), xycoords=("data", "axes fraction"), xytext=(4, 2), textcoords="offset points"
+        )
         ax.set_yticks(range(len(names)), names)
         ax.set(xlim=(0, 1), xlabel="severity")
         ax.invert_yaxis()
@@ -81,10 +94,15 @@ def occlusion_view(diagnosis: Diagnosis, *, title: str = "Which regions the mode
     table["largest fall, teacher"] = maps["teacher"].max((1, 2))
     table["largest fall, student"] = maps["student"].max((1, 2))
     known = table["correlation"].dropna()
-    alt = (f"{len(names)} images of class {join_words(names)}. The maps of teacher and student correlate by "
-           + (f"{known.mean():.2f} on average, from {known.min():.2f} to {known.max():.2f}." if len(known) else
-              "no number: one of the models does not react.")
-           + " Orange: covering the place lowers the class's score; violet: it raises it.")
+    alt = (
+        f"{len(names)} images of class {join_words(names)}. The maps of teacher and student correlate by "
+        + (
+            f"{known.mean():.2f} on average, from {known.min():.2f} to {known.max():.2f}."
+            if len(known)
+            else "no number: one of the models does not react."
+        )
+        + " Orange: covering the place lowers the class's score; violet: it raises it."
+    )
 
     def draw(theme: Theme) -> Figure:
         columns = len(names)
@@ -94,8 +112,14 @@ def occlusion_view(diagnosis: Diagnosis, *, title: str = "Which regions the mode
             for k, ax in enumerate(axes[row]):
                 ax.set(xticks=[], yticks=[])
                 ax.grid(False)
-                ax.imshow(pictures[k], cmap="gray", vmin=0, vmax=1, interpolation="nearest",
-                          alpha=1.0 if values is None else 0.8)
+                ax.imshow(
+                    pictures[k],
+                    cmap="gray",
+                    vmin=0,
+                    vmax=1,
+                    interpolation="nearest",
+                    alpha=1.0 if values is None else 0.8,
+                )
                 if values is not None:
                     reach = float(np.abs(values[k]).max()) or 1.0
                     ax.imshow(-values[k], cmap=DIVERGING, vmin=-reach, vmax=reach, alpha=0.6, interpolation="nearest")
@@ -108,8 +132,9 @@ def occlusion_view(diagnosis: Diagnosis, *, title: str = "Which regions the mode
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def attribution_pair_view(image: Any, teacher_map: Any, student_map: Any, *, label: str = "",
-                          title: str = "What each model looks at") -> View:
+def attribution_pair_view(
+    image: Any, teacher_map: Any, student_map: Any, *, label: str = "", title: str = "What each model looks at"
+) -> View:
     """One image with two attribution maps (occlusion, integrated gradients, ...) beside it.
 
     Args:
@@ -120,8 +145,10 @@ def attribution_pair_view(image: Any, teacher_map: Any, student_map: Any, *, lab
         ValueError: shapes that do not fit.
     """
     picture = _shown(as_array("image", image, ndim=3)[None])[0]
-    maps = {"teacher": as_array("teacher_map", teacher_map, ndim=2),
-            "student": as_array("student_map", student_map, ndim=2)}
+    maps = {
+        "teacher": as_array("teacher_map", teacher_map, ndim=2),
+        "student": as_array("student_map", student_map, ndim=2),
+    }
     for role, values in maps.items():
         if values.shape != picture.shape[:2]:
             raise ValueError(f"{role}_map must be {picture.shape[:2]} like the image, got {values.shape}.")
@@ -129,10 +156,17 @@ def attribution_pair_view(image: Any, teacher_map: Any, student_map: Any, *, lab
     scale = float(np.linalg.norm(flat[0]) * np.linalg.norm(flat[1]))
     both = float(flat[0] @ flat[1]) / scale if scale else math.nan
     top = {role: np.unravel_index(int(m.argmax()), m.shape) for role, m in maps.items()}
-    alt = (f"{f'Class {label}. ' if label else ''}The maps correlate by {both:.2f}. "
-           + " ".join(f"The {r} needs row {int(p[0])}, column {int(p[1])} most." for r, p in top.items()))
-    table = pd.DataFrame({"model": list(maps), "largest": [m.max() for m in maps.values()],
-                          "row": [int(p[0]) for p in top.values()], "column": [int(p[1]) for p in top.values()]})
+    alt = f"{f'Class {label}. ' if label else ''}The maps correlate by {both:.2f}. " + " ".join(
+        f"The {r} needs row {int(p[0])}, column {int(p[1])} most." for r, p in top.items()
+    )
+    table = pd.DataFrame(
+        {
+            "model": list(maps),
+            "largest": [m.max() for m in maps.values()],
+            "row": [int(p[0]) for p in top.values()],
+            "column": [int(p[1]) for p in top.values()],
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 3.0, 1, 3)
@@ -151,8 +185,9 @@ def attribution_pair_view(image: Any, teacher_map: Any, student_map: Any, *, lab
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def alignment_view(layer: LayerView, labels: Any = None, class_names: Any = None, *, most: int = 12,
-                   title: str | None = None) -> View:
+def alignment_view(
+    layer: LayerView, labels: Any = None, class_names: Any = None, *, most: int = 12, title: str | None = None
+) -> View:
     """Samples in the teacher's two main directions; the student's features, rotated to fit, joined to them by lines.
 
     Args:
@@ -166,21 +201,33 @@ def alignment_view(layer: LayerView, labels: Any = None, class_names: Any = None
     fit = layer.alignment
     if fit is None:
         raise ValueError(f"layers {layer.name} have no alignment: one of them is constant.")
-    s, t = (as_array("coordinates", np.pad(c.numpy(), ((0, 0), (0, max(0, 2 - c.shape[1])))), ndim=2)
-            for c in (fit.student, fit.teacher))
+    s, t = (
+        as_array("coordinates", np.pad(c.numpy(), ((0, 0), (0, max(0, 2 - c.shape[1])))), ndim=2)
+        for c in (fit.student, fit.teacher)
+    )
     residual = fit.residual.numpy()
     worst = np.argsort(-residual, kind="stable")[:most]
-    table = pd.DataFrame({"row": range(len(s)), "residual": residual, "teacher 1": t[:, 0], "teacher 2": t[:, 1],
-                          "student 1": s[:, 0], "student 2": s[:, 1]})
+    table = pd.DataFrame(
+        {
+            "row": range(len(s)),
+            "residual": residual,
+            "teacher 1": t[:, 0],
+            "teacher 2": t[:, 1],
+            "student 1": s[:, 0],
+            "student 2": s[:, 1],
+        }
+    )
     if labels is not None:
         classes = [int(c) for c in labels]
         table.insert(1, "label", [str(class_names[c]) if class_names is not None else str(c) for c in classes])
     table = table.sort_values("residual", ascending=False)
-    share = float(np.sort(residual)[::-1][:max(1, len(residual) // 10)].sum() / max(residual.sum(), 1e-12))
-    alt = (f"Student {layer.student} fitted to teacher {layer.teacher}: {percent(1 - fit.disparity)} of the teacher's "
-           f"variation is reached, a disparity of {fit.disparity:.2f}. The two axes show "
-           f"{percent(float(fit.explained.sum()))} of the teacher's variance. The tenth of the samples that fits worst "
-           f"holds {percent(share)} of what is left.")
+    share = float(np.sort(residual)[::-1][: max(1, len(residual) // 10)].sum() / max(residual.sum(), 1e-12))
+    alt = (
+        f"Student {layer.student} fitted to teacher {layer.teacher}: {percent(1 - fit.disparity)} of the teacher's "
+        f"variation is reached, a disparity of {fit.disparity:.2f}. The two axes show "
+        f"{percent(float(fit.explained.sum()))} of the teacher's variance. The tenth of the samples that fits worst "
+        f"holds {percent(share)} of what is left."
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, ax = subplots(WIDTH, 5.0)
@@ -189,8 +236,10 @@ def alignment_view(layer: LayerView, labels: Any = None, class_names: Any = None
         ax.scatter(t[:, 0], t[:, 1], s=16, color=TEACHER, marker="o", label="teacher", alpha=0.8, zorder=2)
         ax.scatter(s[:, 0], s[:, 1], s=18, color=STUDENT, marker="^", label="student, rotated", alpha=0.8, zorder=2)
         ax.plot([], [], color=theme.muted, linewidth=0.9, label=f"the {len(worst)} worst fits")
-        ax.set(xlabel=f"teacher's direction 1 ({percent(float(fit.explained[0]))})", ylabel="direction 2"
-               + (f" ({percent(float(fit.explained[1]))})" if len(fit.explained) > 1 else ""))
+        ax.set(
+            xlabel=f"teacher's direction 1 ({percent(float(fit.explained[0]))})",
+            ylabel="direction 2" + (f" ({percent(float(fit.explained[1]))})" if len(fit.explained) > 1 else ""),
+        )
         legend_above(ax, columns=3)
         return figure
 
@@ -208,9 +257,11 @@ def robustness_view(diagnosis: Diagnosis, *, title: str = "Accuracy when blocks 
     table = diagnosis.to_dataframe("robustness")
     last = table.iloc[int(table["masked"].to_numpy().argmax())]
     words = "right" if diagnosis.labels is not None else "in agreement with their unmasked answer"
-    alt = (f"Without masks teacher and student are {words} in {percent(float(table.teacher.iloc[0]))} and "
-           f"{percent(float(table.student.iloc[0]))}; with {percent(float(last['masked']))} hidden ({last['kind']}) in "
-           f"{percent(float(last['teacher']))} and {percent(float(last['student']))}.")
+    alt = (
+        f"Without masks teacher and student are {words} in {percent(float(table.teacher.iloc[0]))} and "
+        f"{percent(float(table.student.iloc[0]))}; with {percent(float(last['masked']))} hidden ({last['kind']}) in "
+        f"{percent(float(last['teacher']))} and {percent(float(last['student']))}."
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 3.2, 1, 2, sharey=True)
@@ -235,15 +286,21 @@ def reliability_view(diagnosis: Diagnosis, *, title: str = "Confidence against a
     bins = {role: diagnosis.said[role].reliability for role in ROLES}
     if any(b is None for b in bins.values()):
         raise ValueError("reliability needs labels: accuracy cannot be known without them.")
-    rows = [{"model": role, "samples": int(n), "confidence": float(c), "accuracy": float(a)}
-            for role, b in bins.items() if b is not None
-            for n, c, a in zip(b.counts, b.confidence, b.accuracy, strict=True) if n]
+    rows = [
+        {"model": role, "samples": int(n), "confidence": float(c), "accuracy": float(a)}
+        for role, b in bins.items()
+        if b is not None
+        for n, c, a in zip(b.counts, b.confidence, b.accuracy, strict=True)
+        if n
+    ]
     table = pd.DataFrame(rows)
     error = {role: b.error for role, b in bins.items() if b is not None}
-    alt = " ".join(f"The {role}'s expected calibration error is {value:.3f}; it gives its class "
-                   f"{percent(diagnosis.said[role].confidence)} and is right in "
-                   f"{percent(diagnosis.said[role].accuracy or 0.0)}."
-                   for role, value in error.items())
+    alt = " ".join(
+        f"The {role}'s expected calibration error is {value:.3f}; it gives its class "
+        f"{percent(diagnosis.said[role].confidence)} and is right in "
+        f"{percent(diagnosis.said[role].accuracy or 0.0)}."
+        for role, value in error.items()
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 3.6, 1, 2, sharey=True)
@@ -259,13 +316,20 @@ def reliability_view(diagnosis: Diagnosis, *, title: str = "Confidence against a
 
 def _reliability(ax: Axes, rows: pd.DataFrame, colour: str, theme: Theme) -> None:
     ax.plot([0, 1], [0, 1], color=theme.muted, linestyle="--", linewidth=1)
-    ax.scatter(rows["confidence"], rows["accuracy"], s=12 + 160 * rows["samples"] / rows["samples"].max(),
-               color=colour, edgecolors=theme.ink, linewidths=0.5)
+    ax.scatter(
+        rows["confidence"],
+        rows["accuracy"],
+        s=12 + 160 * rows["samples"] / rows["samples"].max(),
+        color=colour,
+        edgecolors=theme.ink,
+        linewidths=0.5,
+    )
     ax.set(xlim=(0, 1.03), ylim=(0, 1.05))
 
 
-def missed_view(diagnosis: Diagnosis, *, most: int = 16,
-                title: str = "The teacher is right, the student wrong") -> View | None:
+def missed_view(
+    diagnosis: Diagnosis, *, most: int = 16, title: str = "The teacher is right, the student wrong"
+) -> View | None:
     """The images that only the teacher gets right, the student's surest errors first; ``None`` where there are none
     (or the input is no picture)."""
     missed = diagnosis.missed()[:most]
@@ -286,8 +350,13 @@ def diagnosis_views(diagnosis: Diagnosis) -> dict[str, View]:
         views["reliability"] = reliability_view(diagnosis)
     cka = diagnosis.cka
     if cka is not None and bool(cka.matrix.isfinite().any()):
-        views["cka"] = cka_map_view(cka.matrix, cka.layers_x, cka.layers_y, interval=cka.interval, pairs=[
-            p for p in diagnosis.pairs if p[0] in cka.layers_x and p[1] in cka.layers_y])
+        views["cka"] = cka_map_view(
+            cka.matrix,
+            cka.layers_x,
+            cka.layers_y,
+            interval=cka.interval,
+            pairs=[p for p in diagnosis.pairs if p[0] in cka.layers_x and p[1] in cka.layers_y],
+        )
     for k, layer in enumerate(diagnosis.alignments):
         if layer.alignment is not None:
             views[f"alignment {k + 1}"] = alignment_view(layer, diagnosis.labels, diagnosis.class_names)
@@ -298,5 +367,13 @@ def diagnosis_views(diagnosis: Diagnosis) -> dict[str, View]:
     return views
 
 
-__all__ = ["alignment_view", "attribution_pair_view", "diagnosis_views", "findings_view", "missed_view",
-           "occlusion_view", "reliability_view", "robustness_view"]
+__all__ = [
+    "alignment_view",
+    "attribution_pair_view",
+    "diagnosis_views",
+    "findings_view",
+    "missed_view",
+    "occlusion_view",
+    "reliability_view",
+    "robustness_view",
+]

@@ -49,23 +49,37 @@ def check_names(argument: str, names: Sequence[str] | None, count: int) -> list[
 def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
     """A figure of ``width`` x ``height`` inches with a grid of axes (constrained layout, no pyplot)."""
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **kwargs)
 
 
-def heatmap(ax: Axes, matrix: Array, theme: Theme, *, rows: Sequence[str], columns: Sequence[str], vmin: float,
-            vmax: float,
-            cmap: str = SEQUENTIAL, numbers: str | None = None, room: int = 90) -> AxesImage:
+def heatmap(
+    ax: Axes,
+    matrix: Array,
+    theme: Theme,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    vmin: float,
+    vmax: float,
+    cmap: str = SEQUENTIAL,
+    numbers: str | None = None,
+    room: int = 90,
+) -> AxesImage:
     """A heat map with named rows and columns; not-a-number cells are hatched; ``numbers`` is a format such as
     ``".2f"``."""
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
+
     colours = colormaps[cmap]
-    image = ax.imshow(np.ma.masked_invalid(matrix), cmap=colours, vmin=vmin, vmax=vmax, aspect="auto",
-                      interpolation="nearest")
+    image = ax.imshow(
+        np.ma.masked_invalid(matrix), cmap=colours, vmin=vmin, vmax=vmax, aspect="auto", interpolation="nearest"
+    )
     for i, j in np.argwhere(~np.isfinite(matrix)):
-        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=theme.paper, edgecolor=theme.muted, hatch="///",
-                               linewidth=0))
+        ax.add_patch(
+            Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=theme.paper, edgecolor=theme.muted, hatch="///", linewidth=0)
+        )
     thin_labels(ax, "y", rows)
     thin_labels(ax, "x", columns, room=room)
     ax.grid(False)
@@ -74,9 +88,15 @@ def heatmap(ax: Axes, matrix: Array, theme: Theme, *, rows: Sequence[str], colum
         span = (vmax - vmin) or 1.0
         for (i, j), value in np.ndenumerate(matrix):
             if np.isfinite(value):
-                ax.text(j, i, format(value, numbers), ha="center", va="center", fontsize=9 if matrix.shape[1] <= 10
-                        else 7.5,
-                        color=text_colour(colours((value - vmin) / span)[:3]))
+                ax.text(
+                    j,
+                    i,
+                    format(value, numbers),
+                    ha="center",
+                    va="center",
+                    fontsize=9 if matrix.shape[1] <= 10 else 7.5,
+                    color=text_colour(colours((value - vmin) / span)[:3]),
+                )
     return image
 
 
@@ -128,8 +148,9 @@ def limits(*arrays: Array, symmetric: bool = False) -> tuple[float, float]:
 
 def legend_above(ax: Axes, columns: int = 4) -> None:
     """A legend above the axes, out of the way of the data."""
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, frameon=False, borderaxespad=0.2,
-              handlelength=2.6)
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, frameon=False, borderaxespad=0.2, handlelength=2.6
+    )
 
 
 def join_words(parts: Sequence[str]) -> str:

@@ -10,16 +10,23 @@ from kdcore.taxonomy import MethodEntry
 
 #: What the chapters of the book are about, in a few words.
 FAMILY_WORDS = {
-    "foundations": "the baselines and the instruments", "ranking": "the order of the classes",
-    "features": "what hidden layers hold", "masks": "which parts to look at", "domains": "many experts, other domains",
-    "data": "little data, or none", "language": "language models", "streams": "time, graphs, and what comes later"}
+    "foundations": "the baselines and the instruments",
+    "ranking": "the order of the classes",
+    "features": "what hidden layers hold",
+    "masks": "which parts to look at",
+    "domains": "many experts, other domains",
+    "data": "little data, or none",
+    "language": "language models",
+    "streams": "time, graphs, and what comes later",
+}
 
 _STYLE = (
     "<style>.kd-gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(17em,1fr));gap:.8em;max-width:64em;"
     "margin:.4em 0 .8em}.kd-gallery>div{border:1px solid #8884;border-top:4px solid #0072B2;border-radius:6px;"
     "padding:.5em .8em .6em;display:flex;flex-direction:column;gap:.3em}.kd-gallery a{font-weight:600}"
     ".kd-gallery small,.kd-planned small{opacity:.8}.kd-planned{max-width:64em;margin:.2em 0}"
-    ".kd-planned dt{font-weight:600;margin-top:.35em}.kd-planned dd{margin:0 0 0 1.2em}</style>")
+    ".kd-planned dt{font-weight:600;margin-top:.35em}.kd-planned dd{margin:0 0 0 1.2em}</style>"
+)
 
 
 def lessons_html(papers: Sequence[MethodEntry], *, base: str = "") -> str:
@@ -41,8 +48,10 @@ def lessons_html(papers: Sequence[MethodEntry], *, base: str = "") -> str:
 def _card(paper: MethodEntry, base: str) -> str:
     e = html.escape
     link = "/".join(filter(None, (base, paper.notebook)))
-    return (f'<div><small>{e(paper.family)} · {e(paper.authors)} {paper.year}</small>'
-            f'<a href="{e(link)}">{e(paper.title)}</a><span>{e(paper.summary)}</span></div>')
+    return (
+        f"<div><small>{e(paper.family)} · {e(paper.authors)} {paper.year}</small>"
+        f'<a href="{e(link)}">{e(paper.title)}</a><span>{e(paper.summary)}</span></div>'
+    )
 
 
 def planned_html(papers: Sequence[MethodEntry]) -> str:

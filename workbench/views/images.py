@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def image_grid_view(images: Any, captions: Sequence[str] | None = None, *, columns: int | None = None,
-                    mark: Sequence[bool] = (),
-                    value_range: tuple[float, float] | None = None, title: str = "Images") -> View:
+def image_grid_view(
+    images: Any,
+    captions: Sequence[str] | None = None,
+    *,
+    columns: int | None = None,
+    mark: Sequence[bool] = (),
+    value_range: tuple[float, float] | None = None,
+    title: str = "Images",
+) -> View:
     """Images side by side, captions below.
 
     Args:
@@ -38,21 +44,29 @@ def image_grid_view(images: Any, captions: Sequence[str] | None = None, *, colum
     framed = list(mark) or [False] * len(array)
     if len(framed) != len(array):
         raise ValueError(f"mark must hold {len(array)} truth values, got {len(framed)}.")
-    low, high = value_range or ((0.0, 1.0) if array.min() >= 0 and array.max() <= 1
-                                else (float(array.min()), float(array.max())))
+    low, high = value_range or (
+        (0.0, 1.0) if array.min() >= 0 and array.max() <= 1 else (float(array.min()), float(array.max()))
+    )
     shown = ((array - low) / ((high - low) or 1.0)).clip(0, 1)
     shown = shown if shown.ndim == 3 else shown[:, 0] if shown.shape[1] == 1 else shown.transpose(0, 2, 3, 1)
     per_row = columns or min(len(shown), 8)
-    alt = (f"{len(shown)} image{'s' if len(shown) > 1 else ''} of {array.shape[-2]} by {array.shape[-1]} pixels: "
-           f"{'; '.join(names[:12])}"
-           + ("; ..." if len(names) > 12 else ".") + (f" Framed: {sum(framed)}." if any(framed) else ""))
+    alt = (
+        f"{len(shown)} image{'s' if len(shown) > 1 else ''} of {array.shape[-2]} by {array.shape[-1]} pixels: "
+        f"{'; '.join(names[:12])}"
+        + ("; ..." if len(names) > 12 else ".")
+        + (f" Framed: {sum(framed)}." if any(framed) else "")
+    )
 
     def draw(theme: Theme) -> Figure:
         rows = math.ceil(len(shown) / per_row)
         size = min(1.7, WIDTH / per_row)
-        figure, axes = subplots(max(3.0, per_row * size), rows * (size + 0.22
-                                                                  * (1 + max(n.count("\n") for n in names))), rows,
-                                per_row, squeeze=False)
+        figure, axes = subplots(
+            max(3.0, per_row * size),
+            rows * (size + 0.22 * (1 + max(n.count("\n") for n in names))),
+            rows,
+            per_row,
+            squeeze=False,
+        )
         for k, ax in enumerate(axes.flat):
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
@@ -61,8 +75,12 @@ def image_grid_view(images: Any, captions: Sequence[str] | None = None, *, colum
                 _one(ax, shown[k], names[k], framed[k])
         return figure
 
-    return View(title=title, alt=alt, table=pd.DataFrame({"image": range(len(names)), "caption": names,
-                                                          "framed": framed}), draw=draw)
+    return View(
+        title=title,
+        alt=alt,
+        table=pd.DataFrame({"image": range(len(names)), "caption": names, "framed": framed}),
+        draw=draw,
+    )
 
 
 def _one(ax: Any, image: Array, caption: str, framed: bool) -> None:

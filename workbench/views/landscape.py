@@ -19,8 +19,16 @@ from .drawing import as_tensor
 Loss = Callable[[Tensor], Tensor]
 
 
-def loss_landscape_view(teacher_logits: Any, losses: Mapping[str, Loss], directions: Any, *, half_width: float = 5.0,
-                        points: int = 61, shared: bool = False, title: str = "Landscape of the losses") -> View:
+def loss_landscape_view(
+    teacher_logits: Any,
+    losses: Mapping[str, Loss],
+    directions: Any,
+    *,
+    half_width: float = 5.0,
+    points: int = 61,
+    shared: bool = False,
+    title: str = "Landscape of the losses",
+) -> View:
     """Contours of up to three losses over ``s = t + a d1 + b d2``, each with its own colour scale.
 
     Args:
@@ -48,12 +56,26 @@ def loss_landscape_view(teacher_logits: Any, losses: Mapping[str, Loss], directi
     for name, loss in losses.items():
         values = loss(rows)
         if values.shape != (len(rows),):
-            raise ValueError(f"losses[{name!r}] must give one number per row ({len(rows)},), got shape "
-                             f"{tuple(values.shape)}.")
+            raise ValueError(
+                f"losses[{name!r}] must give one number per row ({len(rows)},), got shape {tuple(values.shape)}."
+            )
         fields[name] = values.detach().reshape(points, points)
-    view = contours_view(axis, axis, fields, x_label="a (along d1)", y_label="b (along d2)", title=title, label="loss",
-                         minimum=(0.0, 0.0), shared=shared)
+    view = contours_view(
+        axis,
+        axis,
+        fields,
+        x_label="a (along d1)",
+        y_label="b (along d2)",
+        title=title,
+        label="loss",
+        minimum=(0.0, 0.0),
+        shared=shared,
+    )
     bends = {name: concave_share(field) for name, field in fields.items()}
-    words = "; ".join(f"{name} bends down nowhere" if share == 0 else f"{name} bends down at {100 * share:.0f} % of "
-                      "the steps, so it is not convex" for name, share in bends.items())
+    words = "; ".join(
+        f"{name} bends down nowhere"
+        if share == 0
+        else f"{name} bends down at {100 * share:.0f} % of the steps, so it is not convex"
+        for name, share in bends.items()
+    )
     return replace(view, alt=f"{view.alt} On this grid {words}.", _png={})

@@ -25,8 +25,16 @@ _FLOOR = 1e-8
 _CEILING = 1 - 1e-9
 
 
-def kd_split_view(student_logits: Any, teacher_logits: Any, labels: Any, *, temperature: float, alpha: float = 1.0,
-                  beta: float = 1.0, title: str | None = None) -> View:
+def kd_split_view(
+    student_logits: Any,
+    teacher_logits: Any,
+    labels: Any,
+    *,
+    temperature: float,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    title: str | None = None,
+) -> View:
     """KD and DKD as sums of two terms per image, over how sure the teacher is of the label.
 
     Left what KD adds up, TCKD and ``(1 - p_y) NCKD``; right what DKD adds up, ``alpha TCKD`` and ``beta NCKD``.
@@ -46,10 +54,21 @@ def kd_split_view(student_logits: Any, teacher_logits: Any, labels: Any, *, temp
     tckd, nckd = (part.numpy() for part in parts[1:])
     log_target, log_rest, _ = split_target_nontarget(t / temperature, y)
     sure, muted = log_target.exp().numpy(), log_rest.exp().numpy() * nckd
-    counted = {"KD": (("TCKD", tckd), ("(1 − p) NCKD", muted)),
-               "DKD": ((f"{alpha:g} · TCKD", alpha * tckd), (f"{beta:g} · NCKD", beta * nckd))}
-    table = pd.DataFrame({"label": y.numpy(), "teacher's probability of the label": sure, "TCKD": tckd, "NCKD": nckd,
-                          "(1 - p) NCKD": muted, "KD": tckd + muted, "DKD": parts[0].numpy()})
+    counted = {
+        "KD": (("TCKD", tckd), ("(1 − p) NCKD", muted)),
+        "DKD": ((f"{alpha:g} · TCKD", alpha * tckd), (f"{beta:g} · NCKD", beta * nckd)),
+    }
+    table = pd.DataFrame(
+        {
+            "label": y.numpy(),
+            "teacher's probability of the label": sure,
+            "TCKD": tckd,
+            "NCKD": nckd,
+            "(1 - p) NCKD": muted,
+            "KD": tckd + muted,
+            "DKD": parts[0].numpy(),
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 4.2, 1, 2, sharey=True)
@@ -60,19 +79,35 @@ def kd_split_view(student_logits: Any, teacher_logits: Any, labels: Any, *, temp
         axes[0].set_ylabel("loss of one image (log)")
         return figure
 
-    return View(title=title or f"Two terms of the loss, T = {temperature:g}", alt=_split_words(sure, counted),
-                table=table, draw=draw)
+    return View(
+        title=title or f"Two terms of the loss, T = {temperature:g}",
+        alt=_split_words(sure, counted),
+        table=table,
+        draw=draw,
+    )
 
 
 def _scatter(ax: Any, sure: Array, terms: Sequence[tuple[str, Array]], theme: Theme) -> None:
     for i, (label, values) in enumerate(terms):
-        ax.scatter(np.minimum(sure, _CEILING), np.maximum(values, _FLOOR), s=16, alpha=0.6, color=CATEGORICAL[i],
-                   marker="os"[i], edgecolors=theme.ink, linewidths=0.2, label=label)
+        ax.scatter(
+            np.minimum(sure, _CEILING),
+            np.maximum(values, _FLOOR),
+            s=16,
+            alpha=0.6,
+            color=CATEGORICAL[i],
+            marker="os"[i],
+            edgecolors=theme.ink,
+            linewidths=0.2,
+            label=label,
+        )
     ax.set(yscale="log")
     if sure.min() > 0 and sure.max() - sure.min() > 1e-6:
         ax.set_xscale("logit")
-        ticks = [x for x in (1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1 - 1e-5, 1 - 1e-7, 1 - 1e-9)
-                 if sure.min() * 0.5 <= x and 1 - x >= (1 - min(float(sure.max()), _CEILING)) * 0.5]
+        ticks = [
+            x
+            for x in (1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1 - 1e-5, 1 - 1e-7, 1 - 1e-9)
+            if sure.min() * 0.5 <= x and 1 - x >= (1 - min(float(sure.max()), _CEILING)) * 0.5
+        ]
         ax.set_xticks(ticks, [_confidence(x) for x in ticks], fontsize=9.5)
         ax.minorticks_off()
     legend_above(ax)
@@ -85,11 +120,17 @@ def _confidence(p: float) -> str:
 def _split_words(sure: Array, counted: dict[str, Any]) -> str:
     """Share of the non-target term in both losses, over all images and over the quarter the teacher is surest of."""
     quarter = sure >= np.quantile(sure, 0.75)
-    words = [f"{len(sure)} images, the teacher's probability of the label from {sure.min():.3g} to {sure.max():.4g}, "
-             f"median {np.median(sure):.4g}."]
+    words = [
+        f"{len(sure)} images, the teacher's probability of the label from {sure.min():.3g} to {sure.max():.4g}, "
+        f"median {np.median(sure):.4g}."
+    ]
     for name, ((_, target), (_, rest)) in counted.items():
-        shares = [percent(float(rest[rows].sum() / max((target + rest)[rows].sum(), 1e-300)))
-                  for rows in (slice(None), quarter)]
-        words.append(f"In {name} the classes other than the label make up {shares[0]} of the loss, and {shares[1]} of "
-                     "it on the quarter of images the teacher is surest of.")
+        shares = [
+            percent(float(rest[rows].sum() / max((target + rest)[rows].sum(), 1e-300)))
+            for rows in (slice(None), quarter)
+        ]
+        words.append(
+            f"In {name} the classes other than the label make up {shares[0]} of the loss, and {shares[1]} of "
+            "it on the quarter of images the teacher is surest of."
+        )
     return " ".join(words)

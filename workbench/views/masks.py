@@ -42,8 +42,9 @@ def _plain(ax: Axes, label: str = "") -> None:
     ax.set_xlabel(label, fontsize=9.5)
 
 
-def masked_images_view(images: Any, mask: Any, intensity: Any, *, mask_ratio: float, columns: int = 6,
-                       title: str = "What the mask hides") -> View:
+def masked_images_view(
+    images: Any, mask: Any, intensity: Any, *, mask_ratio: float, columns: int = 6, title: str = "What the mask hides"
+) -> View:
     """The intensity, the probability of every block, and drawn masks laid over templates.
 
     Args:
@@ -59,15 +60,19 @@ def masked_images_view(images: Any, mask: Any, intensity: Any, *, mask_ratio: fl
     pictures, cells = as_array("images", images, ndim=4), as_array("mask", mask, ndim=4)
     q = torch.from_numpy(as_array("intensity", intensity, ndim=2).copy())
     if len(pictures) != len(cells) or cells.shape[2:] != tuple(q.shape):
-        raise ValueError(f"images, mask and intensity must belong together, got shapes {pictures.shape}, {cells.shape} "
-                         f"and {tuple(q.shape)}.")
+        raise ValueError(
+            f"images, mask and intensity must belong together, got shapes {pictures.shape}, {cells.shape} "
+            f"and {tuple(q.shape)}."
+        )
     chance = masking_probability(q, mask_ratio=mask_ratio).numpy()
     share, (mean, std) = 1 - cells.mean((1, 2, 3)), masked_fraction_moments(q, mask_ratio=mask_ratio)
     i, j = (s // 2 for s in chance.shape)
-    alt = (f"Blocks of a grid of {chance.shape[0]} by {chance.shape[1]} are masked with probability "
-           f"{chance[i, j]:.2f} in the middle and {chance[0, 0]:.2f} in the corner, on average {100 * mean:.1f} % of a "
-           f"template (standard deviation {100 * std:.1f}). The {len(share)} masks drawn hide {100 * share.mean():.1f} "
-           f"% on average, from {100 * share.min():.0f} to {100 * share.max():.0f}.")
+    alt = (
+        f"Blocks of a grid of {chance.shape[0]} by {chance.shape[1]} are masked with probability "
+        f"{chance[i, j]:.2f} in the middle and {chance[0, 0]:.2f} in the corner, on average {100 * mean:.1f} % of a "
+        f"template (standard deviation {100 * std:.1f}). The {len(share)} masks drawn hide {100 * share.mean():.1f} "
+        f"% on average, from {100 * share.min():.0f} to {100 * share.max():.0f}."
+    )
     table = pd.DataFrame({"mask": range(1, len(share) + 1), "masked share": share})
 
     def draw(theme: Theme) -> Figure:
@@ -76,8 +81,15 @@ def masked_images_view(images: Any, mask: Any, intensity: Any, *, mask_ratio: fl
         big = figure.add_subplot(axes[0, 0].get_gridspec()[:, :2])
         for ax in axes[:, :2].flat:
             ax.remove()
-        drawn = heatmap(big, chance, theme, rows=[""] * len(chance), columns=[""] * chance.shape[1], vmin=0,
-                        vmax=float(chance.max()) or 1.0)
+        drawn = heatmap(
+            big,
+            chance,
+            theme,
+            rows=[""] * len(chance),
+            columns=[""] * chance.shape[1],
+            vmin=0,
+            vmax=float(chance.max()) or 1.0,
+        )
         big.set(aspect="equal", xticks=[], yticks=[], title="P(block is masked)")
         figure.colorbar(drawn, ax=big, fraction=0.05, pad=0.03, orientation="horizontal")
         for k, ax in enumerate(axes[:, 2:].flat):
@@ -108,9 +120,11 @@ def masked_share_view(shares: Any, intensity: Any, *, mask_ratio: float, title: 
     mean, std = masked_fraction_moments(q, mask_ratio=mask_ratio)
     cells = q.numel()
     counts = np.bincount((values * cells).round().astype(int), minlength=cells + 1) / len(values)
-    alt = (f"{len(values)} masks hide {100 * values.mean():.2f} % on average with a standard deviation of "
-           f"{100 * values.std():.2f}; in closed form {100 * mean:.2f} and {100 * std:.2f}. The knob says "
-           f"{100 * mask_ratio:.0f} %: points that fall on the same block count once.")
+    alt = (
+        f"{len(values)} masks hide {100 * values.mean():.2f} % on average with a standard deviation of "
+        f"{100 * values.std():.2f}; in closed form {100 * mean:.2f} and {100 * std:.2f}. The knob says "
+        f"{100 * mask_ratio:.0f} %: points that fall on the same block count once."
+    )
     seen = np.flatnonzero(counts)
     table = pd.DataFrame({"masked blocks": seen, "share of masks": counts[seen]})
 
@@ -119,18 +133,28 @@ def masked_share_view(shares: Any, intensity: Any, *, mask_ratio: float, title: 
         ax.bar(100 * np.arange(cells + 1) / cells, counts, width=80 / cells, color=CATEGORICAL[0])
         for at, name, style in ((mean, "mean, closed form", "-"), (mask_ratio, "mask ratio", "--")):
             ax.axvline(100 * at, color=theme.ink, linestyle=style, linewidth=1.6, label=name)
-        ax.axvspan(100 * (mean - std), 100 * (mean + std), color=theme.muted, alpha=0.2, linewidth=0,
-                   label="± standard deviation")
-        ax.set(xlabel="masked blocks in percent of the template", ylabel="share of masks",
-               xlim=(-1, min(101, 100 * (max(values.max(), mask_ratio) + 0.06))))
+        ax.axvspan(
+            100 * (mean - std),
+            100 * (mean + std),
+            color=theme.muted,
+            alpha=0.2,
+            linewidth=0,
+            label="± standard deviation",
+        )
+        ax.set(
+            xlabel="masked blocks in percent of the template",
+            ylabel="share of masks",
+            xlim=(-1, min(101, 100 * (max(values.max(), mask_ratio) + 0.06))),
+        )
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False)
         return figure
 
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def token_shift_view(clean: Any, occluded: Any, shifts: Mapping[str, Any], *,
-                     title: str = "How far the template's tokens move") -> View:
+def token_shift_view(
+    clean: Any, occluded: Any, shifts: Mapping[str, Any], *, title: str = "How far the template's tokens move"
+) -> View:
     """A template, the same with an occluder, and the shift of every token for each tracker, on one scale.
 
     Args:
@@ -145,12 +169,16 @@ def token_shift_view(clean: Any, occluded: Any, shifts: Mapping[str, Any], *,
     if not maps or len({m.shape for m in maps.values()}) > 1:
         raise ValueError(f"shifts must hold maps of one shape, got {[m.shape for m in maps.values()]}.")
     top = max(float(m.max()) for m in maps.values()) or 1.0
-    alt = "Mean shift of a token, in units of a typical token's length: " + "; ".join(
-        f"{name} {m.mean():.3f} (largest {m.max():.2f})" for name, m in maps.items()) + "."
+    alt = (
+        "Mean shift of a token, in units of a typical token's length: "
+        + "; ".join(f"{name} {m.mean():.3f} (largest {m.max():.2f})" for name, m in maps.items())
+        + "."
+    )
     first = next(iter(maps.values()))
     at = [(i, j) for i in range(first.shape[0]) for j in range(first.shape[1])]
-    table = pd.DataFrame({"row": [i for i, _ in at], "column": [j for _, j in at],
-                          **{name: m.ravel() for name, m in maps.items()}})
+    table = pd.DataFrame(
+        {"row": [i for i, _ in at], "column": [j for _, j in at], **{name: m.ravel() for name, m in maps.items()}}
+    )
 
     def draw(theme: Theme) -> Figure:
         count = 2 + len(maps)
@@ -160,8 +188,16 @@ def token_shift_view(clean: Any, occluded: Any, shifts: Mapping[str, Any], *,
             _plain(ax)
             ax.set_title(name)
         for ax, (name, m) in zip(axes[2:], maps.items(), strict=True):
-            drawn = heatmap(ax, m, theme, rows=[""] * len(m), columns=[""] * m.shape[1], vmin=0, vmax=top,
-                            numbers=".2f" if m.size <= 36 else None)
+            drawn = heatmap(
+                ax,
+                m,
+                theme,
+                rows=[""] * len(m),
+                columns=[""] * m.shape[1],
+                vmin=0,
+                vmax=top,
+                numbers=".2f" if m.size <= 36 else None,
+            )
             ax.set(aspect="equal", xticks=[], yticks=[], title=name)
         figure.colorbar(drawn, ax=axes[-1], fraction=0.05, pad=0.03, label="shift")
         return figure
@@ -169,8 +205,9 @@ def token_shift_view(clean: Any, occluded: Any, shifts: Mapping[str, Any], *,
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def shift_profile_view(profiles: Mapping[str, Sequence[Mapping[str, float]]], *,
-                       title: str = "Token shift along the network") -> View:
+def shift_profile_view(
+    profiles: Mapping[str, Sequence[Mapping[str, float]]], *, title: str = "Token shift along the network"
+) -> View:
     """How far an occluder moves the tokens after every layer: the mean over seeds as a line, every seed as a point.
 
     Args:
@@ -184,8 +221,11 @@ def shift_profile_view(profiles: Mapping[str, Sequence[Mapping[str, float]]], *,
         raise ValueError(f"profiles must hold one or more runs per tracker with the same layers, got {layers}.")
     values = {n: np.array([list(run.values()) for run in runs], dtype=float) for n, runs in profiles.items()}
     means = {n: v.mean(0) for n, v in values.items()}
-    alt = f"Mean token shift after {', '.join(layers[0])}: " + "; ".join(
-        f"{n} {', '.join(f'{m:.3f}' for m in mean)}" for n, mean in means.items()) + "."
+    alt = (
+        f"Mean token shift after {', '.join(layers[0])}: "
+        + "; ".join(f"{n} {', '.join(f'{m:.3f}' for m in mean)}" for n, mean in means.items())
+        + "."
+    )
     table = pd.DataFrame({"layer": layers[0], **means})
 
     def draw(theme: Theme) -> Figure:
@@ -195,8 +235,9 @@ def shift_profile_view(profiles: Mapping[str, Sequence[Mapping[str, float]]], *,
             colour, marker = CATEGORICAL[i % len(CATEGORICAL)], MARKERS[i % len(MARKERS)]
             beside = at + 0.06 * (i - (len(values) - 1) / 2)
             ax.plot(beside, means[n], color=colour, marker=marker, linestyle=DASHES[i % len(DASHES)], label=n)
-            ax.scatter(np.tile(beside, len(runs)), runs.ravel(), s=14, color=colour, marker=marker, alpha=0.5,
-                       linewidths=0)
+            ax.scatter(
+                np.tile(beside, len(runs)), runs.ravel(), s=14, color=colour, marker=marker, alpha=0.5, linewidths=0
+            )
         ax.set_xticks(at, layers[0])
         ax.set(xlabel="after this layer", ylabel="token shift; small: one seed")
         legend_above(ax, 3)
@@ -205,8 +246,15 @@ def shift_profile_view(profiles: Mapping[str, Sequence[Mapping[str, float]]], *,
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def afkd_weights_view(box_loss: Any, ious: Any, *, alpha: float, beta: float, groups: Sequence[str] | None = None,
-                      title: str = "Who counts how much") -> View:
+def afkd_weights_view(
+    box_loss: Any,
+    ious: Any,
+    *,
+    alpha: float,
+    beta: float,
+    groups: Sequence[str] | None = None,
+    title: str = "Who counts how much",
+) -> View:
     """AFKD's weight of every sample of a batch over the IoU of the student's box.
 
     Args:
@@ -218,15 +266,19 @@ def afkd_weights_view(box_loss: Any, ious: Any, *, alpha: float, beta: float, gr
         ValueError: lengths that differ.
     """
     from .comparison import scatter_view
+
     loss, iou = as_array("box_loss", box_loss, ndim=1), as_array("ious", ious, ndim=1)
     weights = difficulty_weights(torch.from_numpy(loss.copy()), alpha=alpha, beta=beta).numpy()
-    view = scatter_view(iou, weights, x_label="IoU of the student's box", y_label="weight of the sample", groups=groups,
-                        title=title)
+    view = scatter_view(
+        iou, weights, x_label="IoU of the student's box", y_label="weight of the sample", groups=groups, title=title
+    )
     below = int((weights < 0).sum())
     heavy, light = int(weights.argmax()), int(weights.argmin())
-    view.alt += (f" Mean weight {weights.mean():.4g}; the heaviest sample ({weights[heavy]:.4g}) has IoU "
-                 f"{iou[heavy]:.2f}, the lightest ({weights[light]:.4g}) {iou[light]:.2f}. {below} of {len(weights)} "
-                 "weights are negative.")
+    view.alt += (
+        f" Mean weight {weights.mean():.4g}; the heaviest sample ({weights[heavy]:.4g}) has IoU "
+        f"{iou[heavy]:.2f}, the lightest ({weights[light]:.4g}) {iou[light]:.2f}. {below} of {len(weights)} "
+        "weights are negative."
+    )
     return view
 
 
@@ -242,17 +294,32 @@ def success_view(ious: Mapping[str, Any], *, title: str = "Success curves") -> V
     curves: dict[str, Tensor] = {}
     at = torch.zeros(0)
     for name, value in ious.items():
-        seeds = [torch.from_numpy(as_array(f"ious[{name!r}]", v, ndim=1).copy())
-                 for v in (value if isinstance(value, list | tuple) else [value])]
+        seeds = [
+            torch.from_numpy(as_array(f"ious[{name!r}]", v, ndim=1).copy())
+            for v in (value if isinstance(value, list | tuple) else [value])
+        ]
         at = success_curve(seeds[0])[0]
         mean = torch.stack([success_curve(v)[1] for v in seeds]).mean(0)
         curves[f"{name} ({mean.mean():.3f})"] = mean
-    return lines_view(at, curves, x_label="IoU threshold (area under the curve in brackets)",
-                      y_label="share of pairs above", title=title)
+    return lines_view(
+        at,
+        curves,
+        x_label="IoU threshold (area under the curve in brackets)",
+        y_label="share of pairs above",
+        title=title,
+    )
 
 
-def tracking_view(search: Any, true_boxes: Any, found_boxes: Any = None, captions: Sequence[str] | None = None, *,
-                  templates: Any = None, columns: int = 6, title: str = "Where the target is") -> View:
+def tracking_view(
+    search: Any,
+    true_boxes: Any,
+    found_boxes: Any = None,
+    captions: Sequence[str] | None = None,
+    *,
+    templates: Any = None,
+    columns: int = 6,
+    title: str = "Where the target is",
+) -> View:
     """Search images with the true box (solid) and the tracker's (dashed); the template above each.
 
     Args:
@@ -266,29 +333,45 @@ def tracking_view(search: Any, true_boxes: Any, found_boxes: Any = None, caption
         ValueError: numbers that differ.
     """
     from kdcore.functional.boxes import box_iou
+
     images = as_array("search", search, ndim=4)
     truth = as_array("true_boxes", true_boxes, ndim=2)
     found = None if found_boxes is None else as_array("found_boxes", found_boxes, ndim=2)
     if len(images) != len(truth) or (found is not None and len(found) != len(truth)):
-        raise ValueError(f"search and boxes must hold the same samples, got {len(images)}, {len(truth)} and "
-                         f"{len(truth if found is None else found)}.")
-    iou = np.full(len(truth), np.nan) if found is None else box_iou(torch.from_numpy(found.copy()),
-                                                                    torch.from_numpy(truth.copy())).numpy()
+        raise ValueError(
+            f"search and boxes must hold the same samples, got {len(images)}, {len(truth)} and "
+            f"{len(truth if found is None else found)}."
+        )
+    iou = (
+        np.full(len(truth), np.nan)
+        if found is None
+        else box_iou(torch.from_numpy(found.copy()), torch.from_numpy(truth.copy())).numpy()
+    )
     names = check_names("captions", captions or ["" if found is None else f"IoU {v:.2f}" for v in iou], len(images))
     small = None if templates is None else as_array("templates", templates, ndim=4)
     sides = truth[:, 2:] - truth[:, :2]
-    alt = (f"{len(images)} search images with the box of the target, whose sides are {100 * sides.min():.0f} to "
-           f"{100 * sides.max():.0f} % of the image's." if found is None else
-           f"{len(images)} search images with the true box and the tracker's: IoU from {iou.min():.2f} to "
-           f"{iou.max():.2f}, mean {iou.mean():.2f}.") + ("" if small is None else " The template is above each.")
+    alt = (
+        f"{len(images)} search images with the box of the target, whose sides are {100 * sides.min():.0f} to "
+        f"{100 * sides.max():.0f} % of the image's."
+        if found is None
+        else f"{len(images)} search images with the true box and the tracker's: IoU from {iou.min():.2f} to "
+        f"{iou.max():.2f}, mean {iou.mean():.2f}."
+    ) + ("" if small is None else " The template is above each.")
     table = pd.DataFrame({"image": range(1, len(iou) + 1), "IoU": iou, "caption": names})
 
     def draw(theme: Theme) -> Figure:
         from matplotlib.lines import Line2D
+
         rows = -(-len(images) // columns)
         heights = (1.75,) if small is None else (0.85, 1.75)
-        figure, axes = subplots(WIDTH, sum(heights) * rows + 0.35, len(heights) * rows, columns, squeeze=False,
-                                gridspec_kw={"height_ratios": heights * rows})
+        figure, axes = subplots(
+            WIDTH,
+            sum(heights) * rows + 0.35,
+            len(heights) * rows,
+            columns,
+            squeeze=False,
+            gridspec_kw={"height_ratios": heights * rows},
+        )
         for ax in axes.flat:
             _plain(ax)
         for k in range(len(images)):
@@ -298,10 +381,17 @@ def tracking_view(search: Any, true_boxes: Any, found_boxes: Any = None, caption
             ax.set_xlabel(names[k], fontsize=9.5)
             if small is not None:
                 axes[2 * row, column].imshow(small[k].transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
-        lines = [Line2D([], [], color=TRUE_BOX, linestyle="-", linewidth=1.8, label="true box"),
-                 Line2D([], [], color=FOUND_BOX, linestyle="--", linewidth=1.8, label="tracker's box")]
-        figure.legend(handles=lines if found is not None else lines[:1], loc="outside upper left", ncols=2,
-                      frameon=False, fontsize=10)
+        lines = [
+            Line2D([], [], color=TRUE_BOX, linestyle="-", linewidth=1.8, label="true box"),
+            Line2D([], [], color=FOUND_BOX, linestyle="--", linewidth=1.8, label="tracker's box"),
+        ]
+        figure.legend(
+            handles=lines if found is not None else lines[:1],
+            loc="outside upper left",
+            ncols=2,
+            frameon=False,
+            fontsize=10,
+        )
         return figure
 
     return View(title=title, alt=alt, table=table, draw=draw)
@@ -309,6 +399,7 @@ def tracking_view(search: Any, true_boxes: Any, found_boxes: Any = None, caption
 
 def _tracked(ax: Axes, image: Array, truth: Array, found: Array | None) -> None:
     from matplotlib.patches import Rectangle
+
     side = image.shape[-1]
     ax.imshow(image.transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
     for box, colour, style in ((truth, TRUE_BOX, "-"), (found, FOUND_BOX, "--")):
@@ -316,9 +407,17 @@ def _tracked(ax: Axes, image: Array, truth: Array, found: Array | None) -> None:
             continue
         x0, y0, x1, y1 = box * side - 0.5
         ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#ffffff", linewidth=3.2))
-        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=style,
-                               linewidth=1.8))
+        ax.add_patch(
+            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=style, linewidth=1.8)
+        )
 
 
-__all__ = ["afkd_weights_view", "masked_images_view", "masked_share_view", "shift_profile_view", "success_view",
-           "token_shift_view", "tracking_view"]
+__all__ = [
+    "afkd_weights_view",
+    "masked_images_view",
+    "masked_share_view",
+    "shift_profile_view",
+    "success_view",
+    "token_shift_view",
+    "tracking_view",
+]

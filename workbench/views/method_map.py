@@ -39,8 +39,17 @@ def papers_table(papers: Sequence[MethodEntry], *, sort: str = "family") -> pd.D
         sort: ``family`` (order of the book), ``slug``, ``year``, ``status`` or an axis; ties by slug.
     """
     check_choice("sort", sort, _SORTS)
-    rows = [{"slug": p.slug, "status": p.status, "title": p.title, "year": p.year, "family": p.family,
-             **{axis: "+".join(p.values(axis)) for axis in AXES}} for p in papers]
+    rows = [
+        {
+            "slug": p.slug,
+            "status": p.status,
+            "title": p.title,
+            "year": p.year,
+            "family": p.family,
+            **{axis: "+".join(p.values(axis)) for axis in AXES},
+        }
+        for p in papers
+    ]
     table = pd.DataFrame(rows, columns=["slug", "status", "title", "year", "family", *AXES])
     order: dict[str, tuple[str, ...]] = {"family": (*FAMILIES, "survey"), "status": taxonomy.STATUSES}
     table["_key"] = table[sort].map(order[sort].index) if sort in order else table[sort]
@@ -65,14 +74,22 @@ def papers_html(papers: Sequence[MethodEntry], *, sort: str = "family", base: st
             name = f'<a href="{e("/".join(filter(None, (base, paper.notebook))))}">{name}</a>'
         links = " · ".join(f'<a href="{e(url)}">{kind}</a>' for kind, url in paper.links.items())
         title = f'<div style="min-width:18em">{e(paper.title)}</div>'
-        cells = (paper.status, title, str(paper.year), paper.family,
-                 *("+".join(paper.values(axis)) for axis in ("knowledge", "scheme", "task", "goal")), links)
+        cells = (
+            paper.status,
+            title,
+            str(paper.year),
+            paper.family,
+            *("+".join(paper.values(axis)) for axis in ("knowledge", "scheme", "task", "goal")),
+            links,
+        )
         body = "".join(f"<td {left}>{c}</td>" for c in cells)
         rows.append(f'<tr><th scope="row" {left}>{name}</th>{body}</tr>')
     head = ("lesson", "status", "paper", "year", "family", "knowledge", "scheme", "task", "goal", "links")
     header = "".join(f'<th scope="col" {left}>{h}</th>' for h in head)
-    return (f'<div style="overflow:auto;max-height:32em"><table>'
-            f'<caption>{_counts(papers)}, sorted by {e(sort)}</caption><tr>{header}</tr>{"".join(rows)}</table></div>')
+    return (
+        f'<div style="overflow:auto;max-height:32em"><table>'
+        f"<caption>{_counts(papers)}, sorted by {e(sort)}</caption><tr>{header}</tr>{''.join(rows)}</table></div>"
+    )
 
 
 def text_table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> str:
@@ -86,8 +103,9 @@ def text_table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> str:
 def _counts(papers: Sequence[MethodEntry]) -> str:
     count = Counter(p.status for p in papers)
     surveys = "1 survey" if count["survey"] == 1 else f"{count['survey']} surveys"
-    return (f"{len(papers)} papers: {count['implemented']} implemented, {count['planned']} planned"
-            + (f", {surveys}" if count["survey"] else ""))
+    return f"{len(papers)} papers: {count['implemented']} implemented, {count['planned']} planned" + (
+        f", {surveys}" if count["survey"] else ""
+    )
 
 
 def _check_papers(papers: Sequence[MethodEntry]) -> None:
@@ -97,8 +115,10 @@ def _check_papers(papers: Sequence[MethodEntry]) -> None:
 
 # --- flow through the axes -------------------------------------------------------------------------------------------
 
-def flow_view(papers: Sequence[MethodEntry], *, axes: Sequence[str] = FLOW_AXES,
-              highlight: Collection[str] = ()) -> View:
+
+def flow_view(
+    papers: Sequence[MethodEntry], *, axes: Sequence[str] = FLOW_AXES, highlight: Collection[str] = ()
+) -> View:
     """Parallel categories: each paper is a ribbon through its main values on several axes, coloured by knowledge.
 
     Args:
@@ -118,13 +138,19 @@ def flow_view(papers: Sequence[MethodEntry], *, axes: Sequence[str] = FLOW_AXES,
         check_choice("highlight", slug, [p.slug for p in papers])
     order = _category_order(papers, axes)
     leading = [(axis, Counter(p.values(axis)[0] for p in papers).most_common(1)[0]) for axis in axes]
-    alt = (f"{_counts(papers)} as ribbons through {', '.join(axes)}. Most frequent: "
-           + "; ".join(f"{axis} {value} ({n})" for axis, (value, n) in leading) + "."
-           + (f" In full colour: {', '.join(sorted(highlight))}." if highlight else ""))
-    return View(title="Papers through the axes (main values)", alt=alt,
-                table=papers_table(papers)[["slug", "status", *axes]],
-                draw=lambda theme: _draw_flow(papers, axes, order, highlight, theme),
-                interactive=lambda: _flow_plotly(papers, axes, order, highlight))
+    alt = (
+        f"{_counts(papers)} as ribbons through {', '.join(axes)}. Most frequent: "
+        + "; ".join(f"{axis} {value} ({n})" for axis, (value, n) in leading)
+        + "."
+        + (f" In full colour: {', '.join(sorted(highlight))}." if highlight else "")
+    )
+    return View(
+        title="Papers through the axes (main values)",
+        alt=alt,
+        table=papers_table(papers)[["slug", "status", *axes]],
+        draw=lambda theme: _draw_flow(papers, axes, order, highlight, theme),
+        interactive=lambda: _flow_plotly(papers, axes, order, highlight),
+    )
 
 
 def _category_order(papers: Sequence[MethodEntry], axes: Sequence[str]) -> dict[str, list[str]]:
@@ -142,16 +168,23 @@ def _category_order(papers: Sequence[MethodEntry], axes: Sequence[str]) -> dict[
     return order
 
 
-def _slots(papers: Sequence[MethodEntry], axis: str, values: Sequence[str],
-           before: Mapping[str, float]) -> dict[str, float]:
+def _slots(
+    papers: Sequence[MethodEntry], axis: str, values: Sequence[str], before: Mapping[str, float]
+) -> dict[str, float]:
     """The running number of each paper on an axis: by value, then by its place on the axis before."""
     ranked = sorted(papers, key=lambda p: (values.index(p.values(axis)[0]), before.get(p.slug, 0.0), p.slug))
     return {p.slug: float(i) for i, p in enumerate(ranked)}
 
 
-def _draw_flow(papers: Sequence[MethodEntry], axes: Sequence[str], order: Mapping[str, list[str]],
-               highlight: Collection[str], theme: Theme) -> Figure:
+def _draw_flow(
+    papers: Sequence[MethodEntry],
+    axes: Sequence[str],
+    order: Mapping[str, list[str]],
+    highlight: Collection[str],
+    theme: Theme,
+) -> Figure:
     from matplotlib.figure import Figure
+
     most = max(len(v) for v in order.values())
     gap, height = 0.75, len(papers) + 0.75 * most
     figure = Figure(figsize=(WIDTH, max(3.0, 0.13 * height + 0.9)), layout="constrained")
@@ -180,10 +213,19 @@ def _draw_flow(papers: Sequence[MethodEntry], axes: Sequence[str], order: Mappin
 
 def _draw_category(ax: Axes, column: int, span: tuple[float, float], label: str, last: bool, theme: Theme) -> None:
     from matplotlib.patches import Rectangle
+
     width, (low, high) = 0.016, span
     ax.add_patch(Rectangle((column - width / 2, low), width, high - low, facecolor=theme.ink, linewidth=0, zorder=4))
-    ax.text(column + (-0.02 if last else 0.02), (low + high) / 2, label, ha="right" if last else "left", va="center",
-            fontsize=9.5, zorder=5, bbox={"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
+    ax.text(
+        column + (-0.02 if last else 0.02),
+        (low + high) / 2,
+        label,
+        ha="right" if last else "left",
+        va="center",
+        fontsize=9.5,
+        zorder=5,
+        bbox={"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+    )
 
 
 def _draw_ribbon(ax: Axes, ys: Sequence[float], colour: str, alpha: float, theme: Theme) -> None:
@@ -194,24 +236,39 @@ def _draw_ribbon(ax: Axes, ys: Sequence[float], colour: str, alpha: float, theme
     ax.fill_between(x, y - 0.44, y + 0.44, color=colour, alpha=alpha, linewidth=0, zorder=2)
 
 
-def _flow_plotly(papers: Sequence[MethodEntry], axes: Sequence[str], order: Mapping[str, list[str]],
-                 highlight: Collection[str]) -> Any:
+def _flow_plotly(
+    papers: Sequence[MethodEntry], axes: Sequence[str], order: Mapping[str, list[str]], highlight: Collection[str]
+) -> Any:
     import plotly.graph_objects as go
+
     knowledge = AXES["knowledge"]
     faded = len(knowledge)
     colours = [*(_COLOUR[k] for k in knowledge), "#d0d0d0"]
     scale = [(edge, c) for i, c in enumerate(colours) for edge in (i / (faded + 1), (i + 1) / (faded + 1))]
     shown = [knowledge.index(p.knowledge[0]) if not highlight or p.slug in highlight else faded for p in papers]
-    dimensions = [{"label": axis.replace("_", " "), "values": [p.values(axis)[0] for p in papers],
-                   "categoryorder": "array", "categoryarray": order[axis]} for axis in axes]
-    figure = go.Figure(go.Parcats(
-        dimensions=dimensions,
-        line={"color": shown, "colorscale": scale, "cmin": -0.5, "cmax": faded + 0.5, "shape": "hspline"},
-        hoveron="color", hoverinfo="count", arrangement="freeform"))
+    dimensions = [
+        {
+            "label": axis.replace("_", " "),
+            "values": [p.values(axis)[0] for p in papers],
+            "categoryorder": "array",
+            "categoryarray": order[axis],
+        }
+        for axis in axes
+    ]
+    figure = go.Figure(
+        go.Parcats(
+            dimensions=dimensions,
+            line={"color": shown, "colorscale": scale, "cmin": -0.5, "cmax": faded + 0.5, "shape": "hspline"},
+            hoveron="color",
+            hoverinfo="count",
+            arrangement="freeform",
+        )
+    )
     return figure.update_layout(height=760, margin={"l": 60, "r": 80, "t": 40, "b": 20})
 
 
 # --- map of neighbours -----------------------------------------------------------------------------------------------
+
 
 def neighbours_view(papers: Sequence[MethodEntry], *, highlight: Collection[str] = ()) -> View:
     """Papers in the plane: near where they share axis values (classical MDS of weighted Jaccard distances).
@@ -230,38 +287,70 @@ def neighbours_view(papers: Sequence[MethodEntry], *, highlight: Collection[str]
     similarity = taxonomy.similarity_matrix(papers)
     np.fill_diagonal(similarity, -1)
     nearest = similarity.argmax(1)
-    table = pd.DataFrame({
-        "slug": [p.slug for p in papers], "status": [p.status for p in papers], "x": xy[:, 0], "y": xy[:, 1],
-        "nearest": [papers[j].slug for j in nearest], "similarity": similarity.max(1)})
+    table = pd.DataFrame(
+        {
+            "slug": [p.slug for p in papers],
+            "status": [p.status for p in papers],
+            "x": xy[:, 0],
+            "y": xy[:, 1],
+            "nearest": [papers[j].slug for j in nearest],
+            "similarity": similarity.max(1),
+        }
+    )
     closest, alone = (table.to_dict("records")[i] for i in (similarity.max(1).argmax(), similarity.max(1).argmin()))
-    alt = (f"{_counts(papers)}. Nearest pair: {closest['slug']} and {closest['nearest']} (similarity "
-           f"{closest['similarity']:.2f}); most alone: {alone['slug']} (nearest {alone['nearest']}, "
-           f"{alone['similarity']:.2f}). The plane keeps {percent(kept)} of the spread, so trust the table for exact "
-           "neighbours." + (f" Ringed: {', '.join(highlight)}." if highlight else ""))
-    return View(title="Map of the papers: near means alike on the ten axes", alt=alt, table=table,
-                draw=lambda theme: _draw_map(papers, xy, highlight, theme),
-                interactive=lambda: _map_plotly(papers, table))
+    alt = (
+        f"{_counts(papers)}. Nearest pair: {closest['slug']} and {closest['nearest']} (similarity "
+        f"{closest['similarity']:.2f}); most alone: {alone['slug']} (nearest {alone['nearest']}, "
+        f"{alone['similarity']:.2f}). The plane keeps {percent(kept)} of the spread, so trust the table for exact "
+        "neighbours." + (f" Ringed: {', '.join(highlight)}." if highlight else "")
+    )
+    return View(
+        title="Map of the papers: near means alike on the ten axes",
+        alt=alt,
+        table=table,
+        draw=lambda theme: _draw_map(papers, xy, highlight, theme),
+        interactive=lambda: _map_plotly(papers, table),
+    )
 
 
 def _draw_map(papers: Sequence[MethodEntry], xy: np.ndarray, highlight: Collection[str], theme: Theme) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+
     figure = Figure(figsize=(WIDTH, 8.8), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.add_subplot()
     for paper, (x, y) in zip(papers, xy, strict=True):
         kind = paper.knowledge[0]
         filled = paper.status == "implemented"
-        ax.scatter(x, y, s=75, marker=_MARKER[kind], color=_COLOUR[kind] if filled else theme.paper,
-                   edgecolors=_COLOUR[kind], linewidths=1.8, zorder=3)
+        ax.scatter(
+            x,
+            y,
+            s=75,
+            marker=_MARKER[kind],
+            color=_COLOUR[kind] if filled else theme.paper,
+            edgecolors=_COLOUR[kind],
+            linewidths=1.8,
+            zorder=3,
+        )
         if paper.slug in highlight:
             ax.scatter(x, y, s=190, marker="o", facecolors="none", edgecolors=theme.ink, linewidths=1.6, zorder=2)
     shown = [k for k in AXES["knowledge"] if any(p.knowledge[0] == k for p in papers)]
     handles = [Line2D([], [], linestyle="", marker=_MARKER[k], color=_COLOUR[k], label=k, markersize=8) for k in shown]
-    handles += [Line2D([], [], linestyle="", marker="o", color=theme.muted, label="implemented", markersize=8),
-                Line2D([], [], linestyle="", marker="o", markerfacecolor=theme.paper, markeredgecolor=theme.muted,
-                       label="planned or survey", markersize=8)]
+    handles += [
+        Line2D([], [], linestyle="", marker="o", color=theme.muted, label="implemented", markersize=8),
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="o",
+            markerfacecolor=theme.paper,
+            markeredgecolor=theme.muted,
+            label="planned or survey",
+            markersize=8,
+        ),
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=10, frameon=False)
     ax.set(xticks=[], yticks=[])
     ax.margins(0.06)
@@ -291,12 +380,18 @@ def _label_points(ax: Axes, xy: np.ndarray, labels: Sequence[str], theme: Theme)
         hidden = _overlaps(places, obstacles).sum(1) + _overlaps(leaders, obstacles).sum((1, 2))
         outside = (places[:, :2] < frame[:2]).any(1) | (places[:, 2:] > frame[2:]).any(1)
         best = int((hidden + np.hypot(offsets[:, 0] / 2, offsets[:, 1]) + 1e5 * outside).argmin())
-        taken = np.concatenate([taken, places[best:best + 1], leaders[best]])
+        taken = np.concatenate([taken, places[best : best + 1], leaders[best]])
         centre = points[i] + offsets[best]
         texts[i].set_position(tuple(ax.transData.inverted().transform(centre)))
         if np.isfinite(leaders[best]).all():
-            ax.annotate("", xy=tuple(points[i]), xytext=tuple(centre), xycoords="figure pixels", zorder=2, arrowprops={
-                "arrowstyle": "-", "color": theme.muted, "linewidth": 0.8, "shrinkA": 5, "shrinkB": 5})
+            ax.annotate(
+                "",
+                xy=tuple(points[i]),
+                xytext=tuple(centre),
+                xycoords="figure pixels",
+                zorder=2,
+                arrowprops={"arrowstyle": "-", "color": theme.muted, "linewidth": 0.8, "shrinkA": 5, "shrinkB": 5},
+            )
 
 
 def _boxes(centres: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -327,24 +422,40 @@ def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _map_plotly(papers: Sequence[MethodEntry], table: pd.DataFrame) -> Any:
     import plotly.graph_objects as go
+
     symbols = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
     figure = go.Figure()
     for kind, symbol in zip(AXES["knowledge"], symbols, strict=True):
         rows = [i for i, p in enumerate(papers) if p.knowledge[0] == kind]
         if not rows:
             continue
-        hover = [f"<b>{papers[i].slug}</b> ({papers[i].status})<br>{html.escape(papers[i].title)}"
-                 f"<br>nearest: {table['nearest'][i]}" for i in rows]
+        hover = [
+            f"<b>{papers[i].slug}</b> ({papers[i].status})<br>{html.escape(papers[i].title)}"
+            f"<br>nearest: {table['nearest'][i]}"
+            for i in rows
+        ]
         figure.add_scatter(
-            x=table["x"][rows], y=table["y"][rows], mode="markers+text", name=kind, text=[papers[i].slug for i in rows],
-            textposition="top center", hovertext=hover, hoverinfo="text",
-            marker={"size": 11, "color": _COLOUR[kind],
-                    "symbol": [symbol if papers[i].status == "implemented" else f"{symbol}-open" for i in rows]})
-    return figure.update_layout(height=720, xaxis={"visible": False}, yaxis={"visible": False},
-                                margin={"l": 10, "r": 10, "t": 30, "b": 10})
+            x=table["x"][rows],
+            y=table["y"][rows],
+            mode="markers+text",
+            name=kind,
+            text=[papers[i].slug for i in rows],
+            textposition="top center",
+            hovertext=hover,
+            hoverinfo="text",
+            marker={
+                "size": 11,
+                "color": _COLOUR[kind],
+                "symbol": [symbol if papers[i].status == "implemented" else f"{symbol}-open" for i in rows],
+            },
+        )
+    return figure.update_layout(
+        height=720, xaxis={"visible": False}, yaxis={"visible": False}, margin={"l": 10, "r": 10, "t": 30, "b": 10}
+    )
 
 
 # --- state of the work -----------------------------------------------------------------------------------------------
+
 
 def status_view(papers: Sequence[MethodEntry], *, sort: str = "family") -> View:
     """How many papers of each family are implemented, planned or surveys; the table lists every paper on its axes."""
@@ -354,13 +465,18 @@ def status_view(papers: Sequence[MethodEntry], *, sort: str = "family") -> View:
     counts = {s: [sum(p.family == f and p.status == s for p in papers) for f in families] for s in taxonomy.STATUSES}
     done = sorted(p.slug for p in papers if p.status == "implemented")
     alt = f"{_counts(papers)} in {len(families)} families. Implemented: {', '.join(done) or 'none yet'}."
-    return View(title="What is implemented, what is planned", alt=alt, table=table,
-                draw=lambda theme: _draw_status(families, counts, theme))
+    return View(
+        title="What is implemented, what is planned",
+        alt=alt,
+        table=table,
+        draw=lambda theme: _draw_status(families, counts, theme),
+    )
 
 
 def _draw_status(families: Sequence[str], counts: Mapping[str, Sequence[int]], theme: Theme) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(WIDTH, 0.42 * len(families) + 1.1), layout="constrained")
     ax = figure.add_subplot()
     left = np.zeros(len(families))
@@ -385,6 +501,7 @@ def _draw_status(families: Sequence[str], counts: Mapping[str, Sequence[int]], t
 
 # --- decision guide --------------------------------------------------------------------------------------------------
 
+
 def guide_view(situation: Mapping[str, str | None], *, top: int = 5) -> View:
     """The decision guide's answer to a situation: the baseline to try before, then the papers that fit, with points.
 
@@ -395,22 +512,41 @@ def guide_view(situation: Mapping[str, str | None], *, top: int = 5) -> View:
     answers = taxonomy.check_situation(situation)
     first, *found = taxonomy.recommend(answers, top=top, baseline=True)
     removed = [p for p in taxonomy.entries() if p.status != "survey" and taxonomy.excluded_because(p, answers)]
-    rows = [{"place": "before" if r is first else str(i), "slug": r.entry.slug, "status": r.entry.status,
-             "points": r.score, "why": "; ".join(r.reasons), "title": r.entry.title}
-            for i, r in enumerate([first, *found])]
+    rows = [
+        {
+            "place": "before" if r is first else str(i),
+            "slug": r.entry.slug,
+            "status": r.entry.status,
+            "points": r.score,
+            "why": "; ".join(r.reasons),
+            "title": r.entry.title,
+        }
+        for i, r in enumerate([first, *found])
+    ]
     asked = ", ".join(f"{k} = {v}" for k, v in answers.items()) or "nothing answered yet"
-    best = (f"Best fit: {found[0].entry.slug} with {found[0].score} points ({'; '.join(found[0].reasons)})."
-            if found else "No paper of the collection fits." if answers else "Answer a question to see papers.")
-    alt = (f"Situation: {asked}. {first.entry.slug}: {first.reasons[0]}. {best}"
-           + (f" Hard rules removed {len(removed)} papers." if removed else ""))
-    return View(title="Which method for my situation", alt=alt, table=pd.DataFrame(rows),
-                draw=lambda theme: _draw_guide([first, *found], answers, theme))
+    best = (
+        f"Best fit: {found[0].entry.slug} with {found[0].score} points ({'; '.join(found[0].reasons)})."
+        if found
+        else "No paper of the collection fits."
+        if answers
+        else "Answer a question to see papers."
+    )
+    alt = f"Situation: {asked}. {first.entry.slug}: {first.reasons[0]}. {best}" + (
+        f" Hard rules removed {len(removed)} papers." if removed else ""
+    )
+    return View(
+        title="Which method for my situation",
+        alt=alt,
+        table=pd.DataFrame(rows),
+        draw=lambda theme: _draw_guide([first, *found], answers, theme),
+    )
 
 
 def _draw_guide(found: Sequence[taxonomy.Recommendation], situation: Mapping[str, str | None], theme: Theme) -> Figure:
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(WIDTH, 0.46 * len(found) + 1.3), layout="constrained")
     ax = figure.add_subplot()
     shown: dict[str, Any] = {}
@@ -421,20 +557,37 @@ def _draw_guide(found: Sequence[taxonomy.Recommendation], situation: Mapping[str
             bar = ax.barh(row, point.points, left=left, height=0.6, color=colour, edgecolor=theme.paper)
             shown.setdefault(point.axis, bar)
             number = f"{point.points}{'*' if point.main else ''}"
-            ax.text(left + point.points / 2, row, number, ha="center", va="center", fontsize=9.5,
-                    color=text_colour(to_rgb(colour)))
+            ax.text(
+                left + point.points / 2,
+                row,
+                number,
+                ha="center",
+                va="center",
+                fontsize=9.5,
+                color=text_colour(to_rgb(colour)),
+            )
             left += point.points
         ax.text(left, row, f"  {r.score or r.reasons[0]}", va="center", fontweight="bold" if r.score else "normal")
     most = max(max(r.score for r in found), 4)
-    ax.set(yticks=range(len(found)), xlabel="points (* where the answer is the paper's main value)",
-           xlim=(0, 1.06 * most), ylim=(len(found) - 0.5, -0.5),
-           yticklabels=[r.entry.slug + ("" if r.entry.status == "implemented" else "\n(planned)") for r in found])
+    ax.set(
+        yticks=range(len(found)),
+        xlabel="points (* where the answer is the paper's main value)",
+        xlim=(0, 1.06 * most),
+        ylim=(len(found) - 0.5, -0.5),
+        yticklabels=[r.entry.slug + ("" if r.entry.status == "implemented" else "\n(planned)") for r in found],
+    )
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(False)
     ax.tick_params(axis="y", length=0)
     if shown:
-        figure.legend(list(shown.values()), [a.replace("_", " ") for a in shown], loc="outside upper left", ncols=6,
-                      frameon=False, fontsize=10)
+        figure.legend(
+            list(shown.values()),
+            [a.replace("_", " ") for a in shown],
+            loc="outside upper left",
+            ncols=6,
+            frameon=False,
+            fontsize=10,
+        )
     return figure
 
 
@@ -443,9 +596,14 @@ def cases_table() -> pd.DataFrame:
     rows = []
     for result in map(taxonomy.check_case, taxonomy.CASES):
         case = result.case
-        rows.append({
-            "situation": case.situation, "answers": ", ".join(f"{k}={v}" for k, v in case.answers.items()),
-            "must come": f"{case.first} (first)" if case.first else ", ".join(case.appear),
-            "must not come": ", ".join(case.absent) or "-",
-            "comes": ", ".join(f"{r.entry.slug} {r.score}" for r in result.found), "holds": result.holds})
+        rows.append(
+            {
+                "situation": case.situation,
+                "answers": ", ".join(f"{k}={v}" for k, v in case.answers.items()),
+                "must come": f"{case.first} (first)" if case.first else ", ".join(case.appear),
+                "must not come": ", ".join(case.absent) or "-",
+                "comes": ", ".join(f"{r.entry.slug} {r.score}" for r in result.found),
+                "holds": result.holds,
+            }
+        )
     return pd.DataFrame(rows)

@@ -25,12 +25,16 @@ CLASS = "#D55E00"
 
 
 def _norms_and_cosines(models: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Array, Array]]:
-    read = {n: (as_array(f"models[{n!r}] norms", a, ndim=1), as_array(f"models[{n!r}] cosines", b, ndim=1))
-            for n, (a, b) in models.items()}
+    read = {
+        n: (as_array(f"models[{n!r}] norms", a, ndim=1), as_array(f"models[{n!r}] cosines", b, ndim=1))
+        for n, (a, b) in models.items()
+    }
     for name, (norms, cosines) in read.items():
         if len(norms) != len(cosines) or (norms < 0).any() or (np.abs(cosines) > 1 + 1e-6).any():
-            raise ValueError(f"models[{name!r}] must hold norms >= 0 and cosines in [-1, 1] of the same samples, got "
-                             f"{len(norms)} norms and {len(cosines)} cosines.")
+            raise ValueError(
+                f"models[{name!r}] must hold norms >= 0 and cosines in [-1, 1] of the same samples, got "
+                f"{len(norms)} norms and {len(cosines)} cosines."
+            )
     return read
 
 
@@ -38,8 +42,12 @@ def _degrees(cosines: Array) -> Array:
     return np.degrees(np.arccos(cosines.clip(-1, 1)))
 
 
-def norm_direction_view(models: Mapping[str, tuple[Any, Any]], *, reference: str | None = None,
-                        title: str = "Length and direction of the embeddings") -> View:
+def norm_direction_view(
+    models: Mapping[str, tuple[Any, Any]],
+    *,
+    reference: str | None = None,
+    title: str = "Length and direction of the embeddings",
+) -> View:
     """Every embedding as a point: the angle to the mean of its class, and its length, one quarter circle per model.
 
     Straight up is the direction of the class; the distance from the corner is the length. The large marker is at the
@@ -62,25 +70,38 @@ def norm_direction_view(models: Mapping[str, tuple[Any, Any]], *, reference: str
     angles = {n: _degrees(cosines) for n, (_, cosines) in read.items()}
     means = {n: (float(norms.mean()), float(angles[n].mean())) for n, (norms, _) in read.items()}
     words = [f"{n}: length {r:.3g}, {a:.0f} degrees from the class direction" for n, (r, a) in means.items()]
-    alt = (f"{len(next(iter(read.values()))[0])} embeddings per model. Means, {'; '.join(words)}.")
-    table = pd.DataFrame({"model": list(read), "mean length": [m[0] for m in means.values()],
-                          "mean angle in degrees": [m[1] for m in means.values()],
-                          "mean cosine": [float(c.mean()) for _, c in read.values()],
-                          "embeddings": [len(c) for _, c in read.values()]})
+    alt = f"{len(next(iter(read.values()))[0])} embeddings per model. Means, {'; '.join(words)}."
+    table = pd.DataFrame(
+        {
+            "model": list(read),
+            "mean length": [m[0] for m in means.values()],
+            "mean angle in degrees": [m[1] for m in means.values()],
+            "mean cosine": [float(c.mean()) for _, c in read.values()],
+            "embeddings": [len(c) for _, c in read.values()],
+        }
+    )
     widest = 90.0 if max(a.max() for a in angles.values()) <= 90 else 180.0
     longest = 1.06 * max(float(norms.max()) for norms, _ in read.values()) or 1.0
 
     def draw(theme: Theme) -> Figure:
         from matplotlib.ticker import MaxNLocator
+
         size = 4.2 if len(shown) < 3 else 3.5
-        figure, axes = subplots(min(WIDTH, 4.6 * len(shown)), size if widest == 90 else size * 1.5, 1, len(shown),
-                                subplot_kw={"projection": "polar"}, squeeze=False)
+        figure, axes = subplots(
+            min(WIDTH, 4.6 * len(shown)),
+            size if widest == 90 else size * 1.5,
+            1,
+            len(shown),
+            subplot_kw={"projection": "polar"},
+            squeeze=False,
+        )
         for i, (ax, name) in enumerate(zip(axes[0], shown, strict=True)):
             ax.set(theta_zero_location="N", theta_direction=-1, thetamin=0, thetamax=widest, rmin=0, rmax=longest)
             if reference is not None:
                 _cloud(ax, angles[reference], read[reference][0], means[reference], theme.muted, "X", reference, theme)
-            _cloud(ax, angles[name], read[name][0], means[name], CATEGORICAL[i % len(CATEGORICAL)], MARKERS[i], name,
-                   theme)
+            _cloud(
+                ax, angles[name], read[name][0], means[name], CATEGORICAL[i % len(CATEGORICAL)], MARKERS[i], name, theme
+            )
             ax.set_title(f"{name}: length {means[name][0]:.3g}, {means[name][1]:.0f}°", pad=12)
             ax.set_thetagrids(np.arange(0, widest + 1, 30))
             ax.set_yticks([t for t in MaxNLocator(5).tick_values(0, longest) if 0 < t < longest])
@@ -92,16 +113,27 @@ def norm_direction_view(models: Mapping[str, tuple[Any, Any]], *, reference: str
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def _cloud(ax: Any, angles: Array, norms: Array, mean: tuple[float, float], colour: str, marker: str, label: str,
-           theme: Theme) -> None:
+def _cloud(
+    ax: Any, angles: Array, norms: Array, mean: tuple[float, float], colour: str, marker: str, label: str, theme: Theme
+) -> None:
     alpha = 0.35 if theme is LIGHT else 0.55
     ax.scatter(np.radians(angles), norms, s=9, color=colour, marker=marker, alpha=alpha, linewidths=0)
-    ax.scatter(np.radians(mean[1]), mean[0], s=110, color=colour, marker=marker, edgecolors=theme.ink, linewidths=1.2,
-               label=label, zorder=5)
+    ax.scatter(
+        np.radians(mean[1]),
+        mean[0],
+        s=110,
+        color=colour,
+        marker=marker,
+        edgecolors=theme.ink,
+        linewidths=1.2,
+        label=label,
+        zorder=5,
+    )
 
 
-def nd_landscape_view(student: Any, teacher: Any, class_mean: Any, *, half_width: float = 3.0, points: int = 121,
-                      title: str | None = None) -> View:
+def nd_landscape_view(
+    student: Any, teacher: Any, class_mean: Any, *, half_width: float = 3.0, points: int = 121, title: str | None = None
+) -> View:
     """The ND term over all student embeddings of the plane, with the circle at which its gradient changes.
 
     Inside the circle ``||s|| = ||t||`` the term falls in one direction, that of the class; outside it depends on the
@@ -115,8 +147,9 @@ def nd_landscape_view(student: Any, teacher: Any, class_mean: Any, *, half_width
     Raises:
         ValueError: other shapes, a class mean of zero, fewer than three points.
     """
-    s, t, c = (as_tensor(n, v, ndim=1) for n, v in (("student", student), ("teacher", teacher),
-                                                    ("class_mean", class_mean)))
+    s, t, c = (
+        as_tensor(n, v, ndim=1) for n, v in (("student", student), ("teacher", teacher), ("class_mean", class_mean))
+    )
     for name, vector in (("student", s), ("teacher", t), ("class_mean", c)):
         if vector.shape != (2,):
             raise ValueError(f"{name} must be (2,), got {tuple(vector.shape)}.")
@@ -132,35 +165,71 @@ def nd_landscape_view(student: Any, teacher: Any, class_mean: Any, *, half_width
     pull = -gradient
     length, radius = float(s.norm()), float(t.norm())
     outward = float(pull @ s) / length if length else float(pull.norm())
-    around = float((pull.norm() ** 2 - outward ** 2).clamp_min(0).sqrt())
+    around = float((pull.norm() ** 2 - outward**2).clamp_min(0).sqrt())
     longer = length >= radius
     regime = "longer than the teacher: turned only" if longer else "shorter than the teacher: pulled along the class"
-    alt = (f"The student has length {length:.2f}, the teacher {radius:.2f}. The term is {value.item():.3f}; the "
-           f"student is {regime}. The pull is {around:.3f} around the origin and "
-           f"{round(outward, 3) + 0.0:+.3f} outwards.")
-    table = pd.DataFrame({"quantity": ["length of the student", "length of the teacher", "term", "pull outwards",
-                                       "pull around"],
-                          "value": [length, radius, value.item(), outward, around]})
+    alt = (
+        f"The student has length {length:.2f}, the teacher {radius:.2f}. The term is {value.item():.3f}; the "
+        f"student is {regime}. The pull is {around:.3f} around the origin and "
+        f"{round(outward, 3) + 0.0:+.3f} outwards."
+    )
+    table = pd.DataFrame(
+        {
+            "quantity": ["length of the student", "length of the teacher", "term", "pull outwards", "pull around"],
+            "value": [length, radius, value.item(), outward, around],
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         from matplotlib.patches import Circle
         from matplotlib.patheffects import withStroke
+
         figure, ax = subplots(6.6, 5.2)
         filled = ax.contourf(axis, axis, field, levels=np.linspace(0, 2, 17), cmap=SEQUENTIAL)
         ax.contour(axis, axis, field, levels=np.linspace(0, 2, 17), colors="#ffffff", linewidths=0.4)
         ax.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#ffffff", linestyle="--", linewidth=2))
         ray = (c / c.norm() * half_width).tolist()
         ax.plot([0, ray[0]], [0, ray[1]], color=CLASS, linewidth=2.4, label="class direction")
-        ax.plot(*t.tolist(), marker="s", markersize=10, color=TEACHER, markeredgecolor="#ffffff", linestyle="none",
-                label="teacher (dashed: its length)")
-        ax.plot(*s.tolist(), marker="o", markersize=10, color=STUDENT, markeredgecolor="#ffffff", linestyle="none",
-                label="student and its pull")
-        ax.annotate("", (s + pull * half_width / 2).tolist(), s.tolist(),
-                    arrowprops={"arrowstyle": "-|>", "color": STUDENT, "linewidth": 2.2, "mutation_scale": 18,
-                                "shrinkA": 0, "shrinkB": 0,
-                                "path_effects": [withStroke(linewidth=4.5, foreground="#ffffff")]})
-        ax.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width), aspect="equal",
-               title=f"Student {regime}", xlabel="first coordinate of the embedding", ylabel="second coordinate")
+        ax.plot(
+            *t.tolist(),
+            marker="s",
+            markersize=10,
+            color=TEACHER,
+            markeredgecolor="#ffffff",
+            linestyle="none",
+            label="teacher (dashed: its length)",
+        )
+        ax.plot(
+            *s.tolist(),
+            marker="o",
+            markersize=10,
+            color=STUDENT,
+            markeredgecolor="#ffffff",
+            linestyle="none",
+            label="student and its pull",
+        )
+        ax.annotate(
+            "",
+            (s + pull * half_width / 2).tolist(),
+            s.tolist(),
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": STUDENT,
+                "linewidth": 2.2,
+                "mutation_scale": 18,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "path_effects": [withStroke(linewidth=4.5, foreground="#ffffff")],
+            },
+        )
+        ax.set(
+            xlim=(-half_width, half_width),
+            ylim=(-half_width, half_width),
+            aspect="equal",
+            title=f"Student {regime}",
+            xlabel="first coordinate of the embedding",
+            ylabel="second coordinate",
+        )
         ax.grid(False)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=9.5, frameon=False)
         figure.colorbar(filled, ax=ax, label="1 − ⟨s, e⟩ / max(‖s‖, ‖t‖)", fraction=0.05, pad=0.02)
@@ -174,9 +243,12 @@ def _term(rows: torch.Tensor, teacher: torch.Tensor, class_mean: torch.Tensor) -
     return nd_loss(rows, teacher.expand(len(rows), 2), labels, class_means=class_mean[None], reduction="none")
 
 
-def norm_direction_curves_view(arms: Mapping[str, tuple[Sequence[float], Sequence[float]]], *,
-                               reference: tuple[float, float] | None = None,
-                               title: str = "Length and direction during training") -> View:
+def norm_direction_curves_view(
+    arms: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    reference: tuple[float, float] | None = None,
+    title: str = "Length and direction during training",
+) -> View:
     """Mean length, and mean cosine with the class mean, after every epoch, one line per arm.
 
     Args:
@@ -192,21 +264,38 @@ def norm_direction_curves_view(arms: Mapping[str, tuple[Sequence[float], Sequenc
     epochs = len(next(iter(read.values()))[0])
     for name, pair in read.items():
         if any(len(v) != epochs for v in pair):
-            raise ValueError(f"arms[{name!r}] must hold {epochs} norms and {epochs} cosines, got "
-                             f"{join_words([str(len(v)) for v in pair])}.")
+            raise ValueError(
+                f"arms[{name!r}] must hold {epochs} norms and {epochs} cosines, got "
+                f"{join_words([str(len(v)) for v in pair])}."
+            )
     what = ("mean length", "mean cosine with the class mean")
-    alt = f"{epochs} epochs. At the end, " + "; ".join(
-        f"{n}: length {a[-1]:.3g}, cosine {b[-1]:.2f}" for n, (a, b) in read.items()) + (
-        "" if reference is None else f"; teacher: length {reference[0]:.3g}, cosine {reference[1]:.2f}") + "."
-    table = pd.DataFrame({"arm": np.repeat(list(read), epochs), "epoch": np.tile(np.arange(1, epochs + 1), len(read)),
-                          **{w: np.concatenate([pair[i] for pair in read.values()]) for i, w in enumerate(what)}})
+    alt = (
+        f"{epochs} epochs. At the end, "
+        + "; ".join(f"{n}: length {a[-1]:.3g}, cosine {b[-1]:.2f}" for n, (a, b) in read.items())
+        + ("" if reference is None else f"; teacher: length {reference[0]:.3g}, cosine {reference[1]:.2f}")
+        + "."
+    )
+    table = pd.DataFrame(
+        {
+            "arm": np.repeat(list(read), epochs),
+            "epoch": np.tile(np.arange(1, epochs + 1), len(read)),
+            **{w: np.concatenate([pair[i] for pair in read.values()]) for i, w in enumerate(what)},
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 3.9, 1, 2)
         for i, ax in enumerate(axes):
             for k, (name, pair) in enumerate(read.items()):
-                ax.plot(np.arange(1, epochs + 1), pair[i], color=CATEGORICAL[k % len(CATEGORICAL)],
-                        linestyle=DASHES[k % len(DASHES)], marker=MARKERS[k % len(MARKERS)], markersize=5, label=name)
+                ax.plot(
+                    np.arange(1, epochs + 1),
+                    pair[i],
+                    color=CATEGORICAL[k % len(CATEGORICAL)],
+                    linestyle=DASHES[k % len(DASHES)],
+                    marker=MARKERS[k % len(MARKERS)],
+                    markersize=5,
+                    label=name,
+                )
             if reference is not None:
                 ax.axhline(reference[i], color=theme.ink, linestyle=":", linewidth=1.6, label="teacher")
             ax.set(xlabel="epoch", ylabel=what[i])
@@ -218,8 +307,9 @@ def norm_direction_curves_view(arms: Mapping[str, tuple[Sequence[float], Sequenc
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def attribution_view(image: Any, maps: Mapping[str, Any], *, label: str = "attribution",
-                     title: str = "What the pixels contribute") -> View:
+def attribution_view(
+    image: Any, maps: Mapping[str, Any], *, label: str = "attribution", title: str = "What the pixels contribute"
+) -> View:
     """A grey image beside signed maps of the contributions of its pixels, on one colour scale.
 
     Args:
@@ -240,12 +330,23 @@ def attribution_view(image: Any, maps: Mapping[str, Any], *, label: str = "attri
             raise ValueError(f"maps[{name!r}] must have the image's shape {pixels.shape}, got {m.shape}.")
     low, high = limits(*read.values(), symmetric=True)
     where = {n: np.unravel_index(int(np.abs(m).argmax()), m.shape) for n, m in read.items()}
-    alt = (f"{label} of {pixels.shape[0]} by {pixels.shape[1]} pixels. " + "; ".join(
-        f"{n}: {m[m > 0].sum():.3g} for and {np.abs(m[m < 0]).sum():.3g} against, strongest in row {where[n][0]}, "
-        f"column {where[n][1]}" for n, m in read.items()) + ".")
-    table = pd.DataFrame({"row": np.repeat(np.arange(pixels.shape[0]), pixels.shape[1]),
-                          "column": np.tile(np.arange(pixels.shape[1]), pixels.shape[0]), "image": pixels.ravel(),
-                          **{n: m.ravel() for n, m in read.items()}})
+    alt = (
+        f"{label} of {pixels.shape[0]} by {pixels.shape[1]} pixels. "
+        + "; ".join(
+            f"{n}: {m[m > 0].sum():.3g} for and {np.abs(m[m < 0]).sum():.3g} against, strongest in row {where[n][0]}, "
+            f"column {where[n][1]}"
+            for n, m in read.items()
+        )
+        + "."
+    )
+    table = pd.DataFrame(
+        {
+            "row": np.repeat(np.arange(pixels.shape[0]), pixels.shape[1]),
+            "column": np.tile(np.arange(pixels.shape[1]), pixels.shape[0]),
+            "image": pixels.ravel(),
+            **{n: m.ravel() for n, m in read.items()},
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(min(WIDTH, 2.4 * (len(read) + 1)), 2.6, 1, len(read) + 1)

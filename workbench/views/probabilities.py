@@ -34,9 +34,17 @@ if TYPE_CHECKING:
 _SHOWN = 24
 
 
-def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names: Sequence[str] | None = None, *,
-                          temperature: float, gradient: bool = True, label: int | None = None, image: Any = None,
-                          title: str | None = None) -> View:
+def probability_bars_view(
+    student_logits: Any,
+    teacher_logits: Any,
+    class_names: Sequence[str] | None = None,
+    *,
+    temperature: float,
+    gradient: bool = True,
+    label: int | None = None,
+    image: Any = None,
+    title: str | None = None,
+) -> View:
     """Class probabilities of teacher and student at a temperature, with the pull of the KD loss under each bar.
 
     Args:
@@ -63,20 +71,37 @@ def probability_bars_view(student_logits: Any, teacher_logits: Any, class_names:
     marked = [f"{n}\n(label)" if i == label else n for i, n in enumerate(names)]
     order = np.arange(len(p)) if len(p) <= _SHOWN else np.sort(np.argsort(-(p + q), kind="stable")[:_SHOWN])
     up, down = int(pull.argmax()), int(pull.argmin())
-    alt = (f"At temperature {temperature:g} the teacher gives most to {names[int(p.argmax())]} ({p.max():.3f}) and the "
-           f"student to "
-           f"{names[int(q.argmax())]} ({q.max():.3f}). The KD loss is {loss.item():.3g}; it raises {names[up]} most "
-           f"({pull[up]:+.3g}) and lowers {names[down]} most ({pull[down]:+.3g}).")
+    alt = (
+        f"At temperature {temperature:g} the teacher gives most to {names[int(p.argmax())]} ({p.max():.3f}) and the "
+        f"student to "
+        f"{names[int(q.argmax())]} ({q.max():.3f}). The KD loss is {loss.item():.3g}; it raises {names[up]} most "
+        f"({pull[up]:+.3g}) and lowers {names[down]} most ({pull[down]:+.3g})."
+    )
     if len(order) < len(p):
         alt += f" The {len(order)} most probable of {len(p)} classes are drawn."
-    table = pd.DataFrame({"class": names, "label": [i == label for i in range(len(names))], "teacher": p, "student": q,
-                          "minus gradient": pull})
+    table = pd.DataFrame(
+        {
+            "class": names,
+            "label": [i == label for i in range(len(names))],
+            "teacher": p,
+            "student": q,
+            "minus gradient": pull,
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
-        figure, grid = subplots(WIDTH, 4.4 if gradient else 2.9, 2 if gradient else 1, 1 if picture is None else 2,
-                                sharex="col", squeeze=False, gridspec_kw={
-                                    "height_ratios": [2, 1] if gradient else [1],
-                                    "width_ratios": [1] if picture is None else [0.22, 1]})
+        figure, grid = subplots(
+            WIDTH,
+            4.4 if gradient else 2.9,
+            2 if gradient else 1,
+            1 if picture is None else 2,
+            sharex="col",
+            squeeze=False,
+            gridspec_kw={
+                "height_ratios": [2, 1] if gradient else [1],
+                "width_ratios": [1] if picture is None else [0.22, 1],
+            },
+        )
         axes = grid[:, -1]
         if picture is not None:
             for ax in grid[1:, 0]:

@@ -27,8 +27,17 @@ def _ordinal(k: int) -> str:
     return f"{k}{'th' if 10 <= k % 100 <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(k % 10, 'th')}"
 
 
-def worth_view(student_logits: Any, teacher_logits: Any, label: int, *, step: int, temperature: float = 1.0,
-               weights: str = "teacher", class_names: Sequence[str] | None = None, title: str | None = None) -> View:
+def worth_view(
+    student_logits: Any,
+    teacher_logits: Any,
+    label: int,
+    *,
+    step: int,
+    temperature: float = 1.0,
+    weights: str = "teacher",
+    class_names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> View:
     """One choice of the Plackett-Luce model: what is left, how likely the wanted class is chosen, what the term costs.
 
     Above: share of each remaining class in the worth ``exp(s)`` that remains, student and teacher, in the target order
@@ -54,17 +63,25 @@ def worth_view(student_logits: Any, teacher_logits: Any, label: int, *, step: in
     ordered = {"student": s[ranking[0]], "teacher": t[ranking[0]]}
     cost = choice_losses(ordered["student"][None])[0].numpy()
     terms, chosen = alpha * cost, np.exp(-cost)
-    shares = {who: torch.softmax(x[step - 1:], 0).numpy() for who, x in ordered.items()}
+    shares = {who: torch.softmax(x[step - 1 :], 0).numpy() for who, x in ordered.items()}
     classes = [names[i] for i in ranking[0].tolist()]
     marked = [f"{classes[0]}\n(label)", *classes[1:]]
     k = step - 1
-    alt = (f"Choice {step} of {count}: among {count - k} remaining classes the target order wants {classes[k]}; the "
-           f"student chooses it "
-           f"with probability {chosen[k]:.3f}. Weight {alpha[k]:.3g}, term {terms[k]:.3g}. The terms so far add up to "
-           f"{terms[:step].sum():.4g} of a loss of {terms.sum():.4g}.")
-    table = pd.DataFrame({"choice": np.arange(1, count + 1), "class": classes, "choice probability": chosen,
-                          "weight": alpha,
-                          "term": terms})
+    alt = (
+        f"Choice {step} of {count}: among {count - k} remaining classes the target order wants {classes[k]}; the "
+        f"student chooses it "
+        f"with probability {chosen[k]:.3f}. Weight {alpha[k]:.3g}, term {terms[k]:.3g}. The terms so far add up to "
+        f"{terms[:step].sum():.4g} of a loss of {terms.sum():.4g}."
+    )
+    table = pd.DataFrame(
+        {
+            "choice": np.arange(1, count + 1),
+            "class": classes,
+            "choice probability": chosen,
+            "weight": alpha,
+            "term": terms,
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(WIDTH, 5.0, 2, 1, sharex=True, gridspec_kw={"height_ratios": [1.5, 1]})
@@ -79,22 +96,35 @@ def worth_view(student_logits: Any, teacher_logits: Any, label: int, *, step: in
     return View(title=title or f"Plackett-Luce choice {step} of {count}", alt=alt, table=table, draw=draw)
 
 
-def _draw_shares(ax: Any, shares: Mapping[str, Any], k: int, count: int, name: str, chosen: float,
-                 theme: Theme) -> None:
+def _draw_shares(
+    ax: Any, shares: Mapping[str, Any], k: int, count: int, name: str, chosen: float, theme: Theme
+) -> None:
     x, top = np.arange(k, count), max(v.max() for v in shares.values())
-    ax.bar(x - 0.2, shares["student"], 0.4, color=STUDENT, hatch="//", edgecolor=theme.ink, linewidth=0.5,
-           label="student")
+    ax.bar(
+        x - 0.2, shares["student"], 0.4, color=STUDENT, hatch="//", edgecolor=theme.ink, linewidth=0.5, label="student"
+    )
     ax.bar(x + 0.2, shares["teacher"], 0.4, color=TEACHER, edgecolor=theme.ink, linewidth=0.5, label="teacher")
     if k:
         ax.axvspan(-0.5, k - 0.5, color=theme.muted, alpha=0.22, linewidth=0)
-        ax.text((k - 1) / 2, top * 0.5, "already\nchosen" if k == 1 else "already chosen", ha="center", va="center",
-                color=theme.ink,
-                fontsize=9.5, rotation=90 if k <= 2 else 0)
+        ax.text(
+            (k - 1) / 2,
+            top * 0.5,
+            "already\nchosen" if k == 1 else "already chosen",
+            ha="center",
+            va="center",
+            color=theme.ink,
+            fontsize=9.5,
+            rotation=90 if k <= 2 else 0,
+        )
     right = k < count / 2
-    ax.annotate(f"P(choose {name}) = {chosen:.3f}", (k - 0.2, shares["student"][0]),
-                (k - 0.4 if right else k + 0.2, top * 1.14),
-                ha="left" if right else "right", va="center", arrowprops={"arrowstyle": "-", "color": theme.ink,
-                                                                          "relpos": (0.02 if right else 0.98, 0)})
+    ax.annotate(
+        f"P(choose {name}) = {chosen:.3f}",
+        (k - 0.2, shares["student"][0]),
+        (k - 0.4 if right else k + 0.2, top * 1.14),
+        ha="left" if right else "right",
+        va="center",
+        arrowprops={"arrowstyle": "-", "color": theme.ink, "relpos": (0.02 if right else 0.98, 0)},
+    )
     ax.set(ylabel="share of what remains", xlim=(-0.6, count - 0.4), ylim=(0, top * 1.27))
     ax.grid(axis="x", visible=False)
     legend_above(ax)
@@ -113,9 +143,15 @@ def _draw_terms(ax: Any, terms: Any, alpha: Any, k: int, theme: Theme) -> None:
     legend_above(ax)
 
 
-def pld_weights_view(teacher_logits: Any, label: int, *, temperatures: Sequence[float] = (1.0, 4.0),
-                     kinds: Sequence[str] = ("first", "uniform", "position"), class_names: Sequence[str] | None = None,
-                     title: str = "Weight of each choice") -> View:
+def pld_weights_view(
+    teacher_logits: Any,
+    label: int,
+    *,
+    temperatures: Sequence[float] = (1.0, 4.0),
+    kinds: Sequence[str] = ("first", "uniform", "position"),
+    class_names: Sequence[str] | None = None,
+    title: str = "Weight of each choice",
+) -> View:
     """Weights of the choices of one sample: teacher's probabilities at several temperatures, and the special cases.
 
     Args:
@@ -132,22 +168,34 @@ def pld_weights_view(teacher_logits: Any, label: int, *, temperatures: Sequence[
     if not len(temperatures) + len(kinds):
         raise ValueError("temperatures and kinds are both empty: there is nothing to show.")
     ranking = teacher_optimal_permutation(t, torch.tensor([label]))
-    lines = {f"teacher, τ = {x:g}": pld_weights(t, ranking, kind="teacher", temperature=x)[0].numpy()
-             for x in temperatures}
+    lines = {
+        f"teacher, τ = {x:g}": pld_weights(t, ranking, kind="teacher", temperature=x)[0].numpy() for x in temperatures
+    }
     lines |= {kind: pld_weights(t, ranking, kind=kind)[0].numpy() for kind in kinds}
     ordered = [names[i] for i in ranking[0].tolist()]
     top = names[int(t[0].argmax())]
-    alt = (f"The label is {names[label]}; the teacher's first choice is {top}"
-           + (". " if int(t[0].argmax()) == label else ", so the teacher is wrong and the label's weight is small. ")
-           + "Weight of the label: " + "; ".join(f"{n}: {v[0]:.3g}" for n, v in lines.items()) + ".")
+    alt = (
+        f"The label is {names[label]}; the teacher's first choice is {top}"
+        + (". " if int(t[0].argmax()) == label else ", so the teacher is wrong and the label's weight is small. ")
+        + "Weight of the label: "
+        + "; ".join(f"{n}: {v[0]:.3g}" for n, v in lines.items())
+        + "."
+    )
     table = pd.DataFrame({"position": np.arange(1, len(ordered) + 1), "class": ordered, **lines})
 
     def draw(theme: Theme) -> Figure:
         figure, ax = subplots(WIDTH, 3.8)
         x = np.arange(len(ordered))
         for i, (name, values) in enumerate(lines.items()):
-            ax.plot(x, values, color=CATEGORICAL[i % len(CATEGORICAL)], linestyle=DASHES[i % len(DASHES)],
-                    marker=MARKERS[i % len(MARKERS)], markersize=6, label=name)
+            ax.plot(
+                x,
+                values,
+                color=CATEGORICAL[i % len(CATEGORICAL)],
+                linestyle=DASHES[i % len(DASHES)],
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=6,
+                label=name,
+            )
         thin_labels(ax, "x", ordered)
         ax.set(xlabel="class, in target order (label first)", ylabel="weight of the choice")
         ax.legend()
@@ -162,9 +210,14 @@ def _inversions(first: Tensor, second: Tensor) -> int:
     return int(((first[i] - first[j]) * (second[i] - second[j]) < 0).sum())
 
 
-def ranking_view(student_logits: Any, teacher_logits: Any, class_names: Sequence[str] | None = None, *,
-                 label: int | None = None,
-                 title: str | None = None) -> View:
+def ranking_view(
+    student_logits: Any,
+    teacher_logits: Any,
+    class_names: Sequence[str] | None = None,
+    *,
+    label: int | None = None,
+    title: str | None = None,
+) -> View:
     """The teacher's order of the classes beside the student's, joined by lines; every crossing is an inversion.
 
     Args:
@@ -173,25 +226,37 @@ def ranking_view(student_logits: Any, teacher_logits: Any, class_names: Sequence
     """
     s, t = as_tensor("student_logits", student_logits, ndim=1), as_tensor("teacher_logits", teacher_logits, ndim=1)
     if len(s) != len(t):
-        raise ValueError(f"student_logits and teacher_logits must have the same shape, got ({len(s)},) and "
-                         f"({len(t)},).")
+        raise ValueError(
+            f"student_logits and teacher_logits must have the same shape, got ({len(s)},) and ({len(t)},)."
+        )
     names = check_names("class_names", class_names, len(t))
     place_s, place_t = (positions(descending_order(x)) for x in (s, t))
     crossed, pairs = _inversions(place_s, place_t), len(t) * (len(t) - 1) // 2
     tau = float(kendall_tau(s[None], t[None])[0])
     moved = (place_s - place_t).numpy()
     far = int(np.abs(moved).argmax())
-    alt = (f"{crossed} of {pairs} pairs of classes are in another order (Kendall tau {tau:.2f}). The teacher's first "
-           f"is "
-           f"{names[int(t.argmax())]}, the student's {names[int(s.argmax())]}. "
-           + (f"{names[far]} is furthest off: {_ordinal(int(place_t[far]) + 1)} for the teacher, "
-              f"{_ordinal(int(place_s[far]) + 1)} for the "
-              "student." if crossed else "The two orders are the same."))
+    alt = (
+        f"{crossed} of {pairs} pairs of classes are in another order (Kendall tau {tau:.2f}). The teacher's first "
+        f"is "
+        f"{names[int(t.argmax())]}, the student's {names[int(s.argmax())]}. "
+        + (
+            f"{names[far]} is furthest off: {_ordinal(int(place_t[far]) + 1)} for the teacher, "
+            f"{_ordinal(int(place_s[far]) + 1)} for the "
+            "student."
+            if crossed
+            else "The two orders are the same."
+        )
+    )
     order = descending_order(t).tolist()
-    table = pd.DataFrame({"class": [names[i] for i in order], "teacher's "
-                                                              "position": [int(place_t[i]) + 1 for i in order],
-                          "student's position": [int(place_s[i]) + 1 for i in order],
-                          "teacher logit": t[order].numpy(), "student logit": s[order].numpy()})
+    table = pd.DataFrame(
+        {
+            "class": [names[i] for i in order],
+            "teacher's position": [int(place_t[i]) + 1 for i in order],
+            "student's position": [int(place_s[i]) + 1 for i in order],
+            "teacher logit": t[order].numpy(),
+            "student logit": s[order].numpy(),
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         figure, ax = subplots(6.2, max(3.0, 0.9 + 0.34 * len(t)))
@@ -200,15 +265,25 @@ def ranking_view(student_logits: Any, teacher_logits: Any, class_names: Sequence
             colour, dash = ("#009E73", "-") if a == b else (("#0072B2", "--") if b < a else ("#D55E00", "-."))
             ax.plot([0, 1], [a, b], color=colour, linestyle=dash, marker="o", linewidth=3.2 if c == label else 1.8)
             mark = {"fontweight": "bold"} if c == label else {}
-            ax.text(-0.05, a, f"{names[c]}{' (label)' if c == label else ''}  {t[c]:.1f}", ha="right", va="center",
-                    **mark)
-            ax.text(1.05, b, f"{s[c]:.1f}  {names[c]}{' (label)' if c == label else ''}", ha="left", va="center",
-                    **mark)
-        for colour, dash, words in (("#009E73", "-", "same place"), ("#0072B2", "--", "student higher"),
-                                    ("#D55E00", "-.", "student lower")):
+            ax.text(
+                -0.05, a, f"{names[c]}{' (label)' if c == label else ''}  {t[c]:.1f}", ha="right", va="center", **mark
+            )
+            ax.text(
+                1.05, b, f"{s[c]:.1f}  {names[c]}{' (label)' if c == label else ''}", ha="left", va="center", **mark
+            )
+        for colour, dash, words in (
+            ("#009E73", "-", "same place"),
+            ("#0072B2", "--", "student higher"),
+            ("#D55E00", "-.", "student lower"),
+        ):
             ax.plot([], [], color=colour, linestyle=dash, marker="o", label=words)
-        ax.set(xlim=(-0.75, 1.75), ylim=(len(t) - 0.4, -0.9), xticks=[0, 1],
-               xticklabels=["teacher's order", "student's order"], yticks=[])
+        ax.set(
+            xlim=(-0.75, 1.75),
+            ylim=(len(t) - 0.4, -0.9),
+            xticks=[0, 1],
+            xticklabels=["teacher's order", "student's order"],
+            yticks=[],
+        )
         ax.xaxis.tick_top()
         ax.tick_params(length=0)
         ax.grid(False)
@@ -216,13 +291,22 @@ def ranking_view(student_logits: Any, teacher_logits: Any, class_names: Sequence
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, frameon=False, fontsize=10)
         return figure
 
-    return View(title=title or f"Order of the classes: {crossed} inversion{'' if crossed == 1 else 's'}", alt=alt,
-                table=table, draw=draw)
+    return View(
+        title=title or f"Order of the classes: {crossed} inversion{'' if crossed == 1 else 's'}",
+        alt=alt,
+        table=table,
+        draw=draw,
+    )
 
 
-def rank_agreement_view(student_logits: Any, teacher_logits: Any, before: Any = None, *,
-                        labels: tuple[str, str] = ("before", "after"),
-                        title: str = "Agreement of the rankings") -> View:
+def rank_agreement_view(
+    student_logits: Any,
+    teacher_logits: Any,
+    before: Any = None,
+    *,
+    labels: tuple[str, str] = ("before", "after"),
+    title: str = "Agreement of the rankings",
+) -> View:
     """Where the student puts the class that the teacher puts k-th, over a data set.
 
     Each row of the heat map is a place in the teacher's ranking, each column a place in the student's; a cell is the
@@ -239,8 +323,9 @@ def rank_agreement_view(student_logits: Any, teacher_logits: Any, before: Any = 
         students = {labels[0]: as_tensor("before", before, ndim=2), labels[1]: students["student"]}
     for name, s in students.items():
         if s.shape != t.shape:
-            raise ValueError(f"{name} logits and teacher_logits must have the same shape, got {tuple(s.shape)} and "
-                             f"{tuple(t.shape)}.")
+            raise ValueError(
+                f"{name} logits and teacher_logits must have the same shape, got {tuple(s.shape)} and {tuple(t.shape)}."
+            )
     count = t.shape[1]
     maps, means, taus, words = {}, {}, {}, []
     order = descending_order(t)
@@ -249,12 +334,18 @@ def rank_agreement_view(student_logits: Any, teacher_logits: Any, before: Any = 
         maps[name] = torch.nn.functional.one_hot(places, count).double().mean(0).numpy()
         means[name] = places.double().mean(0).numpy() + 1
         taus[name] = float(kendall_tau(s, t).mean())
-        words.append(f"{name}: mean Kendall tau {taus[name]:.2f}, first places agree on {100 * maps[name][0, 0]:.0f} % "
-                     f"of the samples, the "
-                     f"teacher's second is on average {means[name][1 if count > 1 else 0]:.1f}")
-    table = pd.DataFrame({"teacher's place": np.arange(1, count + 1), **{f"mean place, {n}": m for n,
-                                                                         m in means.items()},
-                          **{f"same place, {n}": np.diag(m) for n, m in maps.items()}})
+        words.append(
+            f"{name}: mean Kendall tau {taus[name]:.2f}, first places agree on {100 * maps[name][0, 0]:.0f} % "
+            f"of the samples, the "
+            f"teacher's second is on average {means[name][1 if count > 1 else 0]:.1f}"
+        )
+    table = pd.DataFrame(
+        {
+            "teacher's place": np.arange(1, count + 1),
+            **{f"mean place, {n}": m for n, m in means.items()},
+            **{f"same place, {n}": np.diag(m) for n, m in maps.items()},
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         high = max(m.max() for m in maps.values())
@@ -263,9 +354,15 @@ def rank_agreement_view(student_logits: Any, teacher_logits: Any, before: Any = 
         for ax, (name, matrix) in zip(axes[0], maps.items(), strict=True):
             image = heatmap(ax, matrix, theme, rows=places, columns=places, vmin=0, vmax=high)
             for colour, width in (("#000000", 3.6), ("#ffffff", 1.8)):
-                ax.plot(means[name] - 1, range(count), color=colour, linewidth=width, marker="o",
-                        markersize=4 + width / 2,
-                        label="student's mean place" if width < 2 else None)
+                ax.plot(
+                    means[name] - 1,
+                    range(count),
+                    color=colour,
+                    linewidth=width,
+                    marker="o",
+                    markersize=4 + width / 2,
+                    label="student's mean place" if width < 2 else None,
+                )
             ax.set(title=f"{name}: Kendall tau {taus[name]:.2f}", xlabel="place in the student's ranking")
         axes[0, 0].set_ylabel("place in the teacher's ranking")
         legend = axes[0, 0].legend(loc="upper right", fontsize=9, facecolor="#555555", framealpha=1)
@@ -276,8 +373,13 @@ def rank_agreement_view(student_logits: Any, teacher_logits: Any, before: Any = 
     return View(title=title, alt=f"Over {len(t)} samples, {'; '.join(words)}.", table=table, draw=draw)
 
 
-def class_positions_view(logits: Mapping[str, Any], labels: Any, *, class_names: Sequence[str] | None = None,
-                         title: str = "Mean place of each class in the ranking") -> View:
+def class_positions_view(
+    logits: Mapping[str, Any],
+    labels: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    title: str = "Mean place of each class in the ranking",
+) -> View:
     """Which classes are ranked high on images of which class: mean places, one heat map per model.
 
     Row: the true class; column: the class that is ranked; cell: its mean place (1 = first) over the images of that row.
@@ -297,29 +399,50 @@ def class_positions_view(logits: Mapping[str, Any], labels: Any, *, class_names:
     first, reference = next(iter(models.items()))
     for n, x in models.items():
         if x.shape != reference.shape:
-            raise ValueError(f"logits[{n!r}] must have shape {tuple(reference.shape)} like logits[{first!r}], got "
-                             f"{tuple(x.shape)}.")
+            raise ValueError(
+                f"logits[{n!r}] must have shape {tuple(reference.shape)} like logits[{first!r}], got {tuple(x.shape)}."
+            )
     y = check_labels(torch.as_tensor(labels), *reference.shape)
     count = reference.shape[1]
     names = check_names("class_names", class_names, count)
     truth = torch.nn.functional.one_hot(y, count).double()
-    maps = {n: (truth.T @ positions(descending_order(x)).double() / truth.sum(0)[:, None] + 1).numpy()
-            for n, x in models.items()}
+    maps = {
+        n: (truth.T @ positions(descending_order(x)).double() / truth.sum(0)[:, None] + 1).numpy()
+        for n, x in models.items()
+    }
     off = {n: float(np.nanmean(np.abs(m - maps[first]))) for n, m in maps.items() if n != first}
     rivals = np.where(np.eye(count, dtype=bool), np.inf, np.nan_to_num(maps[first], nan=np.inf))
     i, j = np.unravel_index(int(rivals.argmin()), rivals.shape)
-    alt = (f"{len(y)} samples, {count} classes. For the {first}, the highest class after the label is {names[j]} on "
-           f"{names[i]} (mean place {maps[first][i, j]:.1f})"
-           + "".join(f". {n}: on average {d:.1f} places from the {first}" for n, d in off.items()) + ".")
-    table = pd.DataFrame({"true class": np.repeat(names, count), "ranked class": np.tile(names, count),
-                          **{n: m.ravel() for n, m in maps.items()}})
+    alt = (
+        f"{len(y)} samples, {count} classes. For the {first}, the highest class after the label is {names[j]} on "
+        f"{names[i]} (mean place {maps[first][i, j]:.1f})"
+        + "".join(f". {n}: on average {d:.1f} places from the {first}" for n, d in off.items())
+        + "."
+    )
+    table = pd.DataFrame(
+        {
+            "true class": np.repeat(names, count),
+            "ranked class": np.tile(names, count),
+            **{n: m.ravel() for n, m in maps.items()},
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH if len(maps) > 1 else 5.2, 3.5 if len(maps) > 2 else 4.4, 1, len(maps),
-                                sharey=True, squeeze=False)
+        figure, axes = subplots(
+            WIDTH if len(maps) > 1 else 5.2, 3.5 if len(maps) > 2 else 4.4, 1, len(maps), sharey=True, squeeze=False
+        )
         for ax, (n, matrix) in zip(axes[0], maps.items(), strict=True):
-            image = heatmap(ax, matrix, theme, rows=names, columns=names, vmin=1, vmax=count, cmap=f"{SEQUENTIAL}_r",
-                            room=90 // len(maps))
+            image = heatmap(
+                ax,
+                matrix,
+                theme,
+                rows=names,
+                columns=names,
+                vmin=1,
+                vmax=count,
+                cmap=f"{SEQUENTIAL}_r",
+                room=90 // len(maps),
+            )
             ax.set(title=n if n not in off else f"{n}: {off[n]:.1f} places off", xlabel="ranked class")
         axes[0, 0].set_ylabel("true class")
         bar = figure.colorbar(image, ax=list(axes[0]), label="mean place", fraction=0.04, pad=0.02)
@@ -329,41 +452,63 @@ def class_positions_view(logits: Mapping[str, Any], labels: Any, *, class_names:
     return View(title=title, alt=alt, table=table, draw=draw)
 
 
-def correlation_heatmaps_view(student_probabilities: Any, teacher_probabilities: Any, *,
-                              class_names: Sequence[str] | None = None,
-                              title: str = "What DIST compares") -> View:
+def correlation_heatmaps_view(
+    student_probabilities: Any,
+    teacher_probabilities: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    title: str = "What DIST compares",
+) -> View:
     """Probabilities of a batch, student and teacher, with the correlation of every row and of every column.
 
     Args:
         student_probabilities, teacher_probabilities: ``(N, C)``, N >= 2 samples.
         class_names: ``C`` names.
     """
-    q, p = (as_tensor(n, v, ndim=2) for n, v in (("student_probabilities", student_probabilities),
-                                                 ("teacher_probabilities", teacher_probabilities)))
+    q, p = (
+        as_tensor(n, v, ndim=2)
+        for n, v in (("student_probabilities", student_probabilities), ("teacher_probabilities", teacher_probabilities))
+    )
     if q.shape != p.shape or len(q) < 2:
-        raise ValueError(f"student and teacher probabilities must have the same shape with at least 2 samples, got "
-                         f"{tuple(q.shape)} and "
-                         f"{tuple(p.shape)}.")
+        raise ValueError(
+            f"student and teacher probabilities must have the same shape with at least 2 samples, got "
+            f"{tuple(q.shape)} and "
+            f"{tuple(p.shape)}."
+        )
     names = check_names("class_names", class_names, q.shape[1])
     rows, columns = (pearson_correlation(q, p, dim=d).numpy() for d in (1, 0))
-    alt = (f"{q.shape[0]} samples, {q.shape[1]} classes. Rows (each sample over its classes) correlate "
-           f"{rows.mean():.3f} on average, at worst "
-           f"{rows.min():.3f} (sample {int(rows.argmin())}). Columns (each class over the samples) correlate "
-           f"{columns.mean():.3f} on average, at "
-           f"worst {columns.min():.3f} (class {names[int(columns.argmin())]}).")
-    table = pd.DataFrame({"what": ["row"] * len(rows) + ["column"] * len(columns),
-                          "name": [*map(str, range(len(rows))), *names],
-                          "correlation": np.concatenate([rows, columns])})
+    alt = (
+        f"{q.shape[0]} samples, {q.shape[1]} classes. Rows (each sample over its classes) correlate "
+        f"{rows.mean():.3f} on average, at worst "
+        f"{rows.min():.3f} (sample {int(rows.argmin())}). Columns (each class over the samples) correlate "
+        f"{columns.mean():.3f} on average, at "
+        f"worst {columns.min():.3f} (class {names[int(columns.argmin())]})."
+    )
+    table = pd.DataFrame(
+        {
+            "what": ["row"] * len(rows) + ["column"] * len(columns),
+            "name": [*map(str, range(len(rows))), *names],
+            "correlation": np.concatenate([rows, columns]),
+        }
+    )
 
     def draw(theme: Theme) -> Figure:
         from matplotlib.figure import Figure as MplFigure
+
         figure = MplFigure(figsize=(WIDTH, min(7.5, 2.4 + 0.22 * len(rows))), layout="constrained")
         grid = figure.add_gridspec(2, 3, width_ratios=[1, 1, 0.42], height_ratios=[len(rows) * 0.22, 1.1])
         top = [figure.add_subplot(grid[0, i]) for i in range(2)]
         for ax, matrix, who in zip(top, (p, q), ("teacher P", "student Q"), strict=True):
-            image = heatmap(ax, as_array(who, matrix, ndim=2), theme, rows=[str(i) for i in range(len(rows))],
-                            columns=names,
-                            vmin=0, vmax=1, room=36)
+            image = heatmap(
+                ax,
+                as_array(who, matrix, ndim=2),
+                theme,
+                rows=[str(i) for i in range(len(rows))],
+                columns=names,
+                vmin=0,
+                vmax=1,
+                room=36,
+            )
             ax.set(title=who, xlabel="class" if ax is top[0] else "")
         top[0].set_ylabel("sample")
         top[1].tick_params(labelbottom=False)

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 _LABEL = CATEGORICAL[2]
 
 
-def soft_target_view(teacher_logits: Any, label: int, class_names: Sequence[str] | None = None, *, temperature: float,
-                     image: Any = None, title: str | None = None) -> View:
+def soft_target_view(
+    teacher_logits: Any,
+    label: int,
+    class_names: Sequence[str] | None = None,
+    *,
+    temperature: float,
+    image: Any = None,
+    title: str | None = None,
+) -> View:
     """The label of one sample (one bar) and the teacher's softened probabilities (all bars), side by side.
 
     Args:
@@ -44,18 +51,28 @@ def soft_target_view(teacher_logits: Any, label: int, class_names: Sequence[str]
         raise ValueError(f"label must be in [0, {len(names)}), got {label!r}.")
     soft = torch.softmax(logits / temperature, 0).numpy()
     hard = np.eye(len(names))[label]
-    alt = (f"The label says {names[label]} and nothing else. The teacher, at temperature {temperature:g}, gives "
-           f"{_shares(soft, names)}.")
+    alt = (
+        f"The label says {names[label]} and nothing else. The teacher, at temperature {temperature:g}, gives "
+        f"{_shares(soft, names)}."
+    )
     table = pd.DataFrame({"class": names, "label": hard, "teacher": soft})
 
     def draw(theme: Theme) -> Figure:
-        figure, grid = subplots(WIDTH, 2.5, 1, 2 if picture is None else 3, squeeze=False, gridspec_kw={
-            "width_ratios": [1, 1] if picture is None else [0.5, 1, 1]})
+        figure, grid = subplots(
+            WIDTH,
+            2.5,
+            1,
+            2 if picture is None else 3,
+            squeeze=False,
+            gridspec_kw={"width_ratios": [1, 1] if picture is None else [0.5, 1, 1]},
+        )
         axes = grid[0]
         if picture is not None:
             show_pixels(axes[0], picture, "the image")
-        for ax, values, colour, says in ((axes[-2], hard, _LABEL, "what the label says"),
-                                         (axes[-1], soft, TEACHER, f"what the teacher says, T = {temperature:g}")):
+        for ax, values, colour, says in (
+            (axes[-2], hard, _LABEL, "what the label says"),
+            (axes[-1], soft, TEACHER, f"what the teacher says, T = {temperature:g}"),
+        ):
             ax.bar(range(len(values)), values, 0.75, color=colour, edgecolor=theme.ink, linewidth=0.5)
             ax.set(ylim=(0, 1.04), title=says, xlabel="class")
             thin_labels(ax, "x", names, room=40)
