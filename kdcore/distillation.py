@@ -61,6 +61,8 @@ class Distillation(Training):
     frozen = ("teachers",)
     run: Run
     ready: Ready
+    answering: dict[str, OneTeacher]
+    counted: int
 
     def __init__(
         self,

@@ -342,6 +342,8 @@ class Run(Updates):
         self.stage = stage
         self.training.to(fabric.device)
         self._epoch_length = None if callable(stage.data) else length_of(stage.data)
+        if self._epoch_length == 0:
+            raise ValueError(f"the data{of_stage(stage)} gave no batch: it is empty.")
         self._total_steps = stage.steps
         if stage.steps is None and self._epoch_length is not None:
             self._total_steps = stage.epochs * math.ceil(self._epoch_length / self.accumulate)
