@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .functional.checks import check_choice, check_non_negative, closest
+from .functional.cka import KERNELS, CKAMap, cka_matrix
+from .functional.gram import ucentered_gram
 from .functional.pooling import POOLINGS, pool_features
-from .functional.similarity import KERNELS, CKAMap, cka_matrix, ucentered_gram
 from .inputs import Batch, read_batch
 from .taps import Taps, evaluating, feature_kind, format_shape, layers, resolve_names
 
@@ -356,7 +357,7 @@ def cka_map(
 ) -> CKAResult:
     """CKA of all pairs of layers of two models on the same samples, in one pass.
 
-    Unbiased linear minibatch CKA by default; see :class:`~kdcore.functional.similarity.CKAMap` for the estimators.
+    Unbiased linear minibatch CKA by default; see :class:`~kdcore.functional.cka.CKAMap` for the estimators.
     Both models run in eval and inference mode on the same batches; flags, devices and hooks are as before afterwards,
     also after an error. A model compared with itself runs once.
 

@@ -22,7 +22,8 @@ from .checkpoints import preserved_rng
 from .cka_maps import CKAResult, batch_estimates, cka_map
 from .distiller import Distiller, Epoch
 from .experiment import Arm, Claim, Comparison, Progress, compare
-from .functional.similarity import CKAMap, cka, cka_matrix, mean_cca_matrix
+from .functional.cca import mean_cca_matrix
+from .functional.cka import CKAMap, cka, cka_matrix
 from .models import ConvNet
 from .studies import cifar100_task
 from .taps import collect_features, embedding_tap
@@ -242,7 +243,7 @@ def map_memory(
     mode: str = "minibatch",
     keep_batches: bool = False,
 ) -> int:
-    """Largest number of bytes that a :class:`~kdcore.functional.similarity.CKAMap` held between batches of noise.
+    """Largest number of bytes that a :class:`~kdcore.functional.cka.CKAMap` held between batches of noise.
 
     Args:
         batches, batch_size: how much it is given.

@@ -412,7 +412,7 @@ def gram_view(
     """Centred Gram matrices of the same samples side by side, samples sorted by class.
 
     Args:
-        grams: name -> ``(N, N)`` centred Gram (:func:`kdcore.functional.similarity.center_gram`), up to three; each is
+        grams: name -> ``(N, N)`` centred Gram (:func:`kdcore.functional.gram.center_gram`), up to three; each is
             drawn relative to its largest entry off the diagonal.
         labels: ``(N,)`` class of each sample.
         class_names: names by label.
