@@ -20,7 +20,8 @@ from .functional.cka import KERNELS, CKAMap, cka_matrix
 from .functional.gram import ucentered_gram
 from .functional.pooling import POOLINGS, pool_features
 from .inputs import Batch, read_batch
-from .taps import Taps, evaluating, feature_kind, format_shape, layers, resolve_names
+from .model_layers import feature_kind, format_shape, layers
+from .taps import Taps, evaluating, resolve_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -369,7 +370,8 @@ def cka_map(
         model_y: the model of the columns, or Grams kept of it.
         loader: gives batches (``x``, ``(x, y)``, ``(x, y, index)`` or dicts); not needed where both sides are kept
             Grams.
-        layers_x, layers_y: tap names and globs (:mod:`kdcore.taps`); default what :func:`kdcore.taps.layers` proposes.
+        layers_x, layers_y: tap names and globs (:mod:`kdcore.taps`); default what
+            :func:`~kdcore.model_layers.layers` proposes.
         mode: ``"minibatch"``, or ``"exact"``: the whole-set value whatever the batches (linear only; memory
             ``sum_ij d1_i d2_j``, so pool wide layers).
         kernel: ``"linear"`` or ``"rbf"``. bandwidth: of the latter, a fraction of the median distance.

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .functional.checks import check_choice, check_fraction, check_positive, describe
-from .taps import feature_kind, format_shape, token_grid
+from .model_layers import feature_kind, format_shape, token_grid
 
 if TYPE_CHECKING:
-    from .taps import LayerPair
+    from .model_layers import LayerPair
 
 KINDS = ("auto", "none", "linear", "conv1x1", "conv1x1_bn", "mlp")
 LAYOUTS = ("map", "map_last", "tokens", "vector")
@@ -378,7 +378,7 @@ def make_projector(
         grid: ``(height, width)`` of the student's tokens where they are no square; also the teacher's if it fits.
         teacher_grid: the same for the teacher.
         student_layout, teacher_layout: ``"map"``, ``"map_last"`` (channels last), ``"tokens"``, ``"vector"``; default
-            from the number of dimensions, as in :func:`kdcore.taps.feature_kind` with ``channels_last=False``.
+            from the number of dimensions, as in :func:`kdcore.model_layers.feature_kind` with ``channels_last=False``.
         student_name, teacher_name: how :meth:`Projector.describe` and errors call them.
 
     Raises:
@@ -414,7 +414,7 @@ class ProjectorBank(nn.Module):
     """One projector per layer pair, in the order of the pairs.
 
     Args:
-        pairs: from :func:`kdcore.taps.pair_layers` (with shapes).
+        pairs: from :func:`kdcore.model_layers.pair_layers` (with shapes).
         kind: as for :func:`make_projector`.
 
     Raises:
