@@ -28,6 +28,7 @@ from ..checkpoints import preserved_rng
 from ..functional.agreement import paired_gain
 from ..functional.checks import check_positive
 from ._codes import ALARM, CODES, Code
+from ._finding import Facts, Finding
 from ._history import flat, soft_term
 from ._measures import (
     Activity,
@@ -65,8 +66,9 @@ from ._probes import (
     unseen,
 )
 from ._result import TABLES, Diagnosis, input_words
-from ._rules import Facts, Finding, bounded, judge, same_network
 from ._weights import fresh, odd_weights, stages
+from .rules import judge, same_network
+from .rules.outputs import bounded
 
 Progress = Callable[[int, int, str], None]
 
