@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from .._finding import Facts, Finding, pc
 from .._pair import Net, Role
-from .._probes import DROPOUTS, Gain, batch_norms
+from .._probes import Gain
+from .._states import DROPOUTS, batch_norms
 from .outputs import bounded
 
 _TRY = {

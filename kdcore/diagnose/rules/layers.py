@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from .._finding import Facts, Finding, pc, ramp
 from .._pair import ROLES, Role
-from .._probes import readable
+from .._states import readable
 from .._weights import fresh
 
 
