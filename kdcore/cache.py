@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ._cache_source import CacheError, Source, describe_transform
-from .checkpoints import check_writable, preserved_rng, state_hash, write_atomic
+from .checkpoints import check_writable, preserved_rng, state_hash, write_checked
 from .functional.checks import describe
 from .inputs import Batch, check_finite
 from .taps import Taps, evaluating, resolve_names
@@ -304,7 +304,7 @@ class TeacherCache:
                 for v in range(key["views"])
             },
         }
-        write_atomic(self._manifest_path, lambda file: file.write(json.dumps(manifest, indent=1).encode()))
+        write_checked(self._manifest_path, json.dumps(manifest, indent=1))
         self._manifest = manifest
 
     # How it is read ---------------------------------------------------------------------------------------------------
