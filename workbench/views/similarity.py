@@ -476,3 +476,13 @@ def gram_view(
     return View(
         title=title, alt=f"{len(y)} images. Mean similarity, relative to the largest: {words}.", table=table, draw=draw
     )
+
+
+__all__ = [
+    "batch_estimates_view",
+    "cka_film_view",
+    "cka_grid_view",
+    "gram_view",
+    "layer_identification_view",
+    "similarity_profile_view",
+]
