@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from .functional.checks import closest
 from .inputs import Batch
+from .model_layers import embedding_tap
 from .outputs import logits_of
 from .registry import Axes, Knob, MethodCard, knob_names
-from .taps import embedding_tap, evaluating, tap
+from .taps import evaluating, tap
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,8 @@ from .functional.checks import check_positive
 from .functional.correlation import kendall_tau
 from .functional.prototypes import class_means, norm_and_cosine
 from .functional.ranking import ranking_agreement
+from .model_layers import collect_features, embedding_tap
 from .models import CifarResNet
-from .taps import collect_features, embedding_tap
 from .tasks import ModelSpec, Recipe, Task, load_task
 from .tasks._augment import CropFlip
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .runs.files import write_atomic
+from kdcore.files import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -45,7 +45,8 @@ from kdcore.distiller import Epoch, distill
 from kdcore.experiment import Claim
 from kdcore.functional.prototypes import class_means
 from kdcore.methods import nd_kd
-from kdcore.taps import collect_features, tap
+from kdcore.model_layers import collect_features
+from kdcore.taps import tap
 from kdcore.tasks import load_task
 
 # %%
