@@ -149,7 +149,7 @@ def test_timm_networks_are_distilled_on_a_folder(folder: Path) -> None:
     form.fields["root"].value, form.size.value = str(folder), 32
     form.fields["teacher"].value, form.fields["student"].value = "test_resnet", "test_efficientnet"
     form.load()
-    assert form.join(90) and "role='status'>Loaded" in form._box.html
+    assert form.join(90) and 'role="status">Loaded' in form._box.html
     s = panel.state
     assert (s.task, s.teacher, s.student) == ("images-pictures", "test_resnet", "test_efficientnet")
     assert [panel._choices[role].value for role in ("task", "teacher", "student")] == [s.task, s.teacher, s.student]

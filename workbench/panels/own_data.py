@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import html
 import threading
 import traceback
 import warnings
@@ -12,6 +11,7 @@ from typing import Any
 
 import ipywidgets as w
 
+from kdcore.html import join, tag
 from kdcore.tasks import Task, load_task
 
 from .explorer import slider
@@ -103,7 +103,7 @@ class FolderForm:
     def load(self) -> None:
         """Read the folder; the task, or what is wrong, appears when it is known."""
         self.enable(False)
-        self._box.html = "<p role='status'>reading the folder ...</p>"
+        self._box.html = tag("p", "reading the folder ...", role="status")
         self._thread = threading.Thread(target=self._work, args=(self.options(),), name="kdw-folder", daemon=True)
         self._thread.start()
 
@@ -140,11 +140,9 @@ class FolderForm:
 
 
 def _summary(task: Task) -> str:
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in task.notes)
-    return (
-        f"<p role='status'>Loaded <b>{html.escape(task.name)}</b>: {len(task.train)} images to learn from, "
-        f"{len(task.test)} to test on, {task.num_classes} classes.</p>{notes}"
-    )
+    sizes = f": {len(task.train)} images to learn from, {len(task.test)} to test on, {task.num_classes} classes."
+    loaded = tag("p", "Loaded ", tag("b", task.name), sizes, role="status")
+    return join((loaded, *(tag("p", note) for note in task.notes)))
 
 
 __all__ = ["FolderForm", "parse_settings"]
