@@ -13,7 +13,7 @@ from PIL import Image
 from kdcore.distiller import Epoch
 from kdcore.experiment import Arm, compare
 from kdcore.models import MLP
-from kdcore.tasks import ModelSpec, Recipe, Task, load_task
+from kdcore.tasks import Classification, ModelSpec, Recipe, Task, load_task
 from workbench.panels import BeforeAfter, LiveCurves, TrainPanel, parse_settings
 from workbench.panels.base import Panel
 from workbench.panels.own_data import FolderForm
@@ -35,7 +35,7 @@ def blobs(n: int, seed: int) -> list[tuple[torch.Tensor, int]]:
 
 def task() -> Task:
     recipe = Recipe(epochs=3, batch_size=16, lr=1e-2)
-    return Task(
+    return Classification(
         name="blobs",
         train=blobs(96, 0),
         test=blobs(60, 1),
