@@ -354,7 +354,7 @@ def similarity_claims(numbers: Mapping[str, Sequence[float]], *, on: str = "") -
             op="==",
             right=numbers["bytes_4"],
             unit="bytes",
-            every_seed=True,
+            exact=True,
         ),
     ]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .runs.files import write_atomic
+from .runs.records import VERDICT_SIGNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,8 +96,8 @@ def verdicts_html(verdicts: Sequence[Mapping[str, Any]]) -> str:
     """Claims with their outcome in words, a sign and a colour."""
     lines = []
     for verdict in verdicts:
-        good = bool(verdict.get("reproduced"))
-        sign, kind = ("✔", "good") if good else ("✘", "bad")
+        value = str(verdict.get("value", "open"))
+        sign, kind = VERDICT_SIGNS.get(value, "?"), {"reproduced": "good", "contradicted": "bad"}.get(value, "open")
         sentence = html.escape(str(verdict.get("sentence", verdict["text"])))
         lines.append(f'<li class="verdict"><span class="{kind}" aria-hidden="true">{sign}</span> {sentence}</li>')
     return f"<ul>{''.join(lines)}</ul>" if lines else ""

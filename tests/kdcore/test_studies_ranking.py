@@ -46,10 +46,12 @@ def comparison(pld: float, uniform: float, agreement: float) -> Comparison:
     arms = {"CE": (0.90, 0.6), "PLD, τ = 4": (pld, agreement), "PLD, uniform weights": (uniform, 0.8)}
     return Comparison(
         arms=tuple(arms),
-        seeds=(0, 1),
+        seeds=tuple(range(6)),
         metric="accuracy",
         records=[
-            {"arm": arm, "seed": s, "last": last, "agreement": tau} for arm, (last, tau) in arms.items() for s in (0, 1)
+            {"arm": arm, "seed": s, "last": last, "agreement": tau}
+            for arm, (last, tau) in arms.items()
+            for s in range(6)
         ],
     )
 
