@@ -39,12 +39,12 @@ import torch
 from captum.attr import IntegratedGradients
 from IPython.display import Markdown, display
 
-from kdcore import studies
 from kdcore.cka_maps import cka_map
 from kdcore.distiller import Epoch, distill
 from kdcore.experiment import Claim, check_claims, effects, tally
 from kdcore.functional.prototypes import class_means
 from kdcore.methods import nd_kd
+from kdcore.studies import nd_kd as study
 from kdcore.taps import collect_features, tap
 from kdcore.tasks import load_task
 
@@ -71,7 +71,7 @@ n_seeds = seeds if quick else max(seeds, 5)
 # 1,078 images; the student, with 4-8-64 channels, sees 400 of them.
 
 # %%
-task = studies.norm_direction_task()
+task = study.norm_direction_task()
 teacher = task.teacher(progress=progress_line("Teacher"))
 labels, loader = task.labels("test"), task.loader("test", batch_size=512, shuffle=False)
 known = collect_features(teacher, task.loader("train", batch_size=512, shuffle=False), "head:in")["head:in"]
@@ -96,8 +96,8 @@ Markdown(
 # the direction of the *teacher's* mean of the image's class; the further from the corner, the longer the embedding.
 
 # %%
-plain = studies.norm_direction(arms=["ce"], seeds=1, progress=progress_line("Student")).students["ce", 0]
-geometry = {"teacher": studies.class_geometry(teacher, task), "labels only": studies.class_geometry(plain, task)}
+plain = study.norm_direction(arms=["ce"], seeds=1, progress=progress_line("Student")).students["ce", 0]
+geometry = {"teacher": study.class_geometry(teacher, task), "labels only": study.class_geometry(plain, task)}
 idea = norm_direction_view(geometry, title="Where the embeddings point, and how long they are")
 idea
 
@@ -203,7 +203,7 @@ assert abs(plane(-70, 1.2, 25, 2.0).table["value"] - plane(-70, 1.2, -90, 2.0).t
 # In a training of your own, ND is one word more: `distill(teacher, student, ["dist", "nd"], train)`.
 
 # %%
-arms = studies.norm_direction_arms(
+arms = study.norm_direction_arms(
     ce_weight=ce_weight,
     kd_weight=kd_weight,
     nd_weight=nd_weight,
@@ -211,7 +211,7 @@ arms = studies.norm_direction_arms(
     temperature=temperature,
     warmup_epochs=warmup_epochs,
 )
-comparison = studies.norm_direction(arms=arms, seeds=n_seeds, progress=progress_line("Training the students"))
+comparison = study.norm_direction(arms=arms, seeds=n_seeds, progress=progress_line("Training the students"))
 comparison
 
 # %%
@@ -233,7 +233,7 @@ accuracy
 # several seeds were tested on is drawn with all its answers. Differences to CE are paired image by image, in points.
 
 # %%
-images = 100 * studies.accuracy_over_images(comparison, "CE")
+images = 100 * study.accuracy_over_images(comparison, "CE")
 images.rename_axis(None).style.format("{:.2f}", na_rep="")
 
 # %% [markdown]
@@ -249,7 +249,7 @@ def follow(arm):
 
     def look(event):
         if isinstance(event, Epoch):
-            track.append([values.mean().item() for values in studies.class_geometry(student, task)])
+            track.append([values.mean().item() for values in study.class_geometry(student, task)])
 
     recipe = task.recipe()
     train = task.loader("train", batch_size=recipe.batch_size, seed=0)
@@ -281,7 +281,7 @@ for arm, (norms, cosines) in tracks.items():  # watching has changed nothing
 # it is made for, the third that it pays, the last that its norm half is needed for the length.
 
 # %%
-verdicts = check_claims(studies.norm_direction_claims(comparison))
+verdicts = check_claims(study.norm_direction_claims(comparison))
 display(*verdicts)
 
 # %%
@@ -320,7 +320,7 @@ Markdown("\n".join(lines))
 if quick:
     display(Markdown("Skipped in the quick tier; nothing below depends on it."))
 else:
-    large = studies.cifar100_nd(seeds=n_seeds, progress=progress_line("CIFAR-100"))
+    large = study.cifar100_nd(seeds=n_seeds, progress=progress_line("CIFAR-100"))
     verdicts.append(Claim("CIFAR-100: KD++ beats KD", large.values("KD++"), right=large.values("KD")).check())
     display(views.comparison_view(large, baseline="KD", title="CIFAR-100, ResNet20"), verdicts[-1])
 
@@ -333,7 +333,7 @@ else:
 # %%
 students = {"untrained": task.student(seed=0).eval()}
 students |= {arm: comparison.students[arm, 0] for arm in comparison.arms}
-geometry |= {name: studies.class_geometry(model, task) for name, model in students.items()}
+geometry |= {name: study.class_geometry(model, task) for name, model in students.items()}
 
 
 # %%

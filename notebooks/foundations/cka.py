@@ -37,11 +37,11 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from kdcore import representations as study
 from kdcore.cka_maps import batch_estimates
 from kdcore.experiment import check_claims, effects, tally
 from kdcore.functional import similarity as sim
 from kdcore.functional.distortions import DISTORTIONS, distort
+from kdcore.studies import cka as study
 from kdcore.tasks import load_task
 
 # %%

@@ -34,7 +34,6 @@ import re
 import torch
 from IPython.display import Markdown, display
 
-from kdcore import studies
 from kdcore.cka_maps import cka_map
 from kdcore.experiment import check_claims, effects, tally
 from kdcore.functional.correlation import pearson_correlation
@@ -42,6 +41,7 @@ from kdcore.functional.divergences import kd_loss
 from kdcore.functional.landscape import orthonormal_directions
 from kdcore.functional.ranking import choice_losses
 from kdcore.methods import pld
+from kdcore.studies import pld as study
 from kdcore.tasks import load_task
 
 # %%
@@ -62,7 +62,7 @@ n_seeds = seeds if quick else max(seeds, 5)
 # %%
 task = load_task("digits", seed=0, train_size=200)
 teacher = task.teacher()
-plain = studies.few_labels(arms=["ce"], seeds=1, keep_students=True).students["ce", 0]
+plain = study.few_labels(arms=["ce"], seeds=1, keep_students=True).students["ce", 0]
 
 (student_logits, labels), (teacher_logits, _) = task.predict(plain), task.predict(teacher)
 rivals = teacher_logits.scatter(1, labels[:, None], -torch.inf)
@@ -270,9 +270,9 @@ Explorer(
 # PLD runs at the temperature chosen above and at 4, the paper's value for CIFAR-100.
 
 # %%
-arms = studies.ranking_arms(studies.pld_arm(temperature, weights=weights, ce_weight=ce_weight))
-options = {"arms": arms, "seeds": n_seeds, "metrics": {"agreement": studies.teacher_agreement}}
-comparison = studies.few_labels(**options, progress=progress_line("Training the students"))
+arms = study.ranking_arms(study.pld_arm(temperature, weights=weights, ce_weight=ce_weight))
+options = {"arms": arms, "seeds": n_seeds, "metrics": {"agreement": study.teacher_agreement}}
+comparison = study.few_labels(**options, progress=progress_line("Training the students"))
 
 # %%
 accuracy = views.comparison_view(comparison, baseline="CE", title="Accuracy on test images")
@@ -305,12 +305,12 @@ agreement
 # of the weights (its gap on ImageNet: 3.2 points), the third is ours: what PLD passes on must show in the student.
 
 # %%
-verdicts = check_claims(studies.ranking_claims(comparison))
+verdicts = check_claims(study.ranking_claims(comparison))
 display(*verdicts)
 
 # %%
 best = max(comparison.arms, key=comparison.mean)
-reached = studies.pld_arm(4.0).label
+reached = study.pld_arm(4.0).label
 lines = [
     f"- {tally(verdicts)}",
     f"- The highest mean is that of **{best}**, {100 * comparison.mean(best):.2f} %; {reached} has "
@@ -364,19 +364,11 @@ Markdown(
 # Note the last row: DKD is ahead there.
 
 # %%
-recipe = {
-    "epochs": 250,
-    "batch_size": 128,
-    "optimizer": "adamw",
-    "lr": 1e-3,
-    "scheduler": "cosine",
-    "weight_decay": 0.5,
-}
 if quick:
     display(Markdown("Skipped in the quick tier; nothing below depends on it."))
 else:
-    large = studies.cifar100_x4(**options, **recipe, progress=progress_line("CIFAR-100"))
-    verdicts += (found := check_claims(studies.ranking_claims(large, on="CIFAR-100")))
+    large = study.cifar100_x4(**options, **study.CIFAR_TRAINING, progress=progress_line("CIFAR-100"))
+    verdicts += (found := check_claims(study.ranking_claims(large, on="CIFAR-100")))
     display(views.comparison_view(large, baseline="CE", title="CIFAR-100, ResNet8x4"), *found)
 
 # %% [markdown]

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdcore import studies
 from kdcore.experiment import Comparison
 from kdcore.models import MLP
-from kdcore.studies import (
+from kdcore.studies import _shared
+from kdcore.studies import nd_kd as study
+from kdcore.studies.nd_kd import (
     accuracy_over_images,
     cifar100_nd,
     class_geometry,
@@ -162,13 +163,13 @@ def test_the_full_tier_starts_where_the_data_is(monkeypatch: pytest.MonkeyPatch)
     y = torch.arange(4).repeat(8)
     images = torch.randint(256, (32, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     monkeypatch.setattr(
-        studies,
+        _shared,
         "load_task",
         lambda name, **options: Task(
             name=name, train=ArrayDataset(images, y), test=ArrayDataset(images, y), class_names="abcd"
         ),
     )
-    monkeypatch.setattr(studies, "CIFAR_RECIPE", replace(studies.CIFAR_RECIPE, epochs=1, batch_size=16))
+    monkeypatch.setattr(study, "CIFAR_RECIPE", replace(study.CIFAR_RECIPE, epochs=1, batch_size=16))
     found = cifar100_nd(seeds=[0])
     assert found.arms == ("CE", "KD", "KD++") and found.rows["last"].between(0, 1).all()
     assert list(found.tasks[0].teachers) == ["resnet56"] and list(found.tasks[0].students) == ["resnet20"]

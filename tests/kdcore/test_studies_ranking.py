@@ -12,7 +12,7 @@ from torch import nn
 
 from kdcore.experiment import Comparison
 from kdcore.models import MLP
-from kdcore.studies import few_labels, pld_arm, ranking_arms, ranking_claims, teacher_agreement
+from kdcore.studies.pld import few_labels, pld_arm, ranking_arms, ranking_claims, teacher_agreement
 from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
 
 

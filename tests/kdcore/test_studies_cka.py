@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdcore import representations as study
 from kdcore.cka_maps import batch_estimates
 from kdcore.experiment import Arm, compare
 from kdcore.functional.similarity import CKAMap, cka, cka_matrix, mean_cca, mean_cca_matrix
 from kdcore.models import ConvNet
+from kdcore.studies import cka as study
 from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
 
 LAYERS = ("stage1.conv", "stage1.act", "stage2.act", "head")
