@@ -350,7 +350,7 @@ def notebooks(
         bool, typer.Option("--update", help="Write the recorded numbers as baselines and print the diff.")
     ] = False,
     baselines: Annotated[
-        Path | None, typer.Option(help="Baseline file; default: tests/notebooks/baselines.json.")
+        Path | None, typer.Option(help="Folder of baselines; default: tests/notebooks/baselines.")
     ] = None,
     workers: Workers = 2,
     kernel: Kernel = "python3",

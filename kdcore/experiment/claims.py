@@ -308,6 +308,14 @@ class Verdict:
         return distance if abs(distance) > _rounding(terms) else 0.0
 
     @property
+    def standard_error(self) -> float:
+        """Of the mean of ``left - right`` over seeds; NaN for single numbers and exact claims."""
+        if self.n < 2 or self.claim.exact:
+            return math.nan
+        d = np.broadcast_to(self.claim.scaled(self.claim.left) - self.claim.scaled(self.claim.right), self.n)
+        return float(d.std(ddof=1) / math.sqrt(self.n)) if np.isfinite(d).all() else math.nan
+
+    @property
     def head(self) -> str:
         """The value in words: ``"open at 3 seeds (about 12 would tell)"``."""
         if self.value != "open":
@@ -370,6 +378,7 @@ class Verdict:
             "n": self.n,
             "seeds_holding": self.seeds_holding,
             "interval": [plain(v) for v in self.interval],
+            "standard_error": plain(self.standard_error),
             "p": plain(self.p),
             "p_corrected": plain(self.p_corrected),
             "claims": self.claims,

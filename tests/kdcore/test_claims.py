@@ -130,6 +130,7 @@ def test_sentence_is_written_from_the_numbers() -> None:
         f"open at 3 seeds ({verdict.seeds_suggested} suggested): DIST beats CE: 93 against 91.33 points, "
         f"difference +1.67 (95 % interval {low:.2f} to +{high:.2f}), wanted at least 1; holds on 2 of 3 seeds."
     )
+    assert verdict.standard_error == pytest.approx(stats.sem([3.0, 2.0, 0.0]))
     assert verdict.seeds_holding == 2 and verdict.n == 3 and verdict.interval == pytest.approx((low, high))
     bare = Claim("a 3 is recognised", [0.82, 0.40, 0.61], ">=", threshold=50, unit="%", every_seed=True).check()
     low, high = mean_interval([82, 40, 61])
@@ -138,6 +139,7 @@ def test_sentence_is_written_from_the_numbers() -> None:
         "holds on 2 of 3 seeds (every seed wanted)."
     )
     single = Claim("norms grow", 9.2, ">", 7.0, unit="", exact=True).check()
+    assert math.isnan(single.standard_error) and single.to_dict()["standard_error"] is None
     assert single.sentence == "reproduced: norms grow: 9.2 against 7, difference +2.2, wanted more than 0."
 
 
