@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.cka_maps import CKAResult, cka_map
-from kdcore.functional.similarity import CKAMap
+from kdcore.functional.cka import CKAMap
 from kdcore.taps import evaluating, tap
 
 from .protocol import Row, cpu_seconds, interleaved, must_agree

@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcore.taps import embedding_tap, layers, pair_layers, tap
+from kdcore.model_layers import embedding_tap, layers, pair_layers
+from kdcore.taps import tap
 
 RECORD = Path(__file__).resolve().parent.parent / "runs" / "taps_at_scale.jsonl"
 MOST_PARAMETERS = 40e6

@@ -13,24 +13,23 @@ sees.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from .checkpoints import check_writable, hash_tensor, preserved_rng, seed_everything, state_hash, write_atomic
+from ._cache_source import CacheError, Source, describe_transform
+from .checkpoints import check_writable, preserved_rng, state_hash, write_checked
 from .functional.checks import describe
-from .inputs import Batch, check_finite, read_batch
+from .inputs import Batch, check_finite
 from .taps import Taps, evaluating, resolve_names
 
 _FORMAT = 1
@@ -40,12 +39,7 @@ _DTYPES: dict[torch.dtype, Any] = {
     torch.float16: np.float16,
     torch.bfloat16: np.int16,
 }
-_PROBES, _READS = 16, 3
 _LOGITS = ":logits"  # no tap can be called that
-
-
-class CacheError(RuntimeError):
-    """The cache cannot be made or read: incomplete, damaged, or the data are not reproducible."""
 
 
 class StaleCacheError(CacheError):
@@ -144,7 +138,7 @@ class TeacherCache:
             CheckpointError: a folder that cannot be written.
             ValueError: an iterable dataset, an empty one, or fewer declared views than asked for.
         """
-        source = _Source(dataset, views, collate_fn)
+        source = Source(dataset, views, collate_fn)
         names = resolve_names(teacher, taps) if taps else []
         key = self._key(teacher, source, names, transform)
         if self.complete and not overwrite:
@@ -171,7 +165,7 @@ class TeacherCache:
         A cache with more taps or views than asked for will do.
         """
         names = resolve_names(teacher, taps) if taps else []
-        self._refuse_stale(self._key(teacher, _Source(dataset, views, collate_fn), names, transform))
+        self._refuse_stale(self._key(teacher, Source(dataset, views, collate_fn), names, transform))
 
     def read(self, index: Tensor | Sequence[int], view: int | Tensor = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Teacher outputs of one batch, copied out of the memory maps.
@@ -197,7 +191,7 @@ class TeacherCache:
 
     # How it is made ---------------------------------------------------------------------------------------------------
 
-    def _key(self, teacher: nn.Module, source: _Source, taps: Sequence[str], transform: Any) -> dict[str, Any]:
+    def _key(self, teacher: nn.Module, source: Source, taps: Sequence[str], transform: Any) -> dict[str, Any]:
         return {
             "format": _FORMAT,
             "teacher": type(teacher).__qualname__,
@@ -205,7 +199,7 @@ class TeacherCache:
             "taps": list(taps),
             "views": source.views,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "transform": _describe_transform(transform),
+            "transform": describe_transform(transform),
             "samples": len(source),
             "data": source.fingerprint(),
         }
@@ -233,7 +227,7 @@ class TeacherCache:
     def _fill(
         self,
         teacher: nn.Module,
-        source: _Source,
+        source: Source,
         taps: list[str],
         batch_size: int,
         transform: Any,
@@ -310,7 +304,7 @@ class TeacherCache:
                 for v in range(key["views"])
             },
         }
-        write_atomic(self._manifest_path, lambda file: file.write(json.dumps(manifest, indent=1).encode()))
+        write_checked(self._manifest_path, json.dumps(manifest, indent=1))
         self._manifest = manifest
 
     # How it is read ---------------------------------------------------------------------------------------------------
@@ -375,74 +369,6 @@ class TeacherCache:
         )
 
 
-class _Source:
-    """A dataset seen as ``views`` reproducible readings of each sample."""
-
-    def __init__(self, dataset: Dataset, views: int, collate_fn: Callable[[list[Any]], Any] | None) -> None:
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-            raise ValueError(
-                f"a teacher cache needs a map-style dataset (its samples have positions), got {type(dataset).__name__}."
-            )
-        declared = getattr(dataset, "views", None)
-        if views < 1 or (declared is not None and views > declared):
-            raise ValueError(f"views must be >= 1 and at most what the dataset declares ({declared}), got {views}.")
-        if not len(cast(Sized, dataset)):
-            raise ValueError("the dataset is empty.")
-        self.dataset, self.views, self.collate_fn, self.declared = dataset, views, collate_fn, declared is not None
-
-    def __len__(self) -> int:
-        return len(cast(Sized, self.dataset))
-
-    def batches(
-        self, view: int, batch_size: int, num_workers: int = 0, positions: Sequence[int] | None = None
-    ) -> Iterator[Batch]:
-        """The samples of one view in order, with their positions as index."""
-        order = list(range(len(self)) if positions is None else positions)
-        items = [(i, view) for i in order] if self.declared else order
-        loader = DataLoader(
-            self.dataset, batch_size=batch_size, sampler=items, num_workers=num_workers, collate_fn=self.collate_fn
-        )
-        start = 0
-        for raw in loader:
-            batch = read_batch(raw, views=1 if self.declared else self.views)
-            position = torch.tensor(order[start : start + batch.size])
-            if batch.index is not None and not torch.equal(batch.index.long().cpu(), position):
-                raise ValueError(
-                    f"the dataset's own index must be the sample's position (the cache is keyed by it), "
-                    f"got {batch.index.tolist()[:4]} at {position.tolist()[:4]}."
-                )
-            start += batch.size
-            yield Batch(x=batch.x[view] if isinstance(batch.x, tuple) else batch.x, labels=batch.labels, index=position)
-
-    def fingerprint(self) -> list[str]:
-        """Hash per view of a few samples, each read several times under different seeds.
-
-        Raises:
-            CacheError: two readings differ.
-        """
-        n = len(self)
-        probes = sorted({round(i * (n - 1) / max(1, _PROBES - 1)) for i in range(min(_PROBES, n))})
-        with preserved_rng():
-            return [self._view_hash(view, probes) for view in range(self.views)]
-
-    def _view_hash(self, view: int, probes: list[int]) -> str:
-        digests = []
-        for seed in range(_READS):
-            seed_everything(seed)
-            digest = hashlib.sha256()
-            for batch in self.batches(view, 1, positions=probes):
-                for name, value in batch.x.items() if isinstance(batch.x, dict) else [("x", batch.x)]:
-                    hash_tensor(digest, name, value)
-            digests.append(digest.hexdigest())
-        if len(set(digests)) > 1:
-            raise CacheError(
-                "the dataset gives different data when the same sample is read again (random augmentation): the cached "
-                "teacher would answer for images that the student never sees. Declare reproducible views (an attribute "
-                "'views' and dataset[index, view]), or train without a cache."
-            )
-        return digests[0]
-
-
 def _new_map(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     """A file of that shape with all its bytes reserved: writing to a map on a full disk would kill the process."""
     try:
@@ -466,33 +392,6 @@ def _integers(value: Tensor | Sequence[int] | int) -> np.ndarray:
 
 def _device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
-
-
-def _describe_transform(transform: Any) -> str:
-    """What a transform does, as text: the state and form of a module, the code and defaults of a function."""
-    if transform is None or isinstance(transform, nn.Identity):
-        return "none"
-    if isinstance(transform, nn.Module):
-        digest = hashlib.sha256(f"{transform!r}{state_hash(transform)}".encode())
-        for name, buffer in transform.named_buffers():
-            hash_tensor(digest, name, buffer)
-        return f"{type(transform).__qualname__} {digest.hexdigest()[:16]}"
-    if isinstance(transform, partial):
-        return f"partial({_describe_transform(transform.func)}, {transform.args!r}, {transform.keywords!r})"
-    code = getattr(transform, "__code__", None)
-    if code is None:
-        return f"{type(transform).__module__}.{type(transform).__qualname__} {transform!r}"
-    closure = [cell.cell_contents for cell in transform.__closure__ or ()]
-    body = repr(
-        (
-            code.co_code,
-            [c for c in code.co_consts if not hasattr(c, "co_code")],
-            code.co_names,
-            transform.__defaults__,
-            closure,
-        )
-    )
-    return f"{transform.__module__}.{transform.__qualname__} {hashlib.sha256(body.encode()).hexdigest()[:16]}"
 
 
 def _same_data(wanted: list[str], have: list[str]) -> bool:

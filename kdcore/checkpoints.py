@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import random
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from .files import Content, write_atomic
 
 _MAGIC = b"KDCKPT1 "
 _PATTERN = "step-*.ckpt"
@@ -40,47 +41,23 @@ class CheckpointError(RuntimeError):
         self.path, self.previous = path, previous
 
 
-def write_atomic(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Write a file so that it is there whole or not at all: temporary name in the same folder, fsync, rename.
-
-    Args:
-        path: the final name; its folder is created.
-        write: called with the open binary file.
+def write_checked(path: str | Path, content: Content) -> Path:
+    """:func:`~kdcore.files.write_atomic`, whose failure says what to do.
 
     Raises:
         CheckpointError: disk full, folder read-only or not a folder; no part of the file is left behind and what was
             there before is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        return write_atomic(path, content)
     except OSError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise CheckpointError(
-            f"cannot write {path.name} in folder {path.parent}: {error.strerror or error}. Nothing "
+            f"cannot write {path.name} in folder {path.parent}: {cause.strerror or cause}. Nothing "
             "half-written was left there; free space or choose a writable folder.",
             path,
         ) from error
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; where a folder cannot be opened (Windows) the rename itself has to do."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def check_writable(folder: str | Path) -> None:
@@ -131,7 +108,7 @@ def save_checkpoint(folder: str | Path, state: Mapping[str, Any], *, step: int, 
         file.write(payload)
 
     folder = Path(folder)
-    path = write_atomic(folder / f"step-{step:09d}.ckpt", write)
+    path = write_checked(folder / f"step-{step:09d}.ckpt", write)
     older = [p for p in list_checkpoints(folder) if p != path]
     for stale in [*older[keep - 1 :], *folder.glob(f".{_PATTERN}.*.tmp")]:
         stale.unlink(missing_ok=True)
@@ -224,9 +201,9 @@ def save_weights(module: nn.Module, path: str | Path) -> Path:
                 kept[name] = state[name].clone()
             else:
                 aliases[name] = first
-        return write_atomic(path, lambda file: file.write(save(kept, metadata=aliases)))
+        return write_checked(path, lambda file: file.write(save(kept, metadata=aliases)))
     if path.suffix in _TORCH_SUFFIXES:
-        return write_atomic(path, lambda file: torch.save(state, file))
+        return write_checked(path, lambda file: torch.save(state, file))
     raise ValueError(f"path must end in .safetensors or {', '.join(_TORCH_SUFFIXES)}, got {str(path)!r}.")
 
 
@@ -382,5 +359,5 @@ __all__ = [
     "save_weights",
     "seed_everything",
     "state_hash",
-    "write_atomic",
+    "write_checked",
 ]

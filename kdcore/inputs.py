@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -245,6 +245,33 @@ class _Collate:
         return IndexedBatch(self.collate(list(samples)), torch.tensor(index), views)
 
 
+class Paired:
+    """Two streams side by side: every batch of ``main`` with the next one of ``other``, which begins anew at its end.
+
+    Args:
+        main: a loader; its length is the length of the pair.
+        other: a loader with at least one batch.
+    """
+
+    def __init__(self, main: Iterable[Any], other: Iterable[Any]) -> None:
+        self.parts = (main, other)
+
+    def __len__(self) -> int:
+        return len(self.parts[0])  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        main, other = self.parts
+        beside = iter(other)
+        for batch in main:
+            partner = next(beside, None)
+            if partner is None:
+                beside = iter(other)
+                partner = next(beside, None)
+            if partner is None:
+                raise ValueError("the second stream of a pair is empty: it must give at least one batch.")
+            yield batch, partner
+
+
 def rebuild_loader(
     loader: DataLoader, *, index: bool = False, sampler: Sampler | None = None, persistent_workers: bool | None = None
 ) -> DataLoader:
@@ -289,6 +316,7 @@ __all__ = [
     "Indexed",
     "IndexedBatch",
     "Normalize",
+    "Paired",
     "check_finite",
     "input_normalization",
     "read_batch",

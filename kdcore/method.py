@@ -13,18 +13,21 @@ A new paper subclasses :class:`Method` beside its loss functions::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .functional.checks import closest
 from .inputs import Batch
+from .model_layers import embedding_tap
+from .outputs import logits_of
 from .registry import Axes, Knob, MethodCard, knob_names
-from .taps import embedding_tap, evaluating, tap
+from .taps import evaluating, tap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +38,7 @@ class Needs:
         teacher_logits: run the teacher (or read its cache) for logits.
         labels: batches must carry labels.
         index: batches must carry the sample's index (memory banks, per-sample state).
-        class_means: mean teacher feature per class, computed over the training set before the first step, of the tap
-            that :meth:`Method.class_mean_tap` names.
+        validation: every step also gets a batch of the validation data (:attr:`Signals.validation`).
         same_classes: student and teacher logits must have the same classes (a method that maps them itself says no).
         views: number of augmented views per sample; with 2, a loader gives ``x`` as a pair and the loop runs both.
     """
@@ -44,9 +46,18 @@ class Needs:
     teacher_logits: bool = True
     labels: bool = True
     index: bool = False
-    class_means: bool = False
+    validation: bool = False
     same_classes: bool = True
     views: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one teacher said to a batch: its output, the logits in it (where an objective reads them), tapped layers."""
+
+    output: Any = None
+    logits: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -59,10 +70,15 @@ class Signals:
         teacher_logits: same shape; ``None`` where :attr:`Needs.teacher_logits` is false.
         labels: ``(N,)`` int64 (``(N, H, W)``, ``(N, L)``; -100 is ignored), probabilities ``(N, C)``, or ``None``.
         student_features, teacher_features: tapped tensors by tap name, as the modules returned them.
-        class_means: ``(C, D)`` teacher class means, or ``None``.
+        student_output: what the student returned (tensor, tuple, dict); ``student_logits`` is its readout.
+        teachers: all teachers' answers by name; ``teacher_logits`` and ``teacher_features`` are those of the only one
+            (of a sequence of teachers, logits are stacked ``(M, N, C)``).
         inputs: the batch ``x``; index: ``(N,)`` sample ids; view: ``(N,)`` view number where several are used.
         epoch: counts from 0; step: optimizer steps since the start; progress: in [0, 1] over the whole training.
         generator: for objectives that draw random numbers.
+        validation: a batch of the validation data, on the device (only with :attr:`Needs.validation`).
+        task_loss: the task's own loss ``(output, labels)``; ``None``: cross-entropy of the logits.
+        fixed_ce_weight: weight of the supervised term given by the caller, in place of the method's own.
     """
 
     student_logits: Tensor
@@ -70,7 +86,8 @@ class Signals:
     labels: Tensor | None = None
     student_features: Mapping[str, Tensor] = field(default_factory=dict)
     teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
-    class_means: Tensor | None = None
+    student_output: Any = None
+    teachers: Mapping[str, Answer] = field(default_factory=dict)
     inputs: Tensor | None = None
     index: Tensor | None = None
     view: Tensor | None = None
@@ -78,6 +95,9 @@ class Signals:
     step: int = 0
     progress: float = 0.0
     generator: torch.Generator | None = None
+    validation: Batch | None = None
+    task_loss: Callable[[Any, Tensor], Tensor | Mapping[str, Tensor]] | None = None
+    fixed_ce_weight: float | None = None
 
     @property
     def logits(self) -> tuple[Tensor, Tensor]:
@@ -92,6 +112,55 @@ def ce_weight_knob(default: float, source: str = "") -> Knob:
     return Knob(
         "ce_weight", default, 0.0, 1.0, symbol="w_ce", help="weight of cross-entropy with the labels", source=source
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """The teacher's answers to a part of the training set.
+
+    Attributes:
+        logits: ``(n, C)`` or ``None``; features: tapped layers by name; labels, index: ``(n,)`` or ``None``.
+    """
+
+    logits: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+    index: Tensor | None = None
+
+
+class TrainingOutputs:
+    """The teacher's answers to the whole training set, in parts: every iteration is one pass, as the loader gives it.
+
+    Args:
+        parts: called for each pass.
+        classes: ``C`` of the student.
+    """
+
+    def __init__(self, parts: Callable[[], Iterable[Outputs]], classes: int) -> None:
+        self._parts, self.classes = parts, classes
+
+    def __iter__(self) -> Iterator[Outputs]:
+        return iter(self._parts())
+
+    def collect(self) -> Outputs:
+        """All parts as one, on the CPU; what it costs is the memory of everything that was asked for."""
+        parts = list(self)
+
+        def joined(values: list[Tensor | None]) -> Tensor | None:
+            kept = [v.cpu() for v in values if v is not None]
+            return torch.cat(kept) if kept else None
+
+        names = parts[0].features if parts else ()
+        features = {n: torch.cat([p.features[n].cpu() for p in parts]) for n in names}
+        logits, labels, index = (joined([getattr(p, n) for p in parts]) for n in ("logits", "labels", "index"))
+        return Outputs(logits=logits, features=features, labels=labels, index=index)
+
+    @classmethod
+    def of(cls, signals: Signals) -> TrainingOutputs:
+        """Those of one batch, as if it were the whole training set."""
+        s = signals
+        part = Outputs(logits=s.teacher_logits, features=s.teacher_features, labels=s.labels, index=s.index)
+        return cls(lambda: [part], s.student_logits.shape[1])
 
 
 class Method(nn.Module):
@@ -137,9 +206,10 @@ class Method(nn.Module):
                 )
         self.knob = SimpleNamespace(**{n: k.check(knobs.get(n, k.default)) for n, k in known.items()})
 
-    # What the method reads. Names are dotted module names, see kdcore.taps.
+    # What the method reads. Names are dotted module names, see kdcore.taps. Of several teachers, names are read from
+    # every one; a mapping says which of whom.
     student_taps: tuple[str, ...] = ()
-    teacher_taps: tuple[str, ...] = ()
+    teacher_taps: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
         """Called once before the optimizer is built: choose taps, build projectors from a sample batch."""
@@ -178,9 +248,33 @@ class Method(nn.Module):
                 shapes.append(tuple(features[name].shape[1:]))
         return shapes
 
-    def class_mean_tap(self) -> str:
-        """Name of the teacher tap whose class means are wanted (only with ``needs.class_means``)."""
-        raise NotImplementedError(f"{self.name} asks for class means but does not name a teacher tap.")
+    def wrap_student(self, student: nn.Module, sample: Tensor) -> nn.Module:
+        """The module that is trained and deployed, e.g. the student with a head of another size; by default itself."""
+        return student
+
+    def prepare(self, seen: TrainingOutputs) -> None:
+        """Called once before the first step with the teacher's answers to the training set, if it is overridden.
+
+        What is kept goes into buffers (``register_buffer``): a resumed run reads them from its checkpoint.
+        """
+
+    def readout(self, output: Any) -> Tensor:
+        """What metrics, and objectives as ``student_logits``, read of the student's output."""
+        return logits_of(output)
+
+    def supervised(self, s: Signals) -> Tensor | Mapping[str, Tensor] | None:
+        """What is learnt from labels; of several objectives the first one's counts.
+
+        By default :meth:`ce_weight` times the task's loss (cross-entropy, unless the task has another); ``None``:
+        nothing. A tensor is reported as ``"ce"``, a mapping by its names.
+        """
+        weight = s.fixed_ce_weight if s.fixed_ce_weight is not None else self.ce_weight(s)
+        if not weight or s.labels is None:
+            return None
+        if s.task_loss is None:
+            return weight * F.cross_entropy(s.student_logits, s.labels)
+        loss = s.task_loss(s.student_logits if s.student_output is None else s.student_output, s.labels)
+        return {n: weight * t for n, t in loss.items()} if isinstance(loss, Mapping) else weight * loss
 
     def min_batch(self) -> int:
         """Fewest samples of a batch on which the terms are defined; a smaller last batch is refused at the start."""
@@ -220,6 +314,9 @@ class Method(nn.Module):
     def on_step_end(self, s: Signals) -> None:
         """Hook after the optimizer step (moving averages, queues)."""
 
+    def on_loss(self, terms: Mapping[str, float], s: Signals) -> None:
+        """Hook after the optimizer step with the values of all terms (schedules that follow the loss)."""
+
     @property
     def settings(self) -> dict[str, Any]:
         """Knob values by name, as stored in run records."""
@@ -245,7 +342,7 @@ class Method(nn.Module):
     ) -> Signals:
         """Random signals on which the contract suite, and the two-tensor examples of lessons, evaluate the objective.
 
-        Methods that read features or class means override it and add them. With ``match`` the student is the teacher.
+        Methods that read features override it and add them. With ``match`` the student is the teacher.
         """
         g = torch.Generator().manual_seed(seed)
         teacher = torch.randn(batch, classes, generator=g, dtype=torch.float64).mul(2).to(dtype)

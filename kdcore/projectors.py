@@ -17,137 +17,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._projector_steps import (
+    DropTokens,
+    MapToTokens,
+    Mean,
+    Permute,
+    Pointwise,
+    Pool,
+    ResizeTokens,
+    Step,
+    TokensToMap,
+    Upsample,
+    resizing,
+    step_words,
+)
 from .functional.checks import check_choice, check_fraction, check_positive, describe
-from .taps import feature_kind, format_shape, token_grid
+from .model_layers import feature_kind, format_shape, token_grid
 
 if TYPE_CHECKING:
-    from .taps import LayerPair
+    from .model_layers import LayerPair
 
 KINDS = ("auto", "none", "linear", "conv1x1", "conv1x1_bn", "mlp")
 LAYOUTS = ("map", "map_last", "tokens", "vector")
 Shape = tuple[int, ...]
-
-
-class _Step(nn.Module):
-    """One named step; ``words`` is what :meth:`Projector.describe` says."""
-
-    words = ""
-
-
-class _Pool(_Step):
-    """``(N, C, H, W)`` to a smaller grid: mean over the cells."""
-
-    def __init__(self, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.grid, self.words = grid, f"average pool to {format_shape(grid)}"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x, self.grid)
-
-
-class _Upsample(_Step):
-    """``(N, C, H, W)`` to a larger grid, bilinear."""
-
-    def __init__(self, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.grid, self.words = grid, f"bilinear to {format_shape(grid)}"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, self.grid, mode="bilinear", align_corners=False)
-
-
-class _TokensToMap(_Step):
-    """``(N, T, D)`` to ``(N, D, H, W)``; the first ``prefix`` tokens are left out."""
-
-    def __init__(self, grid: tuple[int, int], prefix: int) -> None:
-        super().__init__()
-        self.grid, self.prefix = grid, prefix
-        self.words = ("drop class token, " if prefix else "") + f"grid {format_shape(grid)}"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
-
-
-class _MapToTokens(_Step):
-    """``(N, C, H, W)`` to ``(N, H*W, C)``."""
-
-    words = "flatten to tokens"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(2).transpose(1, 2)
-
-
-class _ResizeTokens(_Step):
-    """``(N, p+h*w, D)`` to ``(N, p+H*W, D)``: the grid is resized, the ``p`` leading tokens stay."""
-
-    def __init__(self, source: tuple[int, int], grid: tuple[int, int], prefix: int) -> None:
-        super().__init__()
-        self.to_map, self.prefix = _TokensToMap(source, prefix), prefix
-        self.resize = nn.Sequential(*_resize(source, grid))
-        self.words = (
-            f"grid {format_shape(source)}, " + ", ".join(_words(self.resize)) + (", class token kept" if prefix else "")
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = self.resize(self.to_map(x)).flatten(2).transpose(1, 2)
-        return torch.cat([x[:, : self.prefix], patches], 1) if self.prefix else patches
-
-
-class _DropTokens(_Step):
-    """``(N, T, D)`` without its first token."""
-
-    words = "drop class token"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, 1:]
-
-
-class _Mean(_Step):
-    """Mean over the positions of a map ``(N, C, H, W)`` or of tokens ``(N, T, D)``."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.tokens, self.words = kind == "tokens", "mean over tokens" if kind == "tokens" else "GAP"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(1) if self.tokens else x.mean((2, 3))
-
-
-class _Permute(_Step):
-    """Channels last to first, or back."""
-
-    def __init__(self, *dims: int) -> None:
-        super().__init__()
-        self.dims, self.words = dims, "channels first" if dims[1] == 3 else "channels last"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(self.dims)
-
-
-class _Pointwise(_Step):
-    """The learnable part: the same map of the width at every position; PyTorch's default initialisation."""
-
-    def __init__(self, kind: str, layout: str, width: int, out: int) -> None:
-        super().__init__()
-        conv = layout == "map"
-
-        def layer(a: int, b: int, *, bias: bool = True) -> nn.Module:
-            return nn.Conv2d(a, b, 1, bias=bias) if conv else nn.Linear(a, b, bias=bias)
-
-        if kind == "mlp":
-            self.net: nn.Module = nn.Sequential(layer(width, out), nn.GELU(), layer(out, out))
-            self.words = f"{'conv1x1' if conv else 'linear'} mlp"
-        elif kind == "conv1x1_bn":
-            self.net, self.words = nn.Sequential(layer(width, out, bias=False), nn.BatchNorm2d(out)), "conv1x1+bn"
-        else:
-            self.net, self.words = layer(width, out), "conv1x1" if conv else "linear"
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
 
 
 class Projector(nn.Module):
@@ -161,7 +55,7 @@ class Projector(nn.Module):
 
     def __init__(
         self,
-        steps: Sequence[_Step],
+        steps: Sequence[Step],
         student_shape: Shape,
         teacher_shape: Shape,
         output_shape: Shape,
@@ -204,23 +98,13 @@ class Projector(nn.Module):
 
     def describe(self) -> str:
         """In words: ``"student.layer3 64x4x4 -> conv1x1 -> 256x4x4"``."""
-        steps = _words(self.steps) or ["identity"]
+        steps = step_words(self.steps) or ["identity"]
         chain = [f"{self.student_name} {format_shape(self.student_shape)}", *steps, format_shape(self.output_shape)]
         note = f" ({self.teacher_name}'s class token is left out)" if self.drops_teacher_token else ""
         return " -> ".join(chain) + note
 
     def extra_repr(self) -> str:
         return self.describe()
-
-
-def _words(steps: nn.Module) -> list[str]:
-    return [step.words for step in steps.children() if isinstance(step, _Step)]
-
-
-def _resize(source: tuple[int, int], grid: tuple[int, int]) -> list[_Step]:
-    """Steps from one grid to another: pooled where a side shrinks, interpolated where one grows."""
-    smaller = (min(source[0], grid[0]), min(source[1], grid[1]))
-    return ([_Pool(smaller)] if smaller != source else []) + ([_Upsample(grid)] if smaller != grid else [])
 
 
 def _checked(argument: str, shape: Sequence[int]) -> Shape:
@@ -243,7 +127,7 @@ class _Plan:
     ) -> None:
         self.student, self.teacher, self.layouts = student, teacher, layouts
         self.kind, self.grids, self.names = kind, grids, names
-        self.steps: list[_Step] = []
+        self.steps: list[Step] = []
         self.output = teacher
 
     def refuse(self, why: str, advice: str) -> ValueError:
@@ -277,7 +161,7 @@ class _Plan:
         if self.kind == "none" and width != out:
             raise self.refuse(f'kind="none" learns nothing, but the widths are {width} and {out}', 'use kind="auto"')
         if self.kind not in ("auto", "none") or (self.kind == "auto" and width != out):
-            self.steps.append(_Pointwise("linear" if self.kind == "auto" else self.kind, layout, width, out))
+            self.steps.append(Pointwise("linear" if self.kind == "auto" else self.kind, layout, width, out))
 
     def run(self) -> _Plan:
         source = "map" if self.layouts[0] == "map_last" else self.layouts[0]
@@ -285,35 +169,35 @@ class _Plan:
         s, t = self.student, self.teacher
         if self.layouts[0] == "map_last":
             s = (s[2], s[0], s[1])
-            self.steps.append(_Permute(0, 3, 1, 2))
+            self.steps.append(Permute(0, 3, 1, 2))
         if self.layouts[1] == "map_last":
             t = (t[2], t[0], t[1])
         getattr(self, f"_{source}_to_{target}")(s, t)
         if self.layouts[1] == "map_last":
-            self.steps.append(_Permute(0, 2, 3, 1))
-        if len(self.steps) == 2 and all(isinstance(step, _Permute) for step in self.steps):
+            self.steps.append(Permute(0, 2, 3, 1))
+        if len(self.steps) == 2 and all(isinstance(step, Permute) for step in self.steps):
             self.steps.clear()  # channels last on both sides and nothing in between
         return self
 
     def _map_to_map(self, s: Shape, t: Shape) -> None:
-        resize = _resize((s[1], s[2]), (t[1], t[2]))
-        self.steps += [step for step in resize if isinstance(step, _Pool)]
+        resize = resizing((s[1], s[2]), (t[1], t[2]))
+        self.steps += [step for step in resize if isinstance(step, Pool)]
         self.width("map", s[0], t[0])
-        self.steps += [step for step in resize if isinstance(step, _Upsample)]
+        self.steps += [step for step in resize if isinstance(step, Upsample)]
 
     def _map_to_tokens(self, s: Shape, t: Shape) -> None:
         grid, prefix = self.grid(1)
         self._map_to_map(s, (t[1], *grid))
-        self.steps.append(_MapToTokens())
+        self.steps.append(MapToTokens())
         self.output = (t[0] - prefix, t[1])
 
     def _map_to_vector(self, s: Shape, t: Shape) -> None:
-        self.steps.append(_Mean("map"))
+        self.steps.append(Mean("map"))
         self.width("vector", s[0], t[0])
 
     def _tokens_to_map(self, s: Shape, t: Shape) -> None:
         grid, prefix = self.grid(0)
-        self.steps.append(_TokensToMap(grid, prefix))
+        self.steps.append(TokensToMap(grid, prefix))
         self._map_to_map((s[1], *grid), t)
 
     def _tokens_to_tokens(self, s: Shape, t: Shape) -> None:
@@ -321,14 +205,14 @@ class _Plan:
             (source, extra), (grid, prefix) = self.grid(0), self.grid(1)
             keep = extra if prefix else 0
             if extra > keep:
-                self.steps.append(_DropTokens())
+                self.steps.append(DropTokens())
             if source != grid:
-                self.steps.append(_ResizeTokens(source, grid, keep))
+                self.steps.append(ResizeTokens(source, grid, keep))
             self.output = (t[0] - prefix + keep, t[1])
         self.width("tokens", s[1], t[1])
 
     def _tokens_to_vector(self, s: Shape, t: Shape) -> None:
-        self.steps.append(_Mean("tokens"))
+        self.steps.append(Mean("tokens"))
         self.width("vector", s[1], t[0])
 
     def _vector_to_vector(self, s: Shape, t: Shape) -> None:
@@ -378,7 +262,7 @@ def make_projector(
         grid: ``(height, width)`` of the student's tokens where they are no square; also the teacher's if it fits.
         teacher_grid: the same for the teacher.
         student_layout, teacher_layout: ``"map"``, ``"map_last"`` (channels last), ``"tokens"``, ``"vector"``; default
-            from the number of dimensions, as in :func:`kdcore.taps.feature_kind` with ``channels_last=False``.
+            from the number of dimensions, as in :func:`kdcore.model_layers.feature_kind` with ``channels_last=False``.
         student_name, teacher_name: how :meth:`Projector.describe` and errors call them.
 
     Raises:
@@ -414,7 +298,7 @@ class ProjectorBank(nn.Module):
     """One projector per layer pair, in the order of the pairs.
 
     Args:
-        pairs: from :func:`kdcore.taps.pair_layers` (with shapes).
+        pairs: from :func:`kdcore.model_layers.pair_layers` (with shapes).
         kind: as for :func:`make_projector`.
 
     Raises:

@@ -545,8 +545,10 @@ def pair(
     ] = None,
 ) -> None:
     """Generate the notebooks (.ipynb, without outputs) from the percent scripts (.py)."""
+    from kdcore.files import write_atomic
+
     from .runs import pairing
-    from .runs.files import script_of, write_atomic
+    from .runs.files import script_of
 
     if from_notebook is not None:
         script = script_of(from_notebook)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from kdcore import taxonomy
+from kdcore.files import write_atomic
 from kdcore.registry import AXES, FAMILIES, MethodCard, get_card, list_methods
 
-from .runs.files import project_root, write_atomic
+from .runs.files import project_root
 
 
 def methods_markdown() -> str:

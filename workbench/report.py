@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .runs.files import write_atomic
+from kdcore.files import write_atomic
+
 from .runs.records import VERDICT_SIGNS
 
 if TYPE_CHECKING:

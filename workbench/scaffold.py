@@ -14,11 +14,12 @@ from datetime import date
 from pathlib import Path
 from string import Template
 
+from kdcore.files import write_atomic
 from kdcore.functional.checks import check_choice
 from kdcore.registry import AXES, FAMILIES, list_methods, list_objectives
 from kdcore.taxonomy import SURVEY_FIELDS, planned_rows
 
-from .runs.files import project_root, write_atomic
+from .runs.files import project_root
 
 #: The axes of a paper that is not planned; written with a note that they have to be checked.
 _GUESS = {

@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from ..checkpoints import preserved_rng
 from ..functional.agreement import paired_gain
 from ..functional.checks import check_positive
+from ._changes import candidates, canvases, scalings
 from ._codes import ALARM, CODES, Code
+from ._finding import Facts, Finding
 from ._history import flat, soft_term
 from ._measures import (
     Activity,
@@ -47,26 +49,12 @@ from ._measures import (
     watching,
 )
 from ._pair import ROLES, Net, Role, Sample, check_pair, draw, is_unit, prepare, settle, undisturbed
-from ._probes import (
-    BEHIND,
-    WEAK,
-    Gain,
-    candidates,
-    canvases,
-    compete,
-    depends_on_batch,
-    scalings,
-    try_batch_statistics,
-    try_bias,
-    try_changes,
-    try_head,
-    try_matching,
-    try_scale,
-    unseen,
-)
+from ._probes import BEHIND, WEAK, Gain, compete, try_bias, try_changes, try_head, try_matching, try_scale
 from ._result import TABLES, Diagnosis, input_words
-from ._rules import Facts, Finding, bounded, judge, same_network
+from ._states import depends_on_batch, try_batch_statistics, unseen
 from ._weights import fresh, odd_weights, stages
+from .rules import judge, same_network
+from .rules.outputs import bounded
 
 Progress = Callable[[int, int, str], None]
 

@@ -23,7 +23,8 @@ from ..functional.correlation import kendall_tau
 from ..functional.divergences import kl_with_temperature
 from ..functional.occlusion import occlusion_map, occlusion_sensitivity, occlusion_windows
 from ..functional.pooling import pool_features
-from ..taps import LayerPair, Taps, embedding_tap, feature_kind, pair_layers, this_thread
+from ..model_layers import LayerPair, embedding_tap, feature_kind, pair_layers
+from ..taps import Taps, this_thread
 from ._pair import Net, Sample
 
 #: A unit counts as dead when no sample moves it by more than this share of its layer's largest value.

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..cka_maps import CKAResult
 from ..functional.checks import check_choice
 from ._codes import ALARM
+from ._finding import Finding
 from ._measures import Answers, LayerView, Occlusion
 from ._pair import ROLES, Net, Role, Sample
-from ._rules import Finding
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import html
-import importlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import preserved_rng
 from ..distiller import distill
+from ..engine import Epoch, Trained, fit
 from ..functional.checks import closest
 from ..tasks import Task, load_task
 from .arm import Arm, check_arms
@@ -285,7 +285,7 @@ class _Share:
 
     def __call__(self, event: object) -> None:
         """An event of a training: epochs are counted, over all stages where there are several."""
-        if type(event).__name__ == "Epoch":  # of the distiller or of the engine
+        if isinstance(event, Epoch):
             self.epochs += 1
             self._tell(self.epochs)
 
@@ -336,16 +336,8 @@ def _run(
             ended = stop is not None and stop.is_set()
             return _Outcome(student=model, seconds=time.perf_counter() - started, stopped=ended)
         if arm.training is not None:
-            fit = importlib.import_module("kdcore.engine").fit
             training = arm.training(task, teacher, task.student(student, seed=seed), seed)
-            fitted = fit(training, seed=seed, stop=stop, callbacks=(report,))
-            return _Outcome(
-                student=fitted.student,
-                method=training,
-                history=fitted.history,
-                seconds=fitted.seconds,
-                stopped=fitted.stopped,
-            )
+            return _outcome(fit(training, seed=seed, stop=stop, callbacks=(report,)), training)
         return _distilled(task, arm, teacher, student, seed, settings, report, stop)
 
 
@@ -380,12 +372,16 @@ def _distilled(
         callbacks=(*settings.get("callbacks", ()), report),
         **options,
     )
+    return _outcome(result, objective if isinstance(objective, list) else [objective])
+
+
+def _outcome(result: Trained, method: Any) -> _Outcome:
     return _Outcome(
         student=result.student,
-        method=objective if isinstance(objective, list) else [objective],
+        method=method,
         history=result.history,
         best_epoch=result.best_epoch,
-        best_state=result.best_state,
+        best_state=result.best_state or None,
         teacher_forwards=result.teacher_forwards,
         seconds=result.seconds,
         stopped=result.stopped,

@@ -1,28 +1,24 @@
 """The shared maths as pure functions of tensors; one home for each formula.
 
-==================  =====================================================================================
-module              formulas
-==================  =====================================================================================
-``checks``          border checks, error messages
-``reductions``      per-sample loss -> number
-``divergences``     temperature KL and relatives, soft cross-entropy, target/non-target split, KD, DKD, DIST
-``correlation``     Pearson, cosine, batched Kendall
-``ranking``         Plackett-Luce, rankings, list-wise weights, agreement of rankings
-``landscape``       planes of logits over which a loss is looked at
-``pooling``         maps and tokens as one vector per sample
-``prototypes``      class means, streaming class means; length and direction of embeddings
-``similarity``      Gram, HSIC, CKA (scalar, mini-batch map, exact stream), CCA family, Procrustes, RSA, k-NN
-``distortions``     features changed on purpose: rotation, scaling, outlier, lost component
-``agreement``       top-k agreement, confusion counts, best renaming of classes, McNemar
-``calibration``     reliability, expected calibration error, fitted temperature
-``alignment``       Procrustes-aligned principal coordinates, effective rank
-``occlusion``       occlusion windows, sensitivity of all classes at once, maps
-``masks``           occlusion masks, block masks, mask sampling
-``boxes``           box formats, IoU family, heat-map focal loss
-``graphs``          adjacency and Laplacian operators
-``retrieval``       ranking metrics of retrieval
-``segmentation``    region metrics
-==================  =====================================================================================
-
-The last rows name where later formulas go; a module is created with its first formula.
+``python -m kdcore.functional`` prints the table of what is there: every module with the first sentence of its docstring
+and its public names. It is read from the files, so that a new module stands in it by being there.
 """
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+
+def formulas() -> dict[str, tuple[str, list[str]]]:
+    """What the modules hold, read from their text: module -> (first paragraph of its docstring, public functions).
+
+    A module whose name starts with an underscore serves the others and is left out.
+    """
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        summary = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
+        names = (n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef))
+        found[path.stem] = (summary, list(dict.fromkeys(name for name in names if name[0] != "_")))  # overloads repeat
+    return found

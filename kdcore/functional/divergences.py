@@ -41,13 +41,17 @@ def _pair(
     return s, flatten_maps(teacher_logits).detach().to(s.dtype)
 
 
-def kl_with_temperature(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+def kl_with_temperature(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, detach: bool = True
+) -> Tensor:
     """``KL(softmax(t / T) || softmax(s / T))`` per row, without the factor ``T^2``: the sum over classes alone.
 
     Args:
         student_logits: ``(..., C)``.
-        teacher_logits: ``(..., C)``; a constant.
+        teacher_logits: ``(..., C)``; a constant unless ``detach`` is off.
         temperature: ``T > 0``.
+        detach: take the teacher as a constant, the default. Off where networks teach each other and the gradient is to
+            flow into the target as well: ``p (log p - log q - KL) / T``.
 
     Returns:
         ``(...)``, >= 0 up to round-off, 0 at a match.
@@ -62,8 +66,8 @@ def kl_with_temperature(student_logits: Tensor, teacher_logits: Tensor, *, tempe
             f"{describe(student_logits)} and {describe(teacher_logits)}."
         )
     s = at_least_float32(student_logits)
-    t = teacher_logits.detach().to(s.dtype)
-    if _kernels.applies(s) and s.ndim == 2:
+    t = (teacher_logits.detach() if detach else teacher_logits).to(s.dtype)
+    if _kernels.applies(s) and s.ndim == 2 and not t.requires_grad:
         return _kernels.RowKL.apply(s, t, temperature)
     log_q, log_p = F.log_softmax(s / temperature, dim=-1), F.log_softmax(t / temperature, dim=-1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)

@@ -26,7 +26,7 @@ symbol                       argument                    shape
 ===========================  ==========================  ================================
 
 CKA has blind spots (a few dominant directions, single outliers); companions that see other things stand beside it:
-CCA, SVCCA, PWCCA, Procrustes, RSA, mutual k-NN, CKNNA. The formulas live in :mod:`kdcore.functional.similarity`.
+CCA, SVCCA, PWCCA, Procrustes, RSA, mutual k-NN, CKNNA. The formulas live in :mod:`kdcore.functional`.
 """
 
 from __future__ import annotations
@@ -35,25 +35,10 @@ import torch
 from torch import Tensor, nn
 
 from ..cka_maps import CKAResult, cka_map
-from ..functional.similarity import (
-    CKAMap,
-    cca_coefficients,
-    cca_r2,
-    center_gram,
-    cka,
-    cka_loss,
-    cknna,
-    gram_linear,
-    gram_rbf,
-    hsic,
-    mean_cca,
-    mutual_knn,
-    procrustes_disparity,
-    procrustes_distance,
-    pwcca,
-    rsa,
-    svcca,
-)
+from ..functional.cca import cca_coefficients, cca_r2, mean_cca, pwcca, svcca
+from ..functional.cka import CKAMap, cka, cka_loss
+from ..functional.gram import center_gram, gram_linear, gram_rbf, hsic
+from ..functional.similarity import cknna, mutual_knn, procrustes_disparity, procrustes_distance, rsa
 from ..method import Method, Needs, Signals, ce_weight_knob
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
 

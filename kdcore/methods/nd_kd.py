@@ -53,7 +53,7 @@ from ..functional.prototypes import (
     share_along,
 )
 from ..functional.reductions import at_least_float32, reduce
-from ..method import Method, Needs, Signals, ce_weight_knob
+from ..method import Method, Needs, Signals, TrainingOutputs, ce_weight_knob
 from ..projectors import EmbeddingProjector
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
 
@@ -429,18 +429,18 @@ class KDPP(Method):
 
     The embeddings are the inputs of the classifiers; assign ``student_taps`` and ``teacher_taps`` (one name each, of a
     layer that gives ``(N, D)``) before the training to choose others. Where their widths differ, :meth:`setup` builds
-    an :class:`EmbeddingProjector`. The class means come from the loop.
+    an :class:`EmbeddingProjector`. The class means are taken in :meth:`prepare`.
     """
 
     card = CARD
     name, label = "kdpp", "KD++"
-    needs = Needs(class_means=True)
     student_taps = ("embedding",)
     teacher_taps = ("embedding",)
 
     def __init__(self, **knobs: Any) -> None:
         super().__init__(**knobs)
         self.projector: EmbeddingProjector | None = None
+        self.class_means: Tensor
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
         shapes = self.settle_taps(student, teacher, sample)
@@ -454,8 +454,14 @@ class KDPP(Method):
         if student_dim != teacher_dim:
             self.projector = EmbeddingProjector(student_dim, teacher_dim, self.knob.dropout)
 
-    def class_mean_tap(self) -> str:
-        return self.teacher_taps[0]
+    def prepare(self, seen: TrainingOutputs) -> None:
+        """Mean teacher embedding of every class, over the training set as the loader gives it, into ``class_means``."""
+        means = ClassMeanAccumulator(seen.classes)
+        for part in seen:
+            if part.labels is None:
+                raise ValueError("class means need labels: give (x, y).")
+            means.update(part.features[self.teacher_taps[0]], part.labels)
+        self.register_buffer("class_means", means.compute())
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         k = self.knob
@@ -465,13 +471,12 @@ class KDPP(Method):
     def regularizer(self, s: Signals) -> dict[str, Tensor]:
         """The weighted term on the embedding, by its name."""
         k = self.knob
-        assert s.class_means is not None
         emb, teacher = s.student_features[self.student_taps[0]], s.teacher_features[self.teacher_taps[0]]
         emb = self.projector(emb) if self.projector is not None else emb
         if k.regularizer == "nd":
-            loss = nd_loss(emb, teacher, s.labels, class_means=s.class_means)
+            loss = nd_loss(emb, teacher, s.labels, class_means=self.class_means)
         elif k.regularizer == "direction":
-            loss = direction_loss(emb, s.class_means, s.labels)
+            loss = direction_loss(emb, self.class_means, s.labels)
         else:
             loss = norm_loss(emb, step=k.norm_step)
         return {k.regularizer: k.nd_weight * loss}
@@ -488,7 +493,7 @@ class KDPP(Method):
         student = teacher.clone() if match else longer * (teacher + noise)
         signals.student_features = {"embedding": student.to(dtype).requires_grad_()}
         signals.teacher_features = {"embedding": teacher.to(dtype)}
-        signals.class_means = torch.randn(classes, 7, generator=g, dtype=torch.float64).to(dtype)
+        signals.labels = torch.arange(batch) % classes  # every class has a mean, where there are samples enough
         signals.epoch = 20
         return signals
 
@@ -501,7 +506,7 @@ class ND(KDPP):
 
     card = CARD
     name, label = "nd", "ND"
-    needs = Needs(teacher_logits=False, class_means=True)
+    needs = Needs(teacher_logits=False)
     knobs = (*_REGULARIZER, _CE)
     invariances = ("class_permutation", "sample_permutation")
 

@@ -52,9 +52,9 @@ from ..functional.masks import (
 )
 from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Needs, Signals, ce_weight_knob
+from ..model_layers import embedding_tap
 from ..models.tracker import CenterHead, OcclusionRobustTracker, split_maps
 from ..registry import Axes, Evidence, Knob, MethodCard, Parity
-from ..taps import embedding_tap
 
 __all__ = [
     "AFKD",

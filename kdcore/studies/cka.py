@@ -23,9 +23,10 @@ from ..checkpoints import preserved_rng
 from ..cka_maps import CKAResult, batch_estimates, cka_map
 from ..distiller import Distiller, Epoch
 from ..experiment import Arm, Claim, Comparison, Metric, Progress, compare
-from ..functional.similarity import CKAMap, cka, cka_matrix, mean_cca_matrix
+from ..functional.cca import mean_cca_matrix
+from ..functional.cka import CKAMap, cka, cka_matrix
+from ..model_layers import collect_features, embedding_tap
 from ..models import ConvNet
-from ..taps import collect_features, embedding_tap
 from ..tasks import ModelSpec, Recipe, Task, load_task
 from ..tasks._models import reference_models
 from . import Study
@@ -120,14 +121,14 @@ class Representations:
         pooling: str = "gap",
         images: int = COMPARED_IMAGES,
     ) -> dict[str, Tensor]:
-        """Features of the same random test images, by layer: see :func:`kdcore.taps.collect_features`."""
+        """Features of the same random test images, by layer: see :func:`kdcore.model_layers.collect_features`."""
         return features_of(model, self.comparison.tasks[seed], layers, pooling=pooling, images=images)
 
 
 def features_of(
     model: nn.Module, task: Task, layers: str | Sequence[str], *, pooling: str = "gap", images: int = COMPARED_IMAGES
 ) -> dict[str, Tensor]:
-    """Features of the same random test images of a task, by layer: see :func:`kdcore.taps.collect_features`."""
+    """Features of the same random test images of a task, by layer: see :func:`kdcore.model_layers.collect_features`."""
     normalize, loader = task.normalization(model), task.loader("test", batch_size=256, shuffle=True, seed=0)
     return collect_features(model, ((normalize(x),) for x, _ in loader), layers, pooling=pooling, limit=images)
 
@@ -248,7 +249,7 @@ def map_memory(
     mode: str = "minibatch",
     keep_batches: bool = False,
 ) -> int:
-    """Largest number of bytes that a :class:`~kdcore.functional.similarity.CKAMap` held between batches of noise.
+    """Largest number of bytes that a :class:`~kdcore.functional.cka.CKAMap` held between batches of noise.
 
     Args:
         batches, batch_size: how much it is given.
@@ -394,7 +395,7 @@ def cka_film(
         arm: how the student is taught. Its ``student`` and ``train`` come before the arguments here.
         teacher: of the columns, and of the arm where it needs one.
         layers, layers_teacher: taps of student and teacher; the student's serve for both by default, and without any
-            those that :func:`kdcore.taps.layers` proposes.
+            those that :func:`kdcore.model_layers.layers` proposes.
         pooling, images, batch_size: of the maps (:func:`kdcore.cka_maps.cka_map`), over random test images.
         progress, **train: as in :func:`~kdcore.experiment.compare`.
     """

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..experiment import Arm, Claim, Comparison, compare
 from ..functional.prototypes import class_means, norm_and_cosine
+from ..model_layers import collect_features, embedding_tap
 from ..models import CifarResNet
-from ..taps import collect_features, embedding_tap
 from ..tasks import ModelSpec, Task, load_task
 from . import Study
 from ._shared import CIFAR_RECIPE, accuracy_over_images, cifar100_task

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..checkpoints import CheckpointError, load_weights, preserved_rng, save_weights, state_hash, write_atomic
+from ..checkpoints import CheckpointError, load_weights, preserved_rng, save_weights, state_hash
+from ..files import write_atomic
 from ..functional.checks import describe
 from ._folders import cache_folder
 
@@ -122,7 +123,7 @@ def _keep(model: nn.Module, path: Path, made_of: dict[str, Any], seconds: float)
     try:
         path.with_suffix(".json").unlink(missing_ok=True)
         save_weights(model, path)
-        write_atomic(path.with_suffix(".json"), lambda file: file.write(json.dumps(note, indent=1).encode()))
+        write_atomic(path.with_suffix(".json"), json.dumps(note, indent=1))
     except (OSError, CheckpointError) as error:
         warnings.warn(
             f"the teacher is not kept: {error} It is trained again next time. KDCORE_CACHE names another folder.",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..checkpoints import write_atomic
+from ..files import write_atomic
 from ..functional.checks import closest
 from ._data import check_class_counts, split_train, transfer_set
 from ._folders import cache_folder
@@ -133,8 +133,8 @@ def _unreadable(files: Sequence[Path]) -> dict[str, str]:
         warnings.simplefilter("ignore")  # odd metadata of pictures that can be read all the same
         bad = {str(path): why for path, why in zip(files, pool.map(reason, files), strict=True) if why}
     try:
-        write_atomic(note, lambda file: file.write(json.dumps(bad).encode()))
-    except (OSError, RuntimeError) as error:
+        write_atomic(note, json.dumps(bad))
+    except OSError as error:
         warnings.warn(f"the scan of {len(files)} images is not kept ({error}) and repeated next time.", stacklevel=3)
     return bad
 

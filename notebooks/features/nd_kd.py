@@ -44,8 +44,9 @@ from kdcore.distiller import Epoch, distill
 from kdcore.experiment import Claim, check_claims, effects, tally
 from kdcore.functional.prototypes import class_means
 from kdcore.methods import nd_kd
+from kdcore.model_layers import collect_features
 from kdcore.studies import nd_kd as study
-from kdcore.taps import collect_features, tap
+from kdcore.taps import tap
 from kdcore.tasks import load_task
 
 # %%

@@ -9,6 +9,7 @@ import copy
 import importlib
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from support.golden import close
 from torch import Tensor, nn
 
-from kdcore.method import Method, Signals, total
+from kdcore.method import Method, Signals, TrainingOutputs, total
 from kdcore.registry import AXES, INVARIANCES, create_method, get_card, list_methods, list_objectives, objective_class
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +56,6 @@ def teacher_leaves(s: Signals) -> dict[str, Tensor]:
     """The teacher's floating tensors in the signals."""
     leaves = {
         "teacher_logits": s.teacher_logits,
-        "class_means": s.class_means,
         **{f"teacher_features/{k}": v for k, v in s.teacher_features.items()},
     }
     return {k: v for k, v in leaves.items() if v is not None}
@@ -81,9 +81,12 @@ def changed(s: Signals, change: Callable[[str, Tensor], Tensor]) -> Signals:
 
 
 def ready(name: str, s: Signals, **knobs: Any) -> Method:
-    """The objective in double precision with the epoch of the signals begun."""
+    """The objective in the signals' precision; it has looked at the signals, and their epoch has begun."""
     torch.manual_seed(0)
     method = create_method(name, **knobs).to(s.student_logits.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no sample of class")  # one batch stands for the training set
+        method.prepare(TrainingOutputs.of(s))
     method.on_epoch_start(s.epoch)
     return method
 
@@ -266,8 +269,6 @@ def _class_permutation(name: str) -> None:
     def change(s: Signals) -> Signals:
         order = torch.randperm(s.student_logits.shape[1], generator=torch.Generator().manual_seed(3))
         new = {k: v[:, order] for k, v in (student_leaves(s) | teacher_leaves(s)).items() if k.endswith("_logits")}
-        if s.class_means is not None:
-            new["class_means"] = s.class_means[order]
         labels = s.labels if s.labels is None else order.argsort()[s.labels]
         return replace(with_tensors(s, new), labels=labels)
 
@@ -277,7 +278,7 @@ def _class_permutation(name: str) -> None:
 def _sample_permutation(name: str) -> None:
     def change(s: Signals) -> Signals:
         order = torch.randperm(s.student_logits.shape[0], generator=torch.Generator().manual_seed(3))
-        new = {k: v[order] for k, v in (student_leaves(s) | teacher_leaves(s)).items() if k != "class_means"}
+        new = {k: v[order] for k, v in (student_leaves(s) | teacher_leaves(s)).items()}
         per_sample = {k: v if (v := getattr(s, k)) is None else v[order] for k in ("labels", "inputs", "index", "view")}
         return replace(with_tensors(s, new), **per_sample)
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kdcore.functional.cka import cka
 from kdcore.functional.distortions import DISTORTIONS, distort
-from kdcore.functional.similarity import cka, similarity_profile
+from kdcore.functional.similarity import similarity_profile
 
 F64 = torch.float64
 

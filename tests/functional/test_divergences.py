@@ -53,6 +53,20 @@ def test_kl_detaches_the_teacher_alone() -> None:
 
 
 @shapes
+def test_kl_passes_gradients_to_the_target_on_request(n: int, c: int, seed: int, temperature: float) -> None:
+    s, t = normal(n, c, seed=seed), normal(n, c, seed=seed + 1).requires_grad_()
+    kl = kl_with_temperature(s, t, temperature=temperature, detach=False)
+    close(kl, kl_with_temperature(s, t, temperature=temperature))
+    p, log_p, log_q = (t / temperature).softmax(1), (t / temperature).log_softmax(1), (s / temperature).log_softmax(1)
+    expected = p * (log_p - log_q - kl[:, None]) / temperature
+    close(grad_of(kl.sum(), t), expected, 1e-8, floor=1e-12)
+    if n == 1:
+        assert torch.autograd.gradcheck(
+            lambda a, b: kl_with_temperature(a, b, temperature=temperature, detach=False), (s.requires_grad_(), t)
+        )
+
+
+@shapes
 def test_soft_cross_entropy_equals_torch(n: int, c: int, seed: int, temperature: float) -> None:
     logits, target = normal(n, c, seed=seed), (normal(n, c, seed=seed + 1) / temperature).softmax(1)
     for reduction in ("mean", "sum", "none"):

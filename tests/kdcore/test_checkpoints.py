@@ -31,7 +31,6 @@ from kdcore.checkpoints import (
     save_checkpoint,
     save_weights,
     state_hash,
-    write_atomic,
 )
 
 
@@ -145,15 +144,6 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="file"):
         save_checkpoint(tmp_path / "file", state(1), step=1)
     assert (tmp_path / "file").read_text() == "in the way"
-
-
-def test_write_atomic_passes_other_errors_on_and_cleans_up(tmp_path: Path) -> None:
-    def fail(file: object) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        write_atomic(tmp_path / "x", fail)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_left_over_temporaries_are_removed_by_the_next_save(tmp_path: Path) -> None:

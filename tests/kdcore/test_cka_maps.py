@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdcore.cka_maps import CKAResult, KeptGrams, LayerMatch, cka_map
+from kdcore.functional.cka import CKAMap, cka
 from kdcore.functional.pooling import pool_features
-from kdcore.functional.similarity import CKAMap, cka
-from kdcore.taps import collect_features, layers
+from kdcore.model_layers import collect_features, layers
 
 CONV = ["conv1", "bn1", "conv2", "fc"]
 MLP = ["0", "2"]

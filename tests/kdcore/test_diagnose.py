@@ -21,8 +21,8 @@ from kdcore.functional.agreement import paired_gain
 from kdcore.functional.alignment import procrustes_coordinates
 from kdcore.functional.divergences import kd_loss, kl_with_temperature
 from kdcore.inputs import Normalize
+from kdcore.model_layers import collect_features
 from kdcore.models import MLP, ConvNet
-from kdcore.taps import collect_features
 
 LIGHT: dict[str, Any] = {"bootstrap": 10, "mask_ratios": (0.5,), "mask_samples": 16, "occlusion_images": 2}
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorD
 from kdcore.checkpoints import CheckpointError, list_checkpoints, load_checkpoint, state_hash
 from kdcore.distiller import Distiller, Epoch, NonFiniteLossError, Step, accuracy, distill, evaluate
 from kdcore.inputs import Batch, Normalize
-from kdcore.method import CrossEntropy, Method, Needs, Signals, ce_weight_knob
+from kdcore.method import CrossEntropy, Method, Needs, Signals, TrainingOutputs, ce_weight_knob
 from kdcore.registry import Knob, create_method
 from kdcore.taps import TapError
 
@@ -214,8 +214,8 @@ def test_learnt_parts_are_trained_but_not_part_of_the_student(tmp_path: Path) ->
     trained = method.adapt.weight.detach().clone()
     assert method.steps == 10 and set(student.state_dict()) == set(net(4).state_dict())
     state = load_checkpoint(tmp_path)
-    assert torch.equal(state["methods"][0]["adapt.weight"], trained)
-    assert [g["initial_lr"] for g in state["optimizer"]["param_groups"]] == [1e-3, 0.05]
+    assert torch.equal(state["players"]["methods.0.adapt.weight"], trained)
+    assert [g["initial_lr"] for g in state["learners"]["main"]["optimizer"]["param_groups"]] == [1e-3, 0.05]
     fresh = Hint()
     train(net(4), fresh, lr=1e-3, epochs=1)
     assert not torch.equal(fresh.adapt.weight, trained)
@@ -346,26 +346,39 @@ def test_each_model_gets_its_own_normalisation() -> None:
         train(student, data=DataLoader(shifted, 8), teacher=teacher)
 
 
-def test_class_means_and_index_are_supplied() -> None:
+def test_the_teachers_answers_can_be_looked_at_first_and_index_is_supplied(tmp_path: Path) -> None:
     class Means(Method):
         card, name, label, knobs = CrossEntropy.card, "means", "means", ()
-        needs = Needs(teacher_logits=False, class_means=True, index=True)
+        needs = Needs(teacher_logits=False, index=True)
         student_taps = ("4",)
+        teacher_taps = ("1",)
+        passes = 0
 
-        def class_mean_tap(self) -> str:
-            return "1"
+        def prepare(self, seen: TrainingOutputs) -> None:
+            self.passes += 1
+            together = seen.collect()
+            assert seen.classes == 3 and together.labels is not None and together.logits is None
+            parts = [p.features["1"] for p in seen]
+            torch.testing.assert_close(torch.cat(parts), together.features["1"])
+            means = [together.features["1"][together.labels == c].mean(0) for c in range(3)]
+            self.register_buffer("means", torch.stack(means))
 
         def terms(self, s: Signals) -> dict[str, Tensor]:
             data = dataset()
-            assert s.class_means is not None and s.index is not None and s.labels is not None
+            assert s.index is not None and s.labels is not None
             torch.testing.assert_close(s.inputs, data.tensors[0][s.index])
             features = teacher[1](data.tensors[0].flatten(1)).detach()
             for c in range(3):
-                torch.testing.assert_close(s.class_means[c], features[data.tensors[1] == c].mean(0))
+                torch.testing.assert_close(self.means[c], features[data.tensors[1] == c].mean(0))
             return {"means": s.student_logits.square().mean()}
 
-    teacher = net(8, seed=1)
-    assert train(net(4), Means(), teacher=teacher).teacher_forwards == 40
+    teacher, method = net(8, seed=1), Means()
+    result = train(net(4), method, teacher=teacher, checkpoint_dir=tmp_path, checkpoint_every=1)
+    assert method.passes == 1 and result.teacher_forwards == 2 * 40 + 2 * 40  # two looks, two epochs
+    again = Means()
+    resumed = train(net(4), again, teacher=teacher, checkpoint_dir=tmp_path, resume=True)
+    assert again.passes == 0 and torch.equal(again.means, method.means)
+    assert resumed.teacher_forwards == result.teacher_forwards
 
 
 def test_other_batches_and_loaders() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from scipy import stats
 
 from kdcore.checkpoints import state_hash
 from kdcore.distiller import Epoch, Step
+from kdcore.engine import Learn, Stage, Training
 from kdcore.experiment import Arm, Comparison, compare, mean_interval, paired_difference
 from kdcore.method import CrossEntropy
 from kdcore.models import MLP
@@ -251,27 +250,36 @@ def test_an_arm_can_be_an_outer_loop() -> None:
     assert row["last"] == row["best"] and row["epochs"] == 0 and ("loop", 3) not in result.methods
 
 
-def test_an_arm_can_be_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    epoch = compare(tiny(), ["ce"], seeds=1, epochs=1).histories["ce", 0][0]
+class TwoStages(Training):
+    """Cross-entropy in two stages of one epoch."""
 
-    def fit(training: Any, *, seed: int, stop: Any, callbacks: Sequence[Any]) -> SimpleNamespace:
-        asked.append((seed, stop))
-        callbacks[0](epoch)
-        return SimpleNamespace(student=training["student"], history=[epoch], seconds=0.1, stopped=False)
+    frozen = ("teacher",)
 
-    monkeypatch.setitem(sys.modules, "kdcore.engine", SimpleNamespace(fit=fit))
+    def __init__(self, task: Task, teacher: torch.nn.Module | None, student: torch.nn.Module, seed: int) -> None:
+        super().__init__()
+        assert teacher is not None
+        self.teacher, self.student, self.began = teacher, student, state_hash(student)
+        self.data = task.loader("train", batch_size=12, seed=seed)
 
-    def training(task: Task, teacher: Any, student: Any, seed: int) -> dict[str, Any]:
-        return {"teacher": teacher, "student": student, "seed": seed}
+    def stages(self) -> Iterator[Stage]:
+        for name in ("one", "two"):
+            yield Stage(name=name, data=self.data, step=self.step, epochs=1, learn=Learn(players=("student",)))
 
-    reports: list[int] = []
-    arm = Arm("own", training=training, train={"epochs": 1})
-    result = compare(tiny(), [arm], seeds=[2], progress=lambda done, *_: reports.append(done))
+    def step(self, batch: Any, run: Any) -> dict[str, torch.Tensor]:
+        return {"ce": torch.nn.functional.cross_entropy(self.student(batch[0]), batch[1])}
+
+
+def test_an_arm_can_be_a_training() -> None:
+    reports: list[tuple[int, int]] = []
+    arms = [Arm("own", training=TwoStages, train={"epochs": 2}), Arm("CE", "ce")]
+    result = compare(tiny(), arms, seeds=[2], epochs=2, progress=lambda done, total, _: reports.append((done, total)))
     kept = result.methods["own", 2]
-    assert asked == [(2, None)] and kept["seed"] == 2 and kept["teacher"] is result.teachers[2]
-    assert state_hash(kept["student"]) == state_hash(tiny().student(seed=2)) and reports[-1] == 1
-    assert len(result.histories["own", 2]) == 1 and math.isnan(result.records[0]["teacher_forwards"])
+    assert isinstance(kept, TwoStages) and kept.student is result.students["own", 2]
+    assert kept.began == state_hash(tiny().student(seed=2)) != state_hash(kept.student)
+    assert [event.stage for event in result.histories["own", 2]] == ["one", "two"]
+    assert [r for r in reports if r[0]][-4:] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    alone = compare(tiny(), arms[1:], seeds=[2], epochs=2)
+    assert state_hash(result.students["CE", 2]) == state_hash(alone.students["CE", 2])
 
 
 def test_an_arm_is_one_thing() -> None:

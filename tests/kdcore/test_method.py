@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore.method import CrossEntropy, Method, Needs, Signals, ce_weight_knob, total
+from kdcore.method import CrossEntropy, Method, Needs, Signals, TrainingOutputs, ce_weight_knob, total
 from kdcore.methods.pld import CARD
 from kdcore.registry import Knob, create_method
 
@@ -79,8 +79,11 @@ def test_defaults_of_the_hooks() -> None:
     toy.on_step_end(s)
     assert toy.student_taps == toy.teacher_taps == ()
     assert toy(s).keys() == {"toy"}
-    with pytest.raises(NotImplementedError, match="toy asks for class means"):
-        toy.class_mean_tap()
+    toy.prepare(TrainingOutputs.of(s))
+    toy.on_loss({"toy": 1.0}, s)
+    model = nn.Identity()
+    assert toy.wrap_student(model, torch.zeros(1)) is model
+    assert toy.readout((s.student_logits, None)) is s.student_logits
     with pytest.raises(NotImplementedError):
         Method.terms(toy, s)
 

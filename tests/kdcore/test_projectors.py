@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from kdcore.model_layers import LayerInfo, LayerPair, pair_layers
 from kdcore.projectors import KINDS, ProjectorBank, make_projector
-from kdcore.taps import LayerInfo, LayerPair, Taps, pair_layers
+from kdcore.taps import Taps
 
 WORDS = [
     # student, teacher, arguments, output, words in between

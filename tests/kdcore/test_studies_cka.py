@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kdcore.cka_maps import batch_estimates
 from kdcore.experiment import Arm, compare
-from kdcore.functional.similarity import CKAMap, cka, cka_matrix, mean_cca, mean_cca_matrix
+from kdcore.functional.cca import mean_cca, mean_cca_matrix
+from kdcore.functional.cka import CKAMap, cka, cka_matrix
 from kdcore.models import ConvNet
 from kdcore.studies import cka as study
 from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task

@@ -12,22 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kdcore.taps import (
+from kdcore.model_layers import (
     LayerInfo,
-    TapError,
     _align,
     _pair_cost,
     batch_inputs,
     classifier_name,
     collect_features,
     embedding_tap,
-    evaluating,
     feature_kind,
     layers,
     pair_layers,
-    tap,
     token_grid,
 )
+from kdcore.taps import TapError, evaluating, tap
 
 
 def cnn(width: int = 4, stages: int = 3) -> nn.Sequential:

@@ -9,7 +9,8 @@ from torch import nn
 
 from kdcore.cka_maps import cka_map
 from kdcore.diagnose._measures import watching
-from kdcore.taps import TapError, Taps, evaluating, layers, tap
+from kdcore.model_layers import layers
+from kdcore.taps import TapError, Taps, evaluating, tap
 
 
 class Meeting(nn.Module):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.taps_at_scale import recompute
-from kdcore.taps import embedding_tap, layers, pair_layers, tap
+from kdcore.model_layers import embedding_tap, layers, pair_layers
+from kdcore.taps import tap
 
 ZOO: dict[str, dict] = {
     # CNN

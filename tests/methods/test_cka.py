@@ -11,8 +11,9 @@ import torch
 from support.golden import Case, close, parity
 from torch import Tensor, nn
 
-from kdcore.functional import similarity
-from kdcore.functional.similarity import leading_directions
+from kdcore.functional import cca, gram, similarity
+from kdcore.functional import cka as measure
+from kdcore.functional.cca import leading_directions
 from kdcore.method import Signals
 from kdcore.methods import cka as page
 from kdcore.methods.cka import (
@@ -264,10 +265,11 @@ def test_small_batches_are_refused_by_name() -> None:
 
 
 def test_the_page_offers_the_shared_functions_themselves() -> None:
-    shared = set(page.__all__) & set(similarity.__all__)
-    assert len(shared) == 17
-    for name in shared:
-        assert getattr(page, name) is getattr(similarity, name)
+    shared = {name: module for module in (gram, measure, cca, similarity) for name in module.__all__}
+    offered = set(page.__all__) & set(shared)
+    assert len(offered) == 17
+    for name in offered:
+        assert getattr(page, name) is getattr(shared[name], name)
     assert page.cka_map.__module__ == "kdcore.cka_maps"
 
 

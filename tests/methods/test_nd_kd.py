@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdcore.functional.divergences import dist_loss, dkd_loss, kd_loss
 from kdcore.functional.prototypes import class_means
-from kdcore.method import Signals
+from kdcore.method import Signals, TrainingOutputs
 from kdcore.methods.nd_kd import (
     CARD,
     KDPP,
@@ -379,16 +379,16 @@ def signals_of(method: KDPP, student: nn.Module, teacher: nn.Module, x: Tensor, 
         with torch.no_grad():
             theirs = teacher(x)
         ours = student(x)
-        means = class_means(t.features[method.class_mean_tap()], y, 3)
-        return Signals(
+        signals = Signals(
             student_logits=ours,
             teacher_logits=theirs,
             labels=y,
             student_features=dict(s.features),
             teacher_features=dict(t.features),
-            class_means=means,
             epoch=epoch,
         )
+        method.prepare(TrainingOutputs.of(signals))
+        return signals
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -430,7 +430,7 @@ def test_setup_reads_the_embeddings_and_projects_other_widths(width: int, projec
         s.labels,
         student_emb=emb,
         teacher_emb=s.teacher_features["head:in"],
-        class_means=s.class_means,
+        class_means=method.class_means,
         epoch=5,
         return_terms=True,
     )
@@ -450,7 +450,7 @@ def test_training_turns_and_lengthens(name: str) -> None:
     seen = []
     for _ in range(40):
         s = signals_of(method, student, teacher, *batch())
-        norms, cosines = norm_and_cosine(s.student_features["head:in"], s.class_means, s.labels)
+        norms, cosines = norm_and_cosine(s.student_features["head:in"], method.class_means, s.labels)
         seen.append((norms.mean().item(), cosines.mean().item()))
         optimizer.zero_grad()
         method.terms(s)["nd"].backward()
@@ -470,8 +470,7 @@ def test_distill_supplies_the_class_means() -> None:
     events = list(loop.run())
     assert set(events[0].terms) == {"inter", "intra", "nd", "ce"}
     expected = class_means(teacher.body(x).detach(), y, 3)
-    torch.testing.assert_close(loop._objective.class_means[1], expected)
-    assert loop._objective.class_means[0] is None
+    torch.testing.assert_close(loop.methods[1].class_means, expected)
     assert not [k for k in student.state_dict() if "projector" in k]
 
 
@@ -485,10 +484,12 @@ def test_distill_supplies_the_class_means() -> None:
 )
 def test_regularizer_knobs(knobs: dict, expected: Callable[..., Tensor]) -> None:
     s = ND.example()
-    terms = create_method("nd", **knobs).terms(s)
+    method = create_method("nd", **knobs)
+    method.prepare(TrainingOutputs.of(s))
+    terms = method.terms(s)
     assert list(terms) == [knobs["regularizer"]]
     emb = s.student_features["embedding"]
-    value = expected(emb, s.teacher_features["embedding"], s.labels, s.class_means)
+    value = expected(emb, s.teacher_features["embedding"], s.labels, method.class_means)
     close(terms[knobs["regularizer"]], value)
     close(grad_of(terms[knobs["regularizer"]], emb), grad_of(value, emb))
 
@@ -499,8 +500,10 @@ def test_base_knobs(base: str, loss: Callable[..., Tensor]) -> None:
     s.epoch = 3
     knobs = {"base": base, "kd_weight": 2.0, "temperature": 3.0}
     full = 2 * loss(*s.logits, s.labels, temperature=3.0)
-    close(create_method("kdpp", **knobs, warmup_epochs=12).terms(s)[base], full / 4)
-    close(create_method("kdpp", **knobs, warmup_epochs=0).terms(s)[base], full)
+    for warmup, share in ((12, 0.25), (0, 1.0)):
+        method = create_method("kdpp", **knobs, warmup_epochs=warmup)
+        method.prepare(TrainingOutputs.of(s))
+        close(method.terms(s)[base], full * share)
 
 
 def test_chosen_taps_stay_and_a_teacher_is_needed() -> None:
@@ -508,7 +511,7 @@ def test_chosen_taps_stay_and_a_teacher_is_needed() -> None:
     method = create_method("kdpp")
     method.student_taps = method.teacher_taps = ("body.0",)
     method.setup(student, teacher, batch()[0])
-    assert method.student_taps == ("body.0",) and method.class_mean_tap() == "body.0"
+    assert method.student_taps == method.teacher_taps == ("body.0",)
     with pytest.raises(ValueError, match="kdpp needs a teacher"):
         create_method("kdpp").setup(student, None, batch()[0])
     conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 16, 3))

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from kdcore.files import write_atomic
 from workbench.runs.baselines import compare_run, compare_runs, drift_table, load_baselines, update_baselines
-from workbench.runs.files import read_json, write_atomic, write_json
+from workbench.runs.files import read_json, write_json
 from workbench.runs.store import Failure, RunRecord
 
 

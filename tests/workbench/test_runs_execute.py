@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from kdcore.files import write_atomic
 from workbench.runs import RunRecord, list_runs, run_many, run_notebook
 from workbench.runs.execute import Job, KernelMissingError
-from workbench.runs.files import read_json, write_atomic, write_json
+from workbench.runs.files import read_json, write_json
 from workbench.runs.pairing import notebook_text
 from workbench.runs.parameters import ParameterError
 from workbench.runs.store import find_run, mark_interrupted, owner, process_start, read_run

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import read_json, text_table, to_json, write_atomic
+from kdcore.files import write_atomic
+
+from .files import read_json, text_table, to_json
 from .store import RunRecord
 
 SCHEMA = 2

@@ -6,13 +6,12 @@ import fnmatch
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdcore import __version__
+from kdcore.files import write_atomic
 
 NOTEBOOKS = "notebooks"
 #: Names that no script in a notebook folder may have.
@@ -110,37 +109,6 @@ def resolve_notebook(name: str | Path, root: str | Path | None = None) -> Path:
 def sha256(data: bytes | str) -> str:
     """Hex digest of bytes or text."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
-
-
-def write_atomic(path: str | Path, data: bytes | str) -> Path:
-    """Write a whole file or nothing: temporary name in the same folder, flushed to disk, then renamed.
-
-    Raises:
-        OSError: the folder cannot be written (read-only, full disk); names the file. The old content stays.
-    """
-    path = Path(path)
-    content = data.encode() if isinstance(data, str) else data
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"cannot write {path.name} into {path.parent}: {error.strerror}", str(path)
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise type(error)(error.errno, f"cannot write {path}: {error.strerror}", str(path)) from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import PACKAGES, find_notebooks, notebook_of, project_root, script_of, sha256, write_atomic
+from kdcore.files import write_atomic
+
+from .files import PACKAGES, find_notebooks, notebook_of, project_root, script_of, sha256
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 

@@ -22,8 +22,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kdcore.files import write_atomic
+
 from .environment import device_name, git_commit, thread_count, versions
-from .files import notebook_key, plain, read_json, sha256, to_json, write_atomic, write_json
+from .files import notebook_key, plain, read_json, sha256, to_json, write_json
 from .parameters import read_parameters
 
 MIME = "application/vnd.kdcore.result+json"

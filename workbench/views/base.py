@@ -101,3 +101,6 @@ class View:
             "image/png": base64.b64encode(self.png()).decode(),
             "text/plain": f"{self.title}. {self.alt}",
         }
+
+
+__all__ = ["View"]

@@ -265,3 +265,6 @@ def cka_compare_view(
         table=table,
         draw=draw,
     )
+
+
+__all__ = ["cka_compare_view", "cka_map_view"]

@@ -485,3 +485,6 @@ def _summary(values: Array) -> tuple[float, float]:
     """Mean and half width of its 95 % interval (not a number for one value)."""
     low, high = mean_interval(values)
     return float(values.mean()), (high - low) / 2
+
+
+__all__ = ["comparison_view", "confusion_view", "contours_view", "heatmap_view", "lines_view", "scatter_view"]

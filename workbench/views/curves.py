@@ -143,3 +143,6 @@ def _words(frame: pd.DataFrame, summary: pd.DataFrame, arms: list[str], chosen: 
         first = losses[losses["arm"] == arms[0]]["mean"]
         parts.append(f"The loss of {arms[0]} goes from {first.iloc[0]:.3g} to {first.iloc[-1]:.3g}.")
     return " ".join(parts)
+
+
+__all__ = ["history_frame", "training_curves_view"]

@@ -88,3 +88,6 @@ def _one(ax: Any, image: Array, caption: str, framed: bool) -> None:
     ax.set_xlabel(caption, fontsize=9.5)
     if framed:
         ax.spines[:].set(visible=True, color="#D55E00", linewidth=3)
+
+
+__all__ = ["image_grid_view"]

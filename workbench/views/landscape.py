@@ -79,3 +79,6 @@ def loss_landscape_view(
         for name, share in bends.items()
     )
     return replace(view, alt=f"{view.alt} On this grid {words}.", _png={})
+
+
+__all__ = ["loss_landscape_view"]

@@ -134,3 +134,6 @@ def _split_words(sure: Array, counted: dict[str, Any]) -> str:
             "it on the quarter of images the teacher is surest of."
         )
     return " ".join(words)
+
+
+__all__ = ["kd_split_view"]

@@ -136,3 +136,6 @@ def _pull(ax: Any, pull: Array, theme: Theme) -> None:
     ax.grid(axis="x", visible=False)
     ax.margins(y=0.12)
     legend_above(ax)
+
+
+__all__ = ["probability_bars_view"]

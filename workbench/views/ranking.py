@@ -525,3 +525,13 @@ def correlation_heatmaps_view(
         return figure
 
     return View(title=title, alt=alt, table=table, draw=draw)
+
+
+__all__ = [
+    "class_positions_view",
+    "correlation_heatmaps_view",
+    "pld_weights_view",
+    "rank_agreement_view",
+    "ranking_view",
+    "worth_view",
+]

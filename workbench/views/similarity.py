@@ -412,7 +412,7 @@ def gram_view(
     """Centred Gram matrices of the same samples side by side, samples sorted by class.
 
     Args:
-        grams: name -> ``(N, N)`` centred Gram (:func:`kdcore.functional.similarity.center_gram`), up to three; each is
+        grams: name -> ``(N, N)`` centred Gram (:func:`kdcore.functional.gram.center_gram`), up to three; each is
             drawn relative to its largest entry off the diagonal.
         labels: ``(N,)`` class of each sample.
         class_names: names by label.
@@ -476,3 +476,13 @@ def gram_view(
     return View(
         title=title, alt=f"{len(y)} images. Mean similarity, relative to the largest: {words}.", table=table, draw=draw
     )
+
+
+__all__ = [
+    "batch_estimates_view",
+    "cka_film_view",
+    "cka_grid_view",
+    "gram_view",
+    "layer_identification_view",
+    "similarity_profile_view",
+]

@@ -88,3 +88,6 @@ def _shares(probabilities: Array, names: Sequence[str]) -> str:
     order = np.argsort(-probabilities, kind="stable")[:4]
     told = [f"{100 * probabilities[i]:.1f} % to {names[i]}" for i in order if probabilities[i] >= 0.005]
     return join_words(told)
+
+
+__all__ = ["soft_target_view"]
