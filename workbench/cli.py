@@ -292,6 +292,46 @@ def run(
         raise typer.Exit(FAILED)
 
 
+@app.command(cls=_PairsCommand)
+@_friendly
+def study(
+    slug: Annotated[str, typer.Argument(help="Slug of a paper with a study.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per arm.")] = 3,
+    full: Annotated[bool, typer.Option("--full", help="The full tier: hours, data in KDCORE_DATA.")] = False,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set an option; repeatable.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Write the result to docs/results/<slug>.json.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a paper's study without its notebook: numbers with intervals, and verdicts on the paper's claims."""
+    from .runs import study as studies
+    from .runs.progress import progress_bars
+
+    try:
+        options = studies.read_options(slug, parameter or (), quick=not full)
+        if keep and seeds < 2:
+            raise ValueError("--keep needs --seeds 2 or more, better 10: one seed settles nothing.")
+    except ValueError as error:
+        raise _stop(str(error), USAGE) from None
+    with progress_bars(quiet=as_json) as bars:
+        record = studies.run_study(slug, seeds=seeds, quick=not full, options=options, report=bars.report)
+    if keep:
+        typer.echo(f"kept in {studies.keep(record)}", err=True)
+    if as_json:
+        _json(record)
+        return
+    for part in record["experiments"]:
+        percent = " in %" if part["metric"] == "accuracy" else ""
+        _table(
+            f"{part['words']}: {part['metric']}{percent}, {seeds} seeds",
+            ("arm", "mean", "95 %", f"against {part['baseline']}", "95 %", "p"),
+            studies.rows(part),
+        )
+        typer.echo("\n".join(["", *part["effects"], ""] if part["effects"] else [""]))
+    typer.echo("\n".join(verdict["sentence"] for verdict in record["verdicts"]))
+
+
 def _show_failures(failed: Iterable[RunRecord]) -> None:
     for run in failed:
         typer.echo(f"\n{run.notebook} {run.status}: {run.failure}", err=True)
@@ -310,7 +350,7 @@ def notebooks(
         bool, typer.Option("--update", help="Write the recorded numbers as baselines and print the diff.")
     ] = False,
     baselines: Annotated[
-        Path | None, typer.Option(help="Baseline file; default: tests/notebooks/baselines.json.")
+        Path | None, typer.Option(help="Folder of baselines; default: tests/notebooks/baselines.")
     ] = None,
     workers: Workers = 2,
     kernel: Kernel = "python3",

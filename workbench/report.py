@@ -17,6 +17,8 @@ from kdcore.html import Html, facts, table, tag
 
 from .templating import render
 
+from .runs.records import VERDICT_SIGNS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -81,7 +83,8 @@ def verdicts_html(verdicts: Sequence[Mapping[str, Any]]) -> Html:
     """Claims with their outcome in words, a sign and a colour."""
     lines = []
     for verdict in verdicts:
-        sign, kind = ("✔", "good") if verdict.get("reproduced") else ("✘", "bad")
+        value = str(verdict.get("value", "open"))
+        sign, kind = VERDICT_SIGNS.get(value, "?"), {"reproduced": "good", "contradicted": "bad"}.get(value, "open")
         sentence = verdict.get("sentence", verdict["text"])
         lines.append(tag("li", tag("span", sign, class_=kind, aria_hidden="true"), f" {sentence}", class_="verdict"))
     return tag("ul", *lines) if lines else Html()

@@ -38,11 +38,13 @@ import torch
 from IPython.display import Markdown, display
 from sklearn.metrics import confusion_matrix
 
-from kdcore import get_card, studies
+from kdcore import get_card
 from kdcore.cka_maps import cka_map
+from kdcore.experiment import check_claims, effects, tally
 from kdcore.functional import divergences as losses
 from kdcore.functional.prototypes import class_means
 from kdcore.registry import objective_class
+from kdcore.studies import vanilla_kd as study
 from kdcore.tasks import load_task
 
 # %%
@@ -169,7 +171,7 @@ assert torch.allclose(kd, tckd + (1 - p_y) * nckd, rtol=1e-4, atol=1e-4)
 # ### What the loss tells each class to do
 
 # %%
-half_way = studies.few_labels(seeds=1, arms=["ce"], epochs=20, progress=progress_line("Student"))
+half_way = study.few_labels(seeds=1, arms=["ce"], epochs=20, progress=progress_line("Student"))
 task = half_way.tasks[0]  # the same split and teacher as above
 student_logits, _ = task.predict(half_way.students["ce", 0])
 own = (labels[:, None] == torch.arange(10)) & (teacher_logits.argmax(1) == labels)[:, None]  # right answers, by digit
@@ -248,7 +250,7 @@ Explorer("Rows and columns", controls, correlations)
 # a 3.
 
 # %%
-missing = studies.omitted_class(
+missing = study.omitted_class(
     omitted,
     temperatures=tuple(dict.fromkeys((4.0, soft_temperature))),
     bias=bias,
@@ -265,11 +267,11 @@ views.comparison_view(missing, baseline="CE", title="Accuracy over all ten digit
 # Move the bias and watch the row and the column of the omitted digit.
 
 # %%
-soft = studies.soft_arm(soft_temperature)
+soft = study.soft_arm(soft_temperature)
 truth = missing.tasks[0].labels("test")
 answers = {arm: missing.tasks[0].predict(missing.students[arm, 0])[0] for arm in ("CE", soft)}
 biases = torch.linspace(-4, 12, 65)
-sweeps = {arm: studies.bias_sweep(z, truth, omitted, biases) for arm, z in answers.items()}
+sweeps = {arm: study.bias_sweep(z, truth, omitted, biases) for arm, z in answers.items()}
 curves = {
     f"{arm}, {what}": 100 * values
     for arm, pair in sweeps.items()
@@ -280,7 +282,7 @@ curves = {
 # %%
 def corrected(bias):
     counts = {
-        arm: confusion_matrix(truth, studies.shift_class(z, omitted, bias).argmax(1), labels=range(10))
+        arm: confusion_matrix(truth, study.shift_class(z, omitted, bias).argmax(1), labels=range(10))
         for arm, z in answers.items()
     }
     tables = views.confusion_view(counts, title=f"Confusion with a bias of {bias:+g} for {omitted}, seed 0")
@@ -309,7 +311,7 @@ Explorer("Bias correction", {"bias": slider(bias, -4.0, 12.0, step=0.25)}, corre
 # the same weights and see the same batches, so differences are paired.
 
 # %%
-arms = studies.logit_baselines(
+arms = study.logit_baselines(
     temperature=temperature,
     ce_weight=ce_weight,
     kd_weight=kd_weight,
@@ -318,45 +320,40 @@ arms = studies.logit_baselines(
     warmup_epochs=warmup_epochs,
     dist_weight=dist_weight,
 )
-few = studies.few_labels(arms=arms, seeds=n_seeds, progress=progress_line("Few labels"))
+few = study.few_labels(arms=arms, seeds=n_seeds, progress=progress_line("Few labels"))
 display(views.comparison_view(few, baseline="CE", title="Accuracy with 200 labelled images"), few)
 
 # %%
 views.training_curves_view(few.histories, metrics=["accuracy"], title="Few labels: training")
 
 # %%
-gap = 100 * few.table("CE").loc["KD", ["difference", "diff_low", "diff_high"]]
+settled, gap = effects(few, "CE"), 100 * few.table("CE").loc["KD", ["difference", "diff_low", "diff_high"]]
 loses = (
-    "On the mean, plain KD **loses** to plain labels here. That is a finding, not an accident to hide: its loss "
+    " Plain KD **loses** to plain labels here. That is a finding, not an accident to hide: its loss "
     f"gives the softened probabilities the weight {kd_weight:g} and the labels {ce_weight:g}, and a student this "
     "small may fit neither. DKD and DIST keep the labels at full weight. Exercise 3 tests this reading."
 )
-gains = "On the mean, plain KD gains over plain labels here, though its loss gives them little weight."
-level = "On the mean, plain KD and plain labels are level here."
-Markdown(
-    f"KD − CE: **{gap.difference:+.1f} points** (95 % interval {gap.diff_low:+.1f} to {gap.diff_high:+.1f}, "
-    f"{n_seeds} seeds). " + (loses if gap.difference < 0 else gains if gap.difference else level)
-)
+lines = [f"- {sentence}{loses if sentence.startswith('KD is') and gap.difference < 0 else ''}" for sentence in settled]
+Markdown("\n".join(lines) or f"With {n_seeds} seeds no difference to CE is settled.")
 
 # %% [markdown]
 # ## Verdict
 #
-# The claims as inequalities, judged by code on the numbers above; "every seed" means that one seed suffices to fail
-# them.
+# The claims as inequalities, judged by code on the numbers above. A claim is settled where the whole interval of the
+# differences, paired by seed, lies on one side of the limit, corrected for the number of claims; otherwise it is open.
+# "Every seed" means that one seed suffices to fail it.
 
 # %%
-claims = [*studies.omitted_class_claims(missing, temperature=soft_temperature), *studies.baseline_claims(few)]
-verdicts = [claim.check() for claim in claims]
+claims = [*study.omitted_class_claims(missing, temperature=soft_temperature), *study.baseline_claims(few)]
+verdicts = check_claims(claims)
 display(*verdicts)
 
 # %%
-failed = [v for v in verdicts if not v.reproduced]
 why = (
-    "A claim that fails is reported, not repaired: no seed or threshold is changed for it. With few seeds, look at "
-    "the interval: if it reaches to the wanted side, more seeds may settle the question; if not, the claim does not "
-    "hold for these small networks, which says little about the large ones of the paper."
+    "A claim that is contradicted is reported, not repaired: no seed or threshold is changed for it. It does not hold "
+    "for these small networks, which says little about the large ones of the paper. An open one needs more seeds."
 )
-Markdown(f"{len(verdicts) - len(failed)} of {len(verdicts)} claims are reproduced. " + (why if failed else ""))
+Markdown(f"{tally(verdicts)} {why if not all(verdicts) else ''}")
 
 # %% [markdown]
 # ## Full tier: CIFAR-100
@@ -374,8 +371,8 @@ Markdown(f"{len(verdicts) - len(failed)} of {len(verdicts)} claims are reproduce
 if quick:
     display(Markdown("Skipped in the quick tier; nothing below depends on it."))
 else:
-    large = studies.cifar100_x4(seeds=n_seeds, progress=progress_line("CIFAR-100"))
-    verdicts += (found := [claim.check() for claim in studies.baseline_claims(large)])
+    large = study.cifar100_x4(seeds=n_seeds, progress=progress_line("CIFAR-100"))
+    verdicts += (found := check_claims(study.baseline_claims(large)))
     display(views.comparison_view(large, baseline="CE", title="CIFAR-100, ResNet8x4"), *found)
 
 # %% [markdown]
@@ -497,7 +494,7 @@ record(
 #    from the first picture of this notebook before you run.
 # 2. Run experiment A with `soft_temperature = 1`. How much of the omitted digit remains, and why?
 # 3. Is KD in experiment B starved of labels, or is the student too small? Set `ce_weight = 1`, `kd_weight = 1`; then
-#    call `studies.few_labels(student="mlp-32")`. Which of the two closes the gap to DKD?
+#    call `study.few_labels(student="mlp-32")`. Which of the two closes the gap to DKD?
 # 4. Show with two tensors that multiplying the student's *logits* by 0.5 changes the KD loss, and that replacing its
 #    *probabilities* by $0.5\,q + 0.05$ ($C = 10$) leaves DIST at a match.
 # 5. At $T \to \infty$ the KD gradient tends to $(s - t)/(N C)$, up to the means of $s$ and $t$. Check it numerically

@@ -6,14 +6,16 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from kdcore import studies
 from kdcore.experiment import Comparison
 from kdcore.models import MLP
-from kdcore.studies import (
+from kdcore.studies import _shared
+from kdcore.studies import nd_kd as study
+from kdcore.studies.nd_kd import (
     accuracy_over_images,
     cifar100_nd,
     class_geometry,
@@ -92,12 +94,12 @@ def comparison(norm: float, cosine: float, accuracy: float, cos_norm: float) -> 
     }
     return Comparison(
         arms=tuple(arms),
-        seeds=(0, 1),
+        seeds=tuple(range(6)),
         metric="accuracy",
         records=[
             {"arm": arm, "seed": s, "last": a, "norm": n, "cosine": c}
             for arm, (a, n, c) in arms.items()
-            for s in (0, 1)
+            for s in range(6)
         ],
     )
 
@@ -141,12 +143,13 @@ def test_bootstrap_over_images_pairs_the_images_of_all_seeds() -> None:
     )
     table = accuracy_over_images(found, "CE", resamples=4000)
     assert table.index.tolist() == ["CE", "KD", "all"] and table.accuracy.tolist() == [0.6, 0.7, 1.0]
-    half = 1.96 * math.sqrt(0.6 * 0.4 / 20)  # normal approximation of the same interval, 20 images
+    # each image is drawn with both its answers: of ten images five have two right, two one, three none
+    half = 1.96 * np.std([1.0] * 5 + [0.5] * 2 + [0.0] * 3) / math.sqrt(10)  # normal approximation, 10 images
     assert table.low["CE"] == pytest.approx(0.6 - half, abs=0.05)
     assert table.high["CE"] == pytest.approx(0.6 + half, abs=0.05)
     assert (table.low["all"], table.high["all"]) == (1.0, 1.0)
     assert math.isnan(table.difference["CE"]) and table.difference["KD"] == pytest.approx(0.1)
-    # paired: 2 of 20 images differ, so no resample has a negative difference, and five or more of them are rare
+    # paired: images 5 and 7 differ, in one answer each, so no resample has a negative difference
     assert table.diff_low["KD"] == 0.0 and table.diff_high["KD"] == pytest.approx(0.25, abs=0.051)
     assert list(accuracy_over_images(found).columns) == ["accuracy", "low", "high"]
     with pytest.raises(ValueError, match="baseline must be one of CE, KD, all, got 'x'"):
@@ -160,13 +163,13 @@ def test_the_full_tier_starts_where_the_data_is(monkeypatch: pytest.MonkeyPatch)
     y = torch.arange(4).repeat(8)
     images = torch.randint(256, (32, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     monkeypatch.setattr(
-        studies,
+        _shared,
         "load_task",
         lambda name, **options: Task(
             name=name, train=ArrayDataset(images, y), test=ArrayDataset(images, y), class_names="abcd"
         ),
     )
-    monkeypatch.setattr(studies, "CIFAR_RECIPE", replace(studies.CIFAR_RECIPE, epochs=1, batch_size=16))
+    monkeypatch.setattr(study, "CIFAR_RECIPE", replace(study.CIFAR_RECIPE, epochs=1, batch_size=16))
     found = cifar100_nd(seeds=[0])
     assert found.arms == ("CE", "KD", "KD++") and found.rows["last"].between(0, 1).all()
     assert list(found.tasks[0].teachers) == ["resnet56"] and list(found.tasks[0].students) == ["resnet20"]

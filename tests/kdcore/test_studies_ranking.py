@@ -12,7 +12,7 @@ from torch import nn
 
 from kdcore.experiment import Comparison
 from kdcore.models import MLP
-from kdcore.studies import few_labels, pld_arm, ranking_arms, ranking_claims, teacher_agreement
+from kdcore.studies.pld import few_labels, pld_arm, ranking_arms, ranking_claims, teacher_agreement
 from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
 
 
@@ -46,10 +46,12 @@ def comparison(pld: float, uniform: float, agreement: float) -> Comparison:
     arms = {"CE": (0.90, 0.6), "PLD, τ = 4": (pld, agreement), "PLD, uniform weights": (uniform, 0.8)}
     return Comparison(
         arms=tuple(arms),
-        seeds=(0, 1),
+        seeds=tuple(range(6)),
         metric="accuracy",
         records=[
-            {"arm": arm, "seed": s, "last": last, "agreement": tau} for arm, (last, tau) in arms.items() for s in (0, 1)
+            {"arm": arm, "seed": s, "last": last, "agreement": tau}
+            for arm, (last, tau) in arms.items()
+            for s in range(6)
         ],
     )
 

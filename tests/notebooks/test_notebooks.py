@@ -1,6 +1,6 @@
 """Every notebook is executed by the runner in its quick form; what it records is compared with the baselines.
 
-``kdw notebooks --update`` writes the baselines and prints the diff; a change of that file is reviewed like code.
+``kdw notebooks --update`` writes the baselines and prints the diff; a change of those files is reviewed like code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workbench.runs.parameters import read_parameters
 
 ROOT = project_root(Path(__file__).parent)
 NOTEBOOKS = {notebook_key(path, ROOT): path for path in find_notebooks(ROOT)}
-BASELINES = load_baselines(Path(__file__).parent / "baselines.json")
+BASELINES = load_baselines(Path(__file__).parent / "baselines")
 
 
 def test_baselines_and_notebooks_are_the_same_set() -> None:

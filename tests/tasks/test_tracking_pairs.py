@@ -9,12 +9,12 @@ import torch
 from support.golden import close
 from torch import Tensor
 
-from kdcore import studies_tracking as studies
 from kdcore.experiment import Arm
 from kdcore.functional.boxes import box_iou, success_curve, xywh_to_xyxy
 from kdcore.functional.masks import relative_token_shift
 from kdcore.method import Signals
 from kdcore.models import MLP
+from kdcore.studies import ortrack as studies
 from kdcore.tasks import list_tasks, load_task, task_info
 from kdcore.tasks.tracking_pairs import (
     PairDataset,

@@ -147,10 +147,10 @@ def test_run_and_runs(project: Path) -> None:
 
 @pytest.mark.notebook
 def test_notebooks_against_baselines(project: Path) -> None:
-    baselines = project / "tests" / "notebooks" / "baselines.json"
+    baselines = project / "tests" / "notebooks" / "baselines"
     assert '"n": {' in kdw("notebooks", "--update").output
-    before = json.loads(baselines.read_text())
-    assert list(before["notebooks"]) == ["fam/two", "one"]
+    names = ["fam/two.json", "one.json"]
+    assert sorted(p.relative_to(baselines).as_posix() for p in baselines.rglob("*.json")) == names
     (project / "notebooks" / "one.ipynb").write_text(notebook_text(SCRIPT.replace("n: int = 2", "n: int = 3")))
     both = kdw("notebooks", "--only", "fam/*", "--only", "one", "--json", code=1)
     assert "fam/two" in both.stdout and '"one"' in both.stdout
@@ -159,7 +159,8 @@ def test_notebooks_against_baselines(project: Path) -> None:
     updated = kdw("notebooks", "--only", "one", "--update").output
     changed = [line.replace(" ", "") for line in updated.splitlines() if line.startswith(("-", "+"))][2:]
     assert changed == ['-"value":2,', '+"value":3,']
-    assert list(json.loads(baselines.read_text())["notebooks"]) == ["fam/two", "one"]
+    assert json.loads((baselines / "one.json").read_text())["metrics"]["n"]["value"] == 3
+    assert sorted(p.relative_to(baselines).as_posix() for p in baselines.rglob("*.json")) == names
 
 
 def test_a_killed_run_is_shown_and_marked(project: Path) -> None:

@@ -88,9 +88,10 @@ def test_tables_head_their_rows_and_show_missing_numbers_as_such() -> None:
 
 
 def test_verdicts_are_told_in_words_not_by_colour_alone() -> None:
-    text = verdicts_html([{"text": "x", "reproduced": True, "sentence": "reproduced: x"},
-                          {"text": "y", "reproduced": False, "sentence": "not reproduced: <y>"}])  # fmt: skip
+    text = verdicts_html([{"text": "x", "value": "reproduced", "sentence": "reproduced: x"},
+                          {"text": "y", "value": "contradicted", "sentence": "not reproduced: <y>"}])  # fmt: skip
     assert "✔" in text and "✘" in text and "not reproduced: &lt;y&gt;" in text and verdicts_html([]) == ""
+    assert ">?<" in verdicts_html([{"text": "x", "value": "open", "sentence": "open at 3 seeds: x"}])
 
 
 def notebook() -> Any:
@@ -146,7 +147,7 @@ def test_the_demo_compares_and_reports(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "pyproject.toml").touch()
     lesson = tmp_path / "notebooks" / "tiny.ipynb"
     lesson.parent.mkdir()
-    verdict = {"text": "t", "reproduced": False, "sentence": "not reproduced: t"}
+    verdict = {"text": "t", "value": "contradicted", "sentence": "not reproduced: t"}
     code = f"from workbench.runs import record\nrecord(a=1, verdicts=[{verdict}])\n"
     script = f"# %% [markdown]\n# # Tiny\n\n# %%\n{code}"
     lesson.write_text(notebook_text(script), encoding="utf-8")

@@ -17,10 +17,16 @@ def metric(value: Any, tolerance: float | None = None, kind: str = "float") -> d
     return {"value": value, "tolerance": tolerance, "kind": kind}
 
 
-def run(folder: Path, notebook: str = "fam/x", status: str = "done", **metrics: dict[str, Any]) -> RunRecord:
+def run(
+    folder: Path,
+    notebook: str = "fam/x",
+    status: str = "done",
+    verdicts: list[dict[str, Any]] | None = None,
+    **metrics: dict[str, Any],
+) -> RunRecord:
     failure = None if status == "done" else Failure(2, "ValueError", "no")
     if metrics:
-        write_json(folder / "metrics.json", {"metrics": metrics})
+        write_json(folder / "metrics.json", {"metrics": metrics, "verdicts": verdicts or []})
     return RunRecord("r", folder, status, notebook, {}, failure)
 
 
@@ -58,15 +64,15 @@ def test_the_table_shows_old_new_and_tolerance_of_what_moved(tmp_path: Path) -> 
 
 
 def test_update_writes_a_reviewable_diff_and_keeps_what_did_not_move(tmp_path: Path) -> None:
-    file = tmp_path / "baselines.json"
+    file = tmp_path / "baselines"
     first = run(tmp_path / "1", a=metric(0.5, 0.1), b=metric(1, None, "int"))
-    assert '+   "a": {' in update_baselines([first], file)
+    assert '+  "a": {' in update_baselines([first], file)
     assert compare_runs([first], file) and all(r.ok for r in compare_runs([first], file))
 
     second = run(tmp_path / "2", a=metric(0.55, 0.1), b=metric(2, None, "int"))
     difference = update_baselines([second], file)
     assert "0.55" not in difference and load_baselines(file)["fam/x"]["a"]["value"] == 0.5, "within tolerance: kept"
-    assert '-    "value": 1,' in difference and '+    "value": 2,' in difference
+    assert '-   "value": 1,' in difference and '+   "value": 2,' in difference
     assert update_baselines([second], file) == ""
 
     third = run(tmp_path / "3", a=metric(0.55, 0.01), b=metric(2, None, "int"))
@@ -74,22 +80,50 @@ def test_update_writes_a_reviewable_diff_and_keeps_what_did_not_move(tmp_path: P
     assert load_baselines(file)["fam/x"]["a"] == metric(0.55, 0.01), "another tolerance is another baseline"
 
 
-def test_update_drops_notebooks_that_are_gone_and_sorts(tmp_path: Path) -> None:
-    file = tmp_path / "baselines.json"
+def test_update_drops_the_files_of_notebooks_that_are_gone(tmp_path: Path) -> None:
+    file = tmp_path / "baselines"
     runs = [run(tmp_path / n, n, a=metric(1, None, "int")) for n in ("z", "b", "gone")]
     update_baselines(runs, file)
     update_baselines(runs[:1], file, keep=["z", "b"])
-    assert list(read_json(file)["notebooks"]) == ["b", "z"]
+    assert sorted(path.name for path in file.iterdir()) == ["b.json", "z.json"] and list(load_baselines(file)) == [
+        "b",
+        "z",
+    ]
+    assert list(read_json(file / "b.json")) == ["schema", "metrics", "verdicts"]
 
 
 def test_only_good_runs_become_baselines(tmp_path: Path) -> None:
     for bad, message in ((run(tmp_path / "a", status="failed"), "it failed"), (run(tmp_path / "b"), "records nothing")):
         with pytest.raises(ValueError, match=message):
-            update_baselines([bad], tmp_path / "baselines.json")
-    assert not (tmp_path / "baselines.json").exists()
+            update_baselines([bad], tmp_path / "baselines")
+    assert not (tmp_path / "baselines").exists()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99, "notebooks": {}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"schema": 99, "metrics": {}, "verdicts": {}}', '{"schema": 2, "metrics": {}}']
+)
 def test_a_file_that_is_not_a_baseline_file_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r"b\.json"):
-        load_baselines(write_atomic(tmp_path / "b.json", text))
+        load_baselines(write_atomic(tmp_path / "b.json", text).parent)
+
+
+def test_verdicts_and_their_differences_are_baselines_too(tmp_path: Path) -> None:
+    def judged(folder: str, value: str, difference: float, error: float | None = 0.5) -> RunRecord:
+        verdict = {"text": "KD wins", "value": value, "difference": difference, "standard_error": error}
+        return run(tmp_path / folder, verdicts=[verdict], a=metric(1, None, "int"))
+
+    file = tmp_path / "baselines"
+    update_baselines([judged("1", "open", 1.25, 0.51234)], file)
+    kept = load_baselines(file)["fam/x"]
+    assert kept["verdict: KD wins"] == metric("open", None, "text")
+    assert kept["difference: KD wins"] == metric(1.25, 0.51)
+    assert not drift_table(compare_runs([judged("2", "open", 1.7)], file))
+    assert "difference: KD wins" in drift_table(compare_runs([judged("3", "open", 1.8)], file))
+    turned = compare_runs([judged("4", "reproduced", 1.25)], file)
+    assert [(r.metric, r.status) for r in turned if not r.ok] == [("verdict: KD wins", "drift")]
+    assert [r.status for r in compare_runs([run(tmp_path / "5", a=metric(1, None, "int"))], file)][1:] == [
+        "missing"
+    ] * 2
+    assert update_baselines([judged("6", "open", 1.5, 0.6)], file) == "", "within the old tolerance: kept"
+    exact = judged("7", "reproduced", 0.0, None)
+    assert "difference: KD wins" not in {r.metric for r in compare_run(exact, {})}

@@ -67,17 +67,22 @@ def test_non_finite_numbers_are_flagged_and_the_file_stays_json(run_dir: Path, v
 
 
 def test_later_calls_add_and_replace(run_dir: Path) -> None:
-    record(a=1.0, verdicts=[{"text": "x beats y", "reproduced": False, "sentence": "no"}])
-    record(a=2.0, b=1, verdicts=[{"text": "x beats y", "reproduced": True}, {"text": "other", "reproduced": True}])
+    record(a=1.0, verdicts=[{"text": "x beats y", "value": "contradicted", "sentence": "no"}])
+    record(
+        a=2.0, b=1, verdicts=[{"text": "x beats y", "value": "reproduced"}, {"text": "other", "value": "reproduced"}]
+    )
     document = read_json(run_dir / "metrics.json")
     assert document["metrics"]["a"]["value"] == 2.0 and list(document["metrics"]) == ["a", "b"]
-    assert [(v["text"], v["reproduced"]) for v in document["verdicts"]] == [("x beats y", True), ("other", True)]
+    assert [(v["text"], v["value"]) for v in document["verdicts"]] == [
+        ("x beats y", "reproduced"),
+        ("other", "reproduced"),
+    ]
 
 
 def test_the_record_says_what_it_is_and_where_it_was_made(run_dir: Path) -> None:
     record(a=1)
     document = read_json(run_dir / "metrics.json")
-    assert document["schema"] == 1 and document["notebook"] == "fam/x" and document["source_sha256"] == "abc"
+    assert document["schema"] == 2 and document["notebook"] == "fam/x" and document["source_sha256"] == "abc"
     assert document["parameters"] == {"seeds": 3, "quick": True} and document["seeds"] == 3
     assert document["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert document["commit"] == "unknown" and document["threads"] == torch.get_num_threads()
@@ -87,7 +92,7 @@ def test_the_record_says_what_it_is_and_where_it_was_made(run_dir: Path) -> None
 def test_verdict_objects_are_taken_as_they_are() -> None:
     from kdcore.experiment import Claim
 
-    verdict = Claim("two beats one", left=[2.0, 2.0], right=[1.0, 1.0], threshold=0.5, unit="").check()
+    verdict = Claim("two beats one", left=[2.0] * 6, right=[1.0] * 6, threshold=0.5, unit="").check()
     record(a=1, verdicts=[verdict])
     (stored,) = current_record()["verdicts"]
     assert stored["reproduced"] is True and stored["text"] == "two beats one" and stored["sentence"] == verdict.sentence
@@ -124,6 +129,7 @@ def test_figures_are_written_with_description_and_numbers(run_dir: Path) -> None
         ({"a": 1.0, "tol": {"b": 1.0}}, ValueError, "tol names b"),
         ({"verdicts": ["yes"]}, TypeError, "verdicts must be"),
         ({"verdicts": [{"text": "x"}]}, TypeError, "verdicts must be"),
+        ({"verdicts": [{"text": "x", "value": "maybe"}]}, TypeError, "verdicts must be"),
         ({"figures": {"f": 3}}, TypeError, "figure f must be"),
     ],
 )  # fmt: skip
@@ -145,7 +151,7 @@ def test_text_and_table_show_every_metric_and_verdict(capsys: pytest.CaptureFixt
         accuracy=0.91,
         n=3,
         tol=0.02,
-        verdicts=[{"text": "claim <1>", "reproduced": False, "sentence": "not reproduced <1>"}],
+        verdicts=[{"text": "claim <1>", "value": "contradicted", "sentence": "not reproduced <1>"}],
     )
     out = capsys.readouterr().out
     assert "accuracy = 0.91 ± 0.02" in out and "not reproduced <1>" in out

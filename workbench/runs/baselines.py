@@ -1,8 +1,10 @@
-"""Recorded numbers against ``tests/notebooks/baselines.json``: the regression test of the notebooks.
+"""Recorded numbers and verdicts against ``tests/notebooks/baselines/<key>.json``: the regression test of the notebooks.
 
-The tolerance in the baseline file decides, so that loosening one is a change of that file. A metric without a tolerance
-must match exactly. A metric that the baseline does not know, one that is gone, and a notebook that records nothing are
-failures.
+One file per notebook, so that lessons written side by side do not meet in one. Beside the metrics it holds the value of
+every verdict (reproduced, contradicted, open) and the difference that it rests on, which may move by one standard
+error. The tolerance in the baseline file decides, so that loosening one is a change of that file. A metric without a
+tolerance must match exactly. A metric that the baseline does not know, one that is gone, and a notebook that records
+nothing are failures.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from kdcore.files import write_atomic
 from .files import read_json, text_table, to_json
 from .store import RunRecord
 
-SCHEMA = 1
+SCHEMA = 2
 _ROUNDING = 1e-9  # 0.92 is within 0.02 of 0.90, whatever their binary forms say
-BASELINES = Path("tests/notebooks/baselines.json")
+BASELINES = Path("tests/notebooks/baselines")
 
 
 @dataclass(frozen=True)
@@ -40,32 +42,59 @@ class Row:
         return self.status == "ok"
 
 
-def load_baselines(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Baselines by notebook: ``{"ranking/pld": {"accuracy": {"value": 0.9, "tolerance": 0.02, "kind": "float"}}}``.
+def load_baselines(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """Baselines by notebook, metrics and verdicts by name.
+
+    E.g. ``{"ranking/pld": {"accuracy": {"value": 0.9, "tolerance": 0.02, "kind": "float"}}}``.
 
     Raises:
-        ValueError: the file is not a baseline file of this schema.
+        ValueError: a file that is not a baseline file of this schema.
     """
-    path = Path(path)
+    folder = Path(folder)
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): {
+            n: e for part in _PARTS for n, e in _read(path)[part].items()
+        }
+        for path in sorted(folder.rglob("*.json"))
+    }
+
+
+_PARTS = ("metrics", "verdicts")
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        return {}
+        return {part: {} for part in _PARTS}
     document = read_json(path)
     if (
         not isinstance(document, dict)
         or document.get("schema") != SCHEMA
-        or not isinstance(document.get("notebooks"), dict)
+        or not all(isinstance(document.get(part), dict) for part in _PARTS)
     ):
         raise ValueError(f"{path} is not a baseline file of schema {SCHEMA}.")
-    return document["notebooks"]
+    return document
+
+
+def _recorded(run: RunRecord) -> dict[str, dict[str, Any]]:
+    """What a run would have as its baseline: metrics, and verdicts with the differences they rest on."""
+    verdicts: dict[str, Any] = {}
+    for verdict in run.verdicts:
+        text, error = verdict["text"], verdict.get("standard_error")
+        verdicts[f"verdict: {text}"] = {"value": verdict["value"], "tolerance": None, "kind": "text"}
+        if error is not None and verdict.get("difference") is not None:
+            tolerance = float(f"{error:.2g}")
+            verdicts[f"difference: {text}"] = {"value": verdict["difference"], "tolerance": tolerance, "kind": "float"}
+    return {"metrics": run.metrics, "verdicts": verdicts}
 
 
 def compare_run(run: RunRecord, baselines: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """Every metric of a run, or of its baseline, with what became of it."""
-    old, new = baselines.get(run.notebook, {}), run.metrics
+    """Every metric and verdict of a run, or of its baseline, with what became of it."""
+    old, recorded = baselines.get(run.notebook, {}), _recorded(run)
     if not run.ok:
         return [Row(run.notebook, "(run)", "done", f"{run.status}: {run.failure}", None, "failed")]
-    if not new:
+    if not recorded["metrics"]:
         return [Row(run.notebook, "(record)", len(old) or None, "records nothing", None, "missing")]
+    new = recorded["metrics"] | recorded["verdicts"]
     return [_row(run.notebook, name, old.get(name), new.get(name)) for name in dict.fromkeys([*old, *new])]
 
 
@@ -85,9 +114,9 @@ def _agree(old: Any, new: Any, tolerance: float | None) -> bool:
     return math.isclose(new, old, rel_tol=_ROUNDING, abs_tol=tolerance * (1 + _ROUNDING))
 
 
-def compare_runs(runs: Iterable[RunRecord], path: str | Path) -> list[Row]:
-    """:func:`compare_run` for several runs against a baseline file."""
-    baselines = load_baselines(path)
+def compare_runs(runs: Iterable[RunRecord], folder: str | Path) -> list[Row]:
+    """:func:`compare_run` for several runs against a folder of baseline files."""
+    baselines = load_baselines(folder)
     return [row for run in runs for row in compare_run(run, baselines)]
 
 
@@ -118,51 +147,64 @@ def _show(value: Any) -> str:
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def update_baselines(runs: Iterable[RunRecord], path: str | Path, *, keep: Iterable[str] | None = None) -> str:
-    """Write the runs' metrics as baselines; returns the unified diff of what was written ("" if nothing changed).
+def update_baselines(runs: Iterable[RunRecord], folder: str | Path, *, keep: Iterable[str] | None = None) -> str:
+    """Write what the runs recorded as baselines; returns the unified diff of what was written ("" if nothing changed).
 
-    A metric within its tolerance keeps its old value, so that the file changes only where the numbers did.
+    What is within its tolerance keeps its old value, so that a file changes only where the numbers did.
 
     Args:
         runs: finished runs.
-        path: the baseline file.
-        keep: keys of the notebooks that exist; baselines of others are dropped. Default: drop none.
+        folder: of the baseline files.
+        keep: keys of the notebooks that exist; baselines of others are deleted. Default: delete none.
 
     Raises:
         ValueError: a run that is not done, or recorded nothing, cannot become a baseline.
     """
-    path, runs = Path(path), list(runs)
+    folder, runs = Path(folder), list(runs)
     for run in runs:
         if not run.metrics:
             raise ValueError(
                 f"{run.notebook} cannot become a baseline: "
                 + (f"it {run.status} ({run.failure})." if not run.ok else "it records nothing.")
             )
-    baselines = load_baselines(path)
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
-    kept = None if keep is None else set(keep)
-    merged = {k: v for k, v in baselines.items() if kept is None or k in kept}
+    kept = None if keep is None else {*keep, *(run.notebook for run in runs)}
+    gone = [] if kept is None else [key for key in load_baselines(folder) if key not in kept]
+    written: dict[str, str] = dict.fromkeys(gone, "")
     for run in runs:
-        merged[run.notebook] = {
-            name: _entry(merged.get(run.notebook, {}).get(name), new) for name, new in run.metrics.items()
+        old, new = _read(_file(folder, run.notebook)), _recorded(run)
+        merged = {
+            part: {name: _entry(name, old[part].get(name), entry) for name, entry in new[part].items()}
+            for part in _PARTS
         }
-    after = to_json({"schema": SCHEMA, "notebooks": dict(sorted(merged.items()))})
+        written[run.notebook] = to_json({"schema": SCHEMA, **merged})
+    return "".join(_write(folder, key, text) for key, text in sorted(written.items()))
+
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / f"{key}.json"
+
+
+def _write(folder: Path, key: str, after: str) -> str:
+    """Write one file, or delete it where there is no text; its diff."""
+    path = _file(folder, key)
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
     if after == before:
         return ""
-    write_atomic(path, after)
-    return "".join(
-        difflib.unified_diff(
-            before.splitlines(True), after.splitlines(True), f"{path.name} (old)", f"{path.name} (new)", n=2
-        )
-    )
+    if after:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, after)
+    else:
+        path.unlink()
+    lines = before.splitlines(True), after.splitlines(True)
+    return "".join(difflib.unified_diff(*lines, f"{key}.json (old)", f"{key}.json (new)", n=2))
 
 
-def _entry(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
     fresh = {k: new[k] for k in ("value", "tolerance", "kind")}
     if (
         old is not None
         and old["kind"] == new["kind"]
-        and old["tolerance"] == new["tolerance"]
+        and (old["tolerance"] == new["tolerance"] or name.startswith("difference: "))  # measured, not chosen
         and _agree(old["value"], new["value"], old["tolerance"])
     ):
         return dict(old)

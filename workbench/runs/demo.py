@@ -33,7 +33,7 @@ TRAINING: dict[str, Any] = {"batch_size": 32, "lr": 5e-3}
 def arms() -> list[Arm]:
     """The demo's arms: the baselines of every lesson, and PLD; knobs that are not given are the papers' own."""
     from kdcore.experiment import Arm
-    from kdcore.studies import logit_baselines
+    from kdcore.studies.vanilla_kd import logit_baselines
 
     return [*logit_baselines(), Arm("PLD", "pld", {"temperature": 4.0})]
 

@@ -29,7 +29,9 @@ from .files import notebook_key, plain, read_json, sha256, to_json, write_json
 from .parameters import read_parameters
 
 MIME = "application/vnd.kdcore.result+json"
-SCHEMA = 1
+SCHEMA = 2
+#: Sign of a verdict in pages; the word is always beside it.
+VERDICT_SIGNS = {"reproduced": "✔", "contradicted": "✘", "open": "?"}
 _LOADED = time.time()
 _session: dict[str, Any] = {}
 
@@ -175,9 +177,12 @@ def _metric(name: str, value: Any, tolerance: float | None) -> dict[str, Any]:
 
 def _verdict(verdict: Any) -> dict[str, Any]:
     as_dict = plain(verdict)
-    missing = {"text", "reproduced"} - set(as_dict) if isinstance(as_dict, dict) else {"text", "reproduced"}
-    if missing:
-        raise TypeError(f"verdicts must be Verdict objects or dicts with 'text' and 'reproduced', got {verdict!r:.80}.")
+    good = isinstance(as_dict, dict) and "text" in as_dict and as_dict.get("value") in VERDICT_SIGNS
+    if not good:
+        raise TypeError(
+            f"verdicts must be Verdict objects or dicts with 'text' and 'value' ({', '.join(VERDICT_SIGNS)}), "
+            f"got {verdict!r:.80}."
+        )
     return as_dict
 
 
@@ -247,7 +252,9 @@ def record_html(document: Mapping[str, Any]) -> str:
         (name, _number(m), "exact" if m["tolerance"] is None else format(m["tolerance"], "g"))
         for name, m in document["metrics"].items()
     ]
-    verdicts = [f"{'✔' if v.get('reproduced') else '✘'} {v.get('sentence', v['text'])}" for v in document["verdicts"]]
+    verdicts = [
+        f"{VERDICT_SIGNS.get(v.get('value'), '?')} {v.get('sentence', v['text'])}" for v in document["verdicts"]
+    ]
     where = (
         f"python {document['versions']['python']}, torch {document['versions'].get('torch', '?')}, "
         f"{document['device']}, {document['threads']} thread(s), commit {str(document['commit'])[:12]}, "

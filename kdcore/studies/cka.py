@@ -9,26 +9,28 @@ similarity can be trusted, and the claims judged on them::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import preserved_rng
-from .cka_maps import CKAResult, batch_estimates, cka_map
-from .distiller import Distiller, Epoch
-from .experiment import Arm, Claim, Comparison, Progress, compare
-from .functional.cca import mean_cca_matrix
-from .functional.cka import CKAMap, cka, cka_matrix
-from .model_layers import collect_features, embedding_tap
-from .models import ConvNet
-from .studies import cifar100_task
-from .tasks import ModelSpec, Recipe, Task, load_task
-from .tasks._models import reference_models
+from ..checkpoints import preserved_rng
+from ..cka_maps import CKAResult, batch_estimates, cka_map
+from ..distiller import Distiller, Epoch
+from ..experiment import Arm, Claim, Comparison, Metric, Progress, compare
+from ..functional.cca import mean_cca_matrix
+from ..functional.cka import CKAMap, cka, cka_matrix
+from ..model_layers import collect_features, embedding_tap
+from ..models import ConvNet
+from ..tasks import ModelSpec, Recipe, Task, load_task
+from ..tasks._models import reference_models
+from . import Study
+from ._shared import cifar100_task
 
 #: Layers of the networks of :func:`representation_task`: every convolution, what its stage makes of it, the logits.
 #: Batch norm is left out: per channel it is an affine map of the convolution, and CCA cannot see such maps.
@@ -120,9 +122,15 @@ class Representations:
         images: int = COMPARED_IMAGES,
     ) -> dict[str, Tensor]:
         """Features of the same random test images, by layer: see :func:`kdcore.model_layers.collect_features`."""
-        task = self.comparison.tasks[seed]
-        normalize, loader = task.normalization(model), task.loader("test", batch_size=256, shuffle=True, seed=0)
-        return collect_features(model, ((normalize(x),) for x, _ in loader), layers, pooling=pooling, limit=images)
+        return features_of(model, self.comparison.tasks[seed], layers, pooling=pooling, images=images)
+
+
+def features_of(
+    model: nn.Module, task: Task, layers: str | Sequence[str], *, pooling: str = "gap", images: int = COMPARED_IMAGES
+) -> dict[str, Tensor]:
+    """Features of the same random test images of a task, by layer: see :func:`kdcore.model_layers.collect_features`."""
+    normalize, loader = task.normalization(model), task.loader("test", batch_size=256, shuffle=True, seed=0)
+    return collect_features(model, ((normalize(x),) for x, _ in loader), layers, pooling=pooling, limit=images)
 
 
 def alignment_arms(**knobs: Any) -> list[Arm]:
@@ -137,9 +145,7 @@ def teacher_similarity(student: nn.Module, task: Task, *, images: int = COMPARED
     """
     found: list[Tensor] = []
     for model in (student, task.teacher()):
-        normalize, loader = task.normalization(model), task.loader("test", batch_size=256, shuffle=True, seed=0)
-        tap = embedding_tap(model, task.sample(n=2)[0])
-        found += collect_features(model, ((normalize(x),) for x, _ in loader), tap, limit=images).values()
+        found += features_of(model, task, embedding_tap(model, task.sample(n=2)[0]), images=images).values()
     return cka(*found).item()
 
 
@@ -282,28 +288,32 @@ def similarity_numbers(
         exceeds the whole-set value there; ``noise_biased``, ``noise_unbiased``: CKA of independent noise
         (:func:`width_bias`); ``bytes_4``, ``bytes_40``: memory of a map after so many batches.
     """
-    numbers: dict[str, list[float]] = {}
-    few, many = map_memory(4), map_memory(40)
+    rows = []
     for seed in result.comparison.seeds:
         x = result.features(result.comparison.teachers[seed], seed, layers=layers, images=images)
         y = result.features(result.twins[seed], seed, layers=layers, images=images)
-        whole = cka_matrix(x, y)
-        usual, small = batch_estimates(x, y, (batch_size, small_batch), seed=seed)
-        biased, unbiased = width_bias(seed)
-        row = {
-            "identified_cka": layers_identified(whole),
-            "identified_cca": layers_identified(mean_cca_matrix(x, y)),
-            "error": (usual.minibatch - whole).abs().mean().item(),
-            "error_small": (small.minibatch - whole).abs().mean().item(),
-            "excess_small": (small.naive - whole).mean().item(),
-            "noise_biased": biased,
-            "noise_unbiased": unbiased,
-            "bytes_4": few,
-            "bytes_40": many,
-        }
-        for name, value in row.items():
-            numbers.setdefault(name, []).append(value)
-    return numbers
+        rows.append(_pair_numbers(x, y, seed, batch_size=batch_size, small_batch=small_batch))
+    return {name: [row[name] for row in rows] for name in _NUMBERS}
+
+
+def _pair_numbers(
+    x: Mapping[str, Tensor], y: Mapping[str, Tensor], seed: int, *, batch_size: int = 64, small_batch: int = 16
+) -> dict[str, float]:
+    """The numbers of :func:`similarity_numbers` for one pair of networks."""
+    whole = cka_matrix(x, y)
+    usual, small = batch_estimates(x, y, (batch_size, small_batch), seed=seed)
+    biased, unbiased = width_bias(seed)
+    return {
+        "identified_cka": layers_identified(whole),
+        "identified_cca": layers_identified(mean_cca_matrix(x, y)),
+        "error": (usual.minibatch - whole).abs().mean().item(),
+        "error_small": (small.minibatch - whole).abs().mean().item(),
+        "excess_small": (small.naive - whole).mean().item(),
+        "noise_biased": biased,
+        "noise_unbiased": unbiased,
+        "bytes_4": map_memory(4),
+        "bytes_40": map_memory(40),
+    }
 
 
 def similarity_claims(numbers: Mapping[str, Sequence[float]], *, on: str = "") -> list[Claim]:
@@ -355,7 +365,7 @@ def similarity_claims(numbers: Mapping[str, Sequence[float]], *, on: str = "") -
             op="==",
             right=numbers["bytes_4"],
             unit="bytes",
-            every_seed=True,
+            exact=True,
         ),
     ]
 
@@ -429,3 +439,54 @@ def cka_film(
                 if progress is not None:
                     progress(event.epoch + 1, settings["epochs"], f"film of {arm.label}")
     return maps
+
+
+# The study ------------------------------------------------------------------------------------------------------------
+
+_NUMBERS = ("identified_cka", "identified_cca", "error", "error_small", "excess_small", "noise_biased",
+            "noise_unbiased", "bytes_4", "bytes_40")  # fmt: skip
+
+
+def twin_arms(**knobs: Any) -> list[Arm]:
+    """The students of :func:`alignment_arms`, and the teacher's twin beside them."""
+    return [*alignment_arms(**knobs), Arm("twin", run=_train_twin)]
+
+
+def _train_twin(task: Task, seed: int, *, progress: Progress | None, stop: Any) -> nn.Module:
+    """A network of the teacher's architecture, as :func:`representations` makes it."""
+    place = replace(task, train=task.split("teacher_train"), students=task.teachers)
+    made = compare(place, [Arm("twin", "ce")], seeds=[_TWIN + seed], progress=progress, stop=stop)
+    return made.students["twin", _TWIN + seed] if not made.stopped else place.student(seed=_TWIN + seed)
+
+
+def twin_metrics(*, layers: Sequence[str] = COMPARED_LAYERS) -> dict[str, Metric]:
+    """CKA with the teacher for every arm, and the numbers of :func:`similarity_numbers` for the twin (else NaN)."""
+
+    @lru_cache(maxsize=1)
+    def numbers(model: nn.Module, task: Task) -> Mapping[str, float]:
+        if str(model) != str(task.teacher()):
+            return dict.fromkeys(_NUMBERS, math.nan)
+        x, y = (features_of(m, task, layers) for m in (task.teacher(), model))
+        return _pair_numbers(x, y, task.seed)
+
+    def one(name: str) -> Metric:
+        return lambda model, task: numbers(model, task)[name]
+
+    return {"cka": teacher_similarity, **{name: one(name) for name in _NUMBERS}}
+
+
+def twin_claims(comparison: Comparison) -> list[Claim]:
+    """:func:`similarity_claims` on the twins of a comparison."""
+    return similarity_claims({name: comparison.values("twin", name).tolist() for name in _NUMBERS})
+
+
+STUDY = Study(
+    slug="cka",
+    words="teacher and twin, layer by layer; students with and without the CKA loss",
+    task=representation_task,
+    arms=twin_arms,
+    claims=twin_claims,
+    metrics=twin_metrics,
+    baseline="CE",
+    full={"task": cifar100_representation_task, "student": "resnet20", "layers": RESNET_LAYERS},
+)

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .experiment import Arm, Claim, Comparison, compare
-from .functional.masks import token_shift_map
-from .inputs import input_normalization
-from .methods.ortrack import AFKD
-from .models.tracker import PairTracker, pack_pair
-from .tasks.tracking_pairs import TrackingObjective, TrackingTask, tracking_pairs
-from .tasks.tracking_videos import tracking_videos
+from ..experiment import Arm, Claim, Comparison, compare
+from ..functional.masks import token_shift_map
+from ..inputs import input_normalization
+from ..methods.ortrack import AFKD
+from ..models.tracker import PairTracker, pack_pair
+from ..tasks.tracking_pairs import TrackingObjective, TrackingTask, tracking_pairs
+from ..tasks.tracking_videos import tracking_videos
+from . import Study
 
 #: Data, networks and training that take half a minute, and those that take hours on two cores. The quick networks are
 #: narrower and shallower than those of the task, and look for the target in a smaller image: 200 steps of 8 pairs.
@@ -212,3 +213,17 @@ def pair_shift(model: PairTracker, templates: tuple[Tensor, Tensor], search: Ten
     normalize = input_normalization(model)
     clean, occluded = (model.tokens(normalize(pack_pair(z / 255, search / 255))) for z in templates)
     return token_shift_map(clean, occluded, grid_size=(model.tracker.template_grid,) * 2)[0]
+
+
+#: The deep tracker with and without masks. Its students (:func:`afkd_students`) need one of these trackers as teacher.
+STUDY = Study(
+    slug="ortrack",
+    words="trackers with and without masks in training, on made pairs",
+    task=tracking_task,
+    arms=orr_arms,
+    claims=robustness_claims,
+    metrics=_metrics,
+    baseline=NO_ORR,
+    quick={"student": f"tracker-{QUICK['task']['teacher_depth']}", **QUICK["train"]},
+    full={"student": f"tracker-{FULL['task']['teacher_depth']}", **FULL["train"]},
+)

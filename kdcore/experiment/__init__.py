@@ -1,0 +1,30 @@
+"""Methods against each other: same task, same seeds, paired differences, verdicts written from the numbers.
+
+    comparison = compare("digits", [Arm("CE", "ce"), Arm("KD", "kd", {"temperature": 4.0})], seeds=5, epochs=30)
+    comparison.table(baseline="CE")
+    Claim("KD beats CE", left=comparison.values("KD"), right=comparison.values("CE"), threshold=0.5).check()
+
+Within one seed every arm starts from the same student weights and sees the same batches in the same order, so that
+differences between arms are paired by seed. :mod:`.arm` says what an arm is, :mod:`.compare` runs arms,
+:mod:`.claims` judges what came out.
+"""
+
+from .arm import Arm
+from .claims import Claim, Verdict, check_claims, effects, mean_interval, paired_difference, seeds_suggested, tally
+from .compare import Comparison, Metric, Progress, compare
+
+__all__ = [
+    "Arm",
+    "Claim",
+    "Comparison",
+    "Metric",
+    "Progress",
+    "Verdict",
+    "check_claims",
+    "compare",
+    "effects",
+    "mean_interval",
+    "paired_difference",
+    "seeds_suggested",
+    "tally",
+]

@@ -1,0 +1,237 @@
+"""The study of KD: the baselines against each other on few labels, and a digit that the student never sees.
+
+:func:`omitted_class` is Hinton's experiment, :func:`few_labels` compares CE, KD, DKD and DIST, and :func:`cifar100_x4`
+does the same with real networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..experiment import Arm, Claim, Comparison, Metric, compare
+from ..functional.checks import check_positive
+from ..tasks import Task, load_task
+from . import Study
+from ._shared import cifar100_for, cifar100_x4, few_labels, few_labels_task, logit_baselines, teacher_order
+
+
+def baseline_claims(comparison: Comparison, *, margin: float = 1.0) -> list[Claim]:
+    """DIST beats plain training by ``margin`` points, and DKD beats KD."""
+    values = comparison.values
+    return [
+        Claim(
+            f"DIST beats CE by {margin:g} point{'' if margin == 1 else 's'} or more",
+            left=values("DIST"),
+            op=">=",
+            right=values("CE"),
+            threshold=margin,
+        ),
+        Claim("DKD beats KD", left=values("DKD"), right=values("KD")),
+    ]
+
+
+def soft_arm(temperature: float) -> str:
+    """Label of the arm of :func:`omitted_class` that learns from soft targets at this temperature."""
+    return f"KD, T = {temperature:g}"
+
+
+def omitted_class(
+    digit: int = 3,
+    *,
+    temperatures: Sequence[float] = (4.0, 8.0),
+    bias: float = 2.0,
+    student: str = "mlp-32",
+    seeds: int | Sequence[int] = 3,
+    **options: Any,
+) -> Comparison:
+    """Hinton's "mythical 3": the student never sees one of the digits, and has to learn it from the teacher's doubts.
+
+    All images of ``digit`` are taken out of the student's transfer set. ``CE`` learns from the labels of the rest, the
+    other arms from the teacher's soft targets alone, without labels.
+
+    Args:
+        digit: 0 to 9.
+        temperatures: one arm each, see :func:`soft_arm`.
+        bias: added to the student's logit of ``digit`` for the corrected numbers, as in section 3 of the paper.
+        student: one of the task's students.
+        seeds, **options: see :func:`kdcore.experiment.compare`.
+
+    Returns:
+        A comparison whose rows also have ``recall`` of the omitted digit, and ``recall_biased`` and
+        ``accuracy_biased`` with the bias.
+
+    Raises:
+        ValueError: an unknown digit, no temperature or one that is not above zero.
+
+    Reference:
+        "Distilling the Knowledge in a Neural Network" (Hinton et al., 2015), arXiv:1503.02531, section 3.
+    """
+    return compare(
+        partial(omitted_task, digit=digit),
+        omitted_arms(temperatures=temperatures),
+        student=student,
+        seeds=seeds,
+        metrics=omitted_metrics(digit=digit, bias=bias),
+        **options,
+    )
+
+
+def omitted_task(seed: int = 0, *, digit: int = 3) -> Task:
+    """Digits whose student never sees ``digit``."""
+    return load_task("digits", seed=seed, omit_classes=(digit,))
+
+
+def omitted_arms(*, temperatures: Sequence[float] = (4.0, 8.0)) -> list[Arm]:
+    """CE on labels, and KD on soft targets alone at each of the temperatures.
+
+    Raises:
+        ValueError: no temperature or one that is not above zero.
+    """
+    if not len(temperatures):
+        raise ValueError("temperatures must name at least one temperature, got none.")
+    for temperature in temperatures:
+        check_positive("temperatures", temperature)
+    soft = [Arm(soft_arm(t), "kd", {"temperature": t, "ce_weight": 0.0, "kd_weight": 1.0}) for t in temperatures]
+    return [Arm("CE", "ce"), *soft]
+
+
+def omitted_metrics(*, digit: int = 3, bias: float = 2.0) -> dict[str, Metric]:
+    """Recall of the omitted digit, and recall and accuracy with ``bias`` added to its logit."""
+    return {
+        "recall": class_recall(digit),
+        "recall_biased": class_recall(digit, bias=bias),
+        "accuracy_biased": biased_accuracy(digit, bias),
+    }
+
+
+def omitted_class_claims(comparison: Comparison, *, temperature: float = 8.0) -> list[Claim]:
+    """What dark knowledge promises: the omitted digit is recognised, labels alone never do it, accuracy gains."""
+    soft = soft_arm(temperature)
+    return [
+        Claim(
+            f"{soft} recognises half of the digit it never saw",
+            left=comparison.values(soft, "recall"),
+            op=">=",
+            threshold=50.0,
+            unit="%",
+            every_seed=True,
+        ),
+        Claim(
+            "CE never recognises the digit it never saw",
+            left=comparison.values("CE", "recall"),
+            op="==",
+            threshold=0.0,
+            unit="%",
+            exact=True,
+        ),
+        Claim(
+            f"{soft} is 4 points more accurate than CE",
+            left=comparison.values(soft),
+            op=">=",
+            right=comparison.values("CE"),
+            threshold=4.0,
+        ),
+    ]
+
+
+def shift_class(logits: Tensor, index: int, bias: float) -> Tensor:
+    """``logits (N, C)`` with ``bias`` added to one class: what changing the output bias of that class would do.
+
+    Raises:
+        ValueError: the class does not exist.
+    """
+    if not 0 <= index < logits.shape[1]:
+        raise ValueError(f"index must be in [0, {logits.shape[1]}), got {index!r}.")
+    shifted = logits.clone()
+    shifted[:, index] += bias
+    return shifted
+
+
+def bias_sweep(logits: Tensor, labels: Tensor, index: int, biases: Tensor) -> tuple[Tensor, Tensor]:
+    """Recall of one class and accuracy over all, for each of several biases added to that class's logit.
+
+    Args:
+        logits: ``(N, C)`` raw scores; labels: ``(N,)`` integers, with samples of the class.
+        index: the class.
+        biases: ``(B,)``.
+
+    Returns:
+        Two ``(B,)`` float64 tensors of shares in [0, 1].
+    """
+    own = shift_class(logits, index, 0.0)[:, index]
+    rest = shift_class(logits, index, -torch.inf)
+    chosen = own + biases.to(own)[:, None] > rest.amax(1)
+    right = torch.where(chosen, labels == index, rest.argmax(1) == labels)
+    return chosen[:, labels == index].double().mean(1), right.double().mean(1)
+
+
+def class_recall(index: int, *, bias: float = 0.0) -> Metric:
+    """A metric for :func:`~kdcore.experiment.compare`: share of one class's test images recognised, in [0, 1]."""
+
+    def recall(student: nn.Module, task: Task) -> float:
+        logits, labels = task.predict(student)
+        answers = shift_class(logits, index, bias).argmax(1)[labels == index]
+        return (answers == index).double().mean().item()
+
+    return recall
+
+
+def biased_accuracy(index: int, bias: float) -> Metric:
+    """A metric for :func:`~kdcore.experiment.compare`: test accuracy with ``bias`` added to the logit of a class."""
+
+    def accuracy(student: nn.Module, task: Task) -> float:
+        logits, labels = task.predict(student)
+        return (shift_class(logits, index, bias).argmax(1) == labels).double().mean().item()
+
+    return accuracy
+
+
+#: The digit that the student never sees.
+OMITTED = Study(
+    slug="vanilla_kd",
+    words="digits, one of which the student never sees",
+    task=omitted_task,
+    arms=omitted_arms,
+    claims=omitted_class_claims,
+    metrics=omitted_metrics,
+    baseline="CE",
+    quick={"student": "mlp-32"},
+    full={"student": "mlp-32"},
+)
+STUDY = Study(
+    slug="vanilla_kd",
+    words="CE, KD, DKD and DIST on digits with few labels; CIFAR-100 in the full tier",
+    task=few_labels_task,
+    arms=logit_baselines,
+    claims=baseline_claims,
+    metrics={"tau": teacher_order},
+    baseline="CE",
+    quick={"student": "mlp-16", "epochs": 60},
+    full={"task": cifar100_for, "beta": 8.0, "warmup_epochs": 20},
+    also=(OMITTED,),
+)
+
+__all__ = [
+    "OMITTED",
+    "STUDY",
+    "baseline_claims",
+    "bias_sweep",
+    "biased_accuracy",
+    "cifar100_x4",
+    "class_recall",
+    "few_labels",
+    "logit_baselines",
+    "omitted_arms",
+    "omitted_class",
+    "omitted_class_claims",
+    "omitted_metrics",
+    "omitted_task",
+    "shift_class",
+    "soft_arm",
+    "teacher_order",
+]

@@ -1,0 +1,115 @@
+"""A study from the command line: options, the record, keeping it, and refusing one whose study has changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from kdcore import studies as kdcore_studies
+from kdcore.experiment import Arm, Claim, Comparison
+from kdcore.studies import Study, find_study
+from kdcore.tasks import Task, load_task
+from workbench.cli import app
+from workbench.runs import study as runs
+from workbench.runs.files import project_root, read_json
+
+
+def small_task(seed: int = 0, *, train_size: int = 40) -> Task:
+    task = load_task("digits", seed=seed, train_size=train_size)
+    quick = {n: replace(spec, recipe=replace(spec.recipe, epochs=1)) for n, spec in task.teachers.items()}
+    return replace(task, teachers=quick)
+
+
+def small_arms(*, temperature: float = 4.0) -> list[Arm]:
+    return [Arm("CE", "ce"), Arm("KD", "kd", {"temperature": temperature})]
+
+
+def small_claims(comparison: Comparison) -> list[Claim]:
+    return [Claim("KD beats CE", comparison.values("KD"), right=comparison.values("CE"))]
+
+
+SMALL = Study(
+    slug="pld", words="small", task=small_task, arms=small_arms, claims=small_claims, baseline="CE",
+    quick={"epochs": 1}, full={"epochs": 2},
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: {"pld": SMALL}[slug])
+
+
+def kdw(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, ["study", *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_the_record_has_numbers_intervals_verdicts_and_what_it_was_made_with() -> None:
+    record = json.loads(kdw("pld", "--seeds", "2", "-p", "temperature", "2.5", "-p", "train_size=30", "--json").stdout)
+    assert record["command"] == "kdw study pld --seeds 2 -p temperature 2.5 -p train_size 30"
+    assert record["fingerprint"] == SMALL.fingerprint() and record["versions"]["torch"] and record["quick"] is True
+    (part,) = record["experiments"]
+    assert set(part["arms"]) == {"CE", "KD"} and part["arms"]["KD"]["n"] == 2
+    ce, kd = (part["values"][arm]["last"] for arm in ("CE", "KD"))
+    assert part["arms"]["KD"]["difference"] == pytest.approx(sum(kd) / 2 - sum(ce) / 2)
+    assert part["values"]["KD"]["epochs"] == [1, 1]
+    (verdict,) = record["verdicts"]
+    assert verdict["text"] == "KD beats CE" and verdict["n"] == 2
+
+
+def test_tables_and_verdicts_are_printed_and_the_full_tier_differs() -> None:
+    shown = kdw("pld", "--seeds", "2", "--full").output
+    assert "small: accuracy in %, 2 seeds" in shown and "against CE" in shown
+    assert "KD beats CE: " in shown and " of 2 seeds." in shown
+    assert runs.run_study("pld", seeds=1, quick=False)["experiments"][0]["values"]["CE"]["epochs"] == [2]
+
+
+def test_a_kept_result_is_refused_once_its_study_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs.kept_result("pld") is None
+    kdw("pld", "--seeds", "2", "--keep")
+    kept = runs.kept_result("pld")
+    assert kept is not None and runs.stale(kept) == ""
+    changed = replace(SMALL, quick={"epochs": 3})
+    monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: changed)
+    assert "has changed since its result was kept: run kdw study pld --seeds 2 --keep" in runs.stale(kept)
+    assert "there is no study 'gone'" in runs.stale(kept | {"study": "gone"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("pld", "-p", "epoch", "3"), "study 'pld' has no option 'epoch'. Did you mean 'epochs'"),
+        (("pld", "-p", "epochs"), "-p must be followed by a name and a value"),
+        (("pld", "--keep", "--seeds", "1"), "--keep needs --seeds 2 or more"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_trains_nothing(arguments: tuple[str, ...], message: str) -> None:
+    assert message in kdw(*arguments, code=2).output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("3", 3), ("0.5", 0.5), ("true", True), ("(4.0, 8.0)", (4.0, 8.0)), ("adamw", "adamw")]
+)
+def test_values_are_literals_or_text(text: str, value: Any) -> None:
+    assert runs._literal(text) == value
+
+
+KEPT = sorted((project_root(Path(__file__).parent) / "docs" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_kept_results_are_those_of_the_studies_as_they_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kdcore_studies, "find_study", find_study)
+    record = read_json(path)
+    assert path.stem == record["study"] and record["seeds"] >= 10
+    assert runs.stale(record) == ""

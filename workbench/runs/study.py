@@ -1,0 +1,192 @@
+"""A paper's study without its notebook: run it, put its numbers into a record, keep that under ``docs/results``.
+
+A kept record carries the fingerprint of the study it was made with; one whose study has changed since is refused by
+the tests (:func:`stale`), so that a page never shows the numbers of another experiment.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .environment import device_name, git_commit, thread_count, versions
+from .files import plain, project_root, read_json, write_json
+
+if TYPE_CHECKING:
+    from kdcore.experiment import Comparison
+    from kdcore.studies import Study
+
+    from .progress import Report
+
+SCHEMA = 1
+RESULTS = Path("docs/results")
+
+
+def read_options(slug: str, given: Sequence[str], *, quick: bool) -> dict[str, Any]:
+    """``["epochs=3", "digit=8"]`` as options of a study; values are Python literals, what is none is text.
+
+    Raises:
+        ValueError: a name without a value, or one that the study does not have.
+    """
+    from kdcore.functional.checks import closest
+    from kdcore.studies import find_study
+
+    study = find_study(slug)
+    known = tuple(dict.fromkeys(name for s in (study, *study.also) for name in s.names(quick=quick)))
+    options = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"-p must be followed by a name and a value, got {item!r} alone.")
+        if name not in known:
+            raise ValueError(f"study {slug!r} has no option {name!r}.{closest(name, known)}")
+        options[name] = _literal(value)
+    return options
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def run_study(
+    slug: str,
+    *,
+    seeds: int = 3,
+    quick: bool = True,
+    options: Mapping[str, Any] | None = None,
+    report: Callable[[str], Report] | None = None,
+) -> dict[str, Any]:
+    """Run a study with all its comparisons and judge its claims together.
+
+    Args:
+        slug: of the paper.
+        seeds: their number; quick: tier.
+        options: see :func:`read_options`; each comparison takes those it knows.
+        report: ``title -> progress callback``.
+
+    Returns:
+        A JSON-ready record: numbers per arm and seed, intervals, settled effects, verdicts, and what they were made
+        with.
+    """
+    from kdcore.experiment import check_claims
+    from kdcore.studies import find_study
+
+    main = find_study(slug)
+    experiments, claims, seconds = [], [], 0.0
+    for study in (main, *main.also):
+        own = {n: v for n, v in (options or {}).items() if n in study.names(quick=quick)}
+        progress = report(study.words) if report is not None else None
+        comparison = study.run(quick=quick, seeds=seeds, progress=progress, **own)
+        experiments.append(_experiment(study, comparison))
+        claims += study.claimed(comparison, quick=quick, **own)
+        seconds += comparison.seconds
+    root = project_root()
+    return plain(
+        {
+            "schema": SCHEMA,
+            "study": slug,
+            "fingerprint": main.fingerprint(),
+            "command": command(slug, seeds=seeds, quick=quick, options=options or {}),
+            "seeds": seeds,
+            "quick": quick,
+            "options": dict(options or {}),
+            "experiments": experiments,
+            "verdicts": [verdict.to_dict() for verdict in check_claims(claims)],
+            "versions": versions(),
+            **git_commit(root),
+            "device": device_name(),
+            "threads": thread_count(),
+            "seconds": round(seconds, 1),
+        }
+    )
+
+
+def command(slug: str, *, seeds: int, quick: bool, options: Mapping[str, Any]) -> str:
+    """The command line that runs the study so."""
+    words = ["kdw", "study", slug, "--seeds", str(seeds), *([] if quick else ["--full"])]
+    for name, value in options.items():
+        words += ["-p", name, str(value)]
+    return shlex.join(words)
+
+
+def _experiment(study: Study, comparison: Comparison) -> dict[str, Any]:
+    from kdcore.experiment import effects
+
+    table = comparison.table(study.baseline)
+    numbers = [name for name in comparison.records[0] if name not in ("arm", "seed", "seconds")]
+    return {
+        "words": study.words,
+        "metric": comparison.metric,
+        "baseline": study.baseline,
+        "arms": {str(arm): {name: _finite(value) for name, value in row.items()} for arm, row in table.iterrows()},
+        "values": {
+            arm: {name: [_finite(v) for v in comparison.values(arm, name)] for name in numbers}
+            for arm in comparison.arms
+        },
+        "effects": effects(comparison, study.baseline) if study.baseline is not None else [],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def keep(record: Mapping[str, Any], folder: Path | None = None) -> Path:
+    """Write a record to ``docs/results/<slug>.json``.
+
+    Raises:
+        ValueError: fewer than two seeds, whose claims are all open.
+    """
+    if record["seeds"] < 2:
+        raise ValueError("a result of one seed settles nothing and is not kept: give --seeds 10 or more.")
+    return write_json((folder or project_root() / RESULTS) / f"{record['study']}.json", record)
+
+
+def kept_result(slug: str, folder: Path | None = None) -> dict[str, Any] | None:
+    """The kept record of a study, ``None`` if there is none."""
+    path = (folder or project_root() / RESULTS) / f"{slug}.json"
+    return read_json(path) if path.is_file() else None
+
+
+def stale(record: Mapping[str, Any]) -> str:
+    """Why a kept record no longer belongs to its study, in words; empty if it does."""
+    from kdcore.studies import find_study, list_studies
+
+    slug = record["study"]
+    if slug not in list_studies():
+        return f"there is no study {slug!r} any more."
+    if record["schema"] != SCHEMA or record["fingerprint"] != find_study(slug).fingerprint():
+        return f"the study {slug!r} has changed since its result was kept: run {record['command']} --keep."
+    return ""
+
+
+def rows(experiment: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """An experiment's arms as rows of text: arm, mean, its interval, difference, its interval, p."""
+    factor = 100.0 if experiment["metric"] == "accuracy" else 1.0
+
+    def number(value: float | None, scale: float = factor, sign: str = "") -> str:
+        return "-" if value is None else f"{scale * value:{sign}.3g}" if scale == 1 else f"{scale * value:{sign}.2f}"
+
+    def span(row: Mapping[str, Any], low: str, high: str, sign: str = "") -> str:
+        return "-" if row.get(low) is None else f"{number(row[low], sign=sign)} to {number(row[high], sign=sign)}"
+
+    return [
+        (
+            arm,
+            number(row["mean"]),
+            span(row, "low", "high"),
+            number(row.get("difference"), sign="+"),
+            span(row, "diff_low", "diff_high", "+"),
+            number(row.get("p"), 1.0),
+        )
+        for arm, row in experiment["arms"].items()
+    ]
