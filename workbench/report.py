@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from kdcore.files import write_atomic
 from kdcore.html import Html, facts, table, tag
 
-from .templating import render
-
 from .runs.records import VERDICT_SIGNS
+from .templating import render
 
 if TYPE_CHECKING:
     import pandas as pd
