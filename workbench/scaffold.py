@@ -186,7 +186,7 @@ method(method.example())
 #
 # ## Verdict
 #
-# The paper's claim as a checked inequality (`kdcore.experiment.Claim`), reproduced or not, with numbers.
+# The paper's claims (`kdcore.experiment.check_claims`): reproduced, contradicted or open, with their numbers.
 #
 # ## Record
 #

@@ -27,7 +27,7 @@ from ..functional.cca import mean_cca_matrix
 from ..functional.cka import CKAMap, cka, cka_matrix
 from ..model_layers import collect_features, embedding_tap
 from ..models import ConvNet
-from ..tasks import Classification, ModelSpec, Recipe, load_task
+from ..tasks import Classification, ModelSpec, Recipe, Task, load_task
 from ..tasks._models import reference_models
 from . import Study
 from ._shared import cifar100_task

@@ -37,8 +37,8 @@ def with_cheap_teachers(study: Study) -> Study:
     return replace(study, task=task)
 
 
-def test_every_method_has_a_study_and_every_study_a_method() -> None:
-    assert set(SLUGS) == set(list_methods())
+def test_every_study_belongs_to_a_method() -> None:
+    assert SLUGS and set(SLUGS) <= set(list_methods())
 
 
 @pytest.mark.parametrize("slug", SLUGS)
