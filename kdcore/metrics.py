@@ -134,6 +134,8 @@ _KEPT: dict[str, tuple[str, bool]] = {
     "mse": ("MeanSquaredError", False),
     "mae": ("MeanAbsoluteError", False),
 }
+#: Options that torchmetrics leaves open: images here are in [0, 1].
+_DEFAULTS: dict[str, dict[str, Any]] = {"psnr": {"data_range": 1.0}, "ssim": {"data_range": 1.0}}
 
 
 def list_metrics() -> list[str]:
@@ -146,7 +148,7 @@ def metric(name: str, *, classes: int | None = None, **options: Any) -> Any:
 
     Args:
         name: one of :func:`list_metrics`.
-        classes: number of classes (labels), where the metric needs it.
+        classes: number of classes (labels); only read where the metric needs it.
         **options: of the torchmetrics class.
 
     Raises:
@@ -166,7 +168,7 @@ def metric(name: str, *, classes: int | None = None, **options: Any) -> Any:
     if needs_classes:
         parameters = inspect.signature(cls).parameters
         options[next(p for p in ("num_classes", "num_labels") if p in parameters)] = classes
-    return cls(**options)
+    return cls(**_DEFAULTS.get(name, {}) | options)
 
 
 # Over a loader --------------------------------------------------------------------------------------------------------

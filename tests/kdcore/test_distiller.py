@@ -12,7 +12,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -379,6 +379,137 @@ def test_the_teachers_answers_can_be_looked_at_first_and_index_is_supplied(tmp_p
     resumed = train(net(4), again, teacher=teacher, checkpoint_dir=tmp_path, resume=True)
     assert again.passes == 0 and torch.equal(again.means, method.means)
     assert resumed.teacher_forwards == result.teacher_forwards
+
+
+def test_several_teachers_are_stacked_or_named(tmp_path: Path) -> None:
+    first, second = net(8, seed=1), net(6, seed=2)
+    seen: list[Signals] = []
+
+    class Look(Mimic):
+        def terms(self, s: Signals) -> dict[str, Tensor]:
+            seen.append(s)
+            return {"look": s.student_logits.square().mean()}
+
+    class Features(Look):
+        needs = Needs(teacher_logits=False)
+        teacher_taps: ClassVar = {"new": ("1",)}
+
+    result = train(net(4), Look(), teacher=[first, second])
+    s, x = seen[0], seen[0].inputs
+    expected = torch.stack([first.eval()(x), second.eval()(x)]).detach()
+    torch.testing.assert_close(s.teacher_logits, expected)
+    assert list(s.teachers) == ["0", "1"] and not s.teacher_features and result.teacher_forwards == 2 * 80
+    seen.clear()
+    twice = {"old": lambda x: 2 * x, "new": nn.Identity()}
+    train(net(4), Look(), teacher={"old": first, "new": second}, teacher_transform=twice)
+    s, x = seen[0], seen[0].inputs
+    assert s.teacher_logits is None and list(s.teachers) == ["old", "new"]
+    torch.testing.assert_close(s.teachers["old"].logits, first.eval()(2 * x).detach())
+    torch.testing.assert_close(s.teachers["new"].logits, second.eval()(x).detach())
+    seen.clear()
+    train(net(4), Features(), teacher={"old": first, "new": second})
+    assert list(seen[0].teachers["new"].features) == ["1"] and not seen[0].teachers["old"].features
+    seen.clear()
+    cached = train(net(4), Look(), teacher=[first, second], cache=tmp_path)
+    assert cached.teacher_forwards == 2 * 40 and len([p for p in tmp_path.iterdir() if p.is_dir()]) == 2
+    torch.testing.assert_close(seen[0].teacher_logits, expected)
+    with pytest.raises(ValueError, match="teacher and student share parameters"):
+        train(first, Look(), teacher=[second, first])
+    for wrong, message in (([], "empty collection"), ({"a.b": first}, "words without a dot, got 'a.b'")):
+        with pytest.raises(ValueError, match=message):
+            train(net(4), Look(), teacher=wrong)
+
+
+def test_what_is_learnt_from_labels_belongs_to_method_and_task() -> None:
+    class Sharp(Mimic):
+        def supervised(self, s: Signals) -> Tensor:
+            return 0.5 * F.cross_entropy(4 * s.student_logits, s.labels)
+
+        def readout(self, output: Any) -> Tensor:
+            return output["scores"]
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net(4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"inputs": x, "scores": self.net(x)}
+
+    student, val = Two(), loader(24, 8, shuffle=False)
+    first = next(iter(Distiller(net(8, seed=1), student, Sharp(), loader(shuffle=False), val, epochs=1).run()))
+    x, y = next(iter(loader(shuffle=False)))
+    fresh = Two()
+    expected = 0.5 * F.cross_entropy(4 * fresh(x)["scores"], y).item()
+    assert isinstance(first, Step) and first.terms["ce"] == pytest.approx(expected, rel=1e-5)
+
+    def task_loss(output: Any, labels: Tensor) -> dict[str, Tensor]:
+        return {"near": (output["scores"][:, 0] - labels).square().mean(), "small": output["inputs"].square().mean()}
+
+    options = {"loss": task_loss, "readout": lambda o: o["scores"], "ce_weight": 2.0, "epochs": 1}
+    step = next(iter(Distiller(None, fresh, "ce", loader(shuffle=False), **options).run()))
+    before = task_loss(Two()(x), y)
+    assert isinstance(step, Step)
+    assert step.terms == pytest.approx({n: 2 * v.item() for n, v in before.items()}, rel=1e-5)
+
+
+def test_the_loss_is_told_and_validation_batches_are_given() -> None:
+    told: list[tuple[float, int]] = []
+    val = loader(24, 8, shuffle=False)
+
+    class Asks(Mimic):
+        needs = Needs(validation=True)
+
+        def on_loss(self, terms: Any, s: Signals) -> None:
+            told.append((terms["mimic"], s.step))
+
+        def terms(self, s: Signals) -> dict[str, Tensor]:
+            assert s.validation is not None and s.validation.labels is not None
+            torch.testing.assert_close(s.validation.x, list(val)[s.step % 5 % 3][0])
+            return super().terms(s)
+
+    events = list(Distiller(net(8, seed=1), net(4), Asks(), loader(), val, epochs=2).run())
+    steps = [e for e in events if isinstance(e, Step)]
+    assert told == [(e.terms["mimic"], e.step - 1) for e in steps]
+    with pytest.raises(ValueError, match="'mimic' needs validation data, got val=None"):
+        train(net(4), Asks())
+
+
+def test_a_method_may_put_another_head_on_the_student() -> None:
+    class Wide(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net, self.more = net, nn.Linear(3, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.more(self.net(x))
+
+    class Merges(Mimic):
+        def wrap_student(self, student: nn.Module, sample: Tensor) -> nn.Module:
+            return Wide(student)
+
+        def readout(self, output: Tensor) -> Tensor:
+            return output.view(-1, 3, 2).logsumexp(2)
+
+        def terms(self, s: Signals) -> dict[str, Tensor]:
+            assert s.student_output.shape == (8, 6) and s.student_logits.shape == (8, 3)
+            return super().terms(s)
+
+    student = net(4)
+    result = train(student, Merges())
+    assert isinstance(result.student, Wide) and result.student.net is student
+    assert set(result.best_state) == set(result.student.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("lr", 1e-4), ("clip_grad", 1.0), ("scheduler", "constant"), ("ce_weight", 0.3)]
+)
+def test_another_setting_is_not_taken_for_the_saved_one(option: str, value: Any, tmp_path: Path) -> None:
+    train(net(4), checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=rf"differs in {option} \(saved .*, now {value}\)"):
+        train(net(4), checkpoint_dir=tmp_path, resume=True, **{option: value})
+    with pytest.raises(ValueError, match="differs in weights of teachers"):
+        train(net(4), teacher=net(8, seed=7), checkpoint_dir=tmp_path, resume=True)
 
 
 def test_other_batches_and_loaders() -> None:

@@ -32,7 +32,7 @@ def test_pages_escape_headings_and_keep_their_blocks() -> None:
 
 def test_sentences_of_verdicts_are_escaped() -> None:
     shown = verdicts_html(
-        [{"text": "t", "sentence": "<i> holds", "reproduced": True}, {"text": "u", "reproduced": False}]
+        [{"text": "t", "sentence": "<i> holds", "value": "reproduced"}, {"text": "u", "value": "contradicted"}]
     )
     assert "&lt;i&gt; holds" in shown and shown.count('class="verdict"') == 2 and "✔" in shown and "✘" in shown
     assert verdicts_html([]) == ""
