@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from kdcore.diagnose import ALARM, Diagnosis, diagnose
+from kdcore.html import Html, join, tag
 
 from .report import Report, facts_html, table_html
+from .templating import render
 from .views.diagnose import diagnosis_views
 from .views.theme import percent
 
@@ -21,16 +22,10 @@ if TYPE_CHECKING:
 _SAMPLES = 40
 
 
-def _finding(number: int, finding: Any) -> str:
-    e = html.escape
+def _finding(number: int, finding: Any) -> Html:
     numbers = {k: v for k, v in finding.evidence.items() if k != "model" and v not in (None, "", [], {})}
-    kind, word = ("bad", "Alarm") if finding.alarm else ("quiet", "Note")
     shown = "; ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in numbers.items())
-    return (
-        f'<article><h3>{number}. <span class="{kind}">{word}.</span> {e(finding.sentence)}</h3>'
-        f"<p><b>Evidence.</b> {e(shown)} <small>(<code>{e(finding.code)}</code>, severity {finding.severity:.2f})"
-        f"</small></p><p><b>Try next.</b> {e(finding.try_next)}</p></article>"
-    )
+    return render("finding.html", number=number, finding=finding, evidence=shown)
 
 
 def _short(value: Any) -> str:
@@ -107,10 +102,8 @@ def diagnosis_report(
         diagnosis: what :func:`kdcore.diagnose.diagnose` returned.
         title: heading. about: what was compared (names, checkpoints, data), shown at the end.
     """
-    report = Report(
-        title, lead=f"<b>{html.escape(diagnosis.summary())}</b> " + html.escape(" ".join(diagnosis.in_short()))
-    )
-    listed = "".join(_finding(k, f) for k, f in enumerate(diagnosis.findings, 1))
+    report = Report(title, lead=join((tag("b", diagnosis.summary()), " ", " ".join(diagnosis.in_short()))))
+    listed = join(_finding(k, f) for k, f in enumerate(diagnosis.findings, 1))
     views = diagnosis_views(diagnosis) if diagnosis.said else {}
     report.add(
         "Findings",

@@ -6,7 +6,6 @@ such a page (formulas become MathML, which browsers draw without a script).
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcore.files import write_atomic
+from kdcore.html import Html, facts, table, tag
 
 from .runs.records import VERDICT_SIGNS
+from .templating import render
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,15 +48,11 @@ div.cell{margin:.9em 0}.input_area pre{border-left:3px solid var(--line)}.highli
 
 
 def page(title: str, body: str, *, style: str = "") -> str:
-    """A whole HTML document around ``body``; nothing in the head refers to another file."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{html.escape(title)}</title><style>{_CSS}{style}</style></head><body>\n{body}\n</body></html>\n"
-    )
+    """A whole HTML document around ``body`` (HTML); nothing in the head refers to another file."""
+    return render("page.html", title=title, body=Html(body), style=Html(_CSS + style))
 
 
-def table_html(frame: pd.DataFrame, caption: str, *, formats: Mapping[str, str] | None = None) -> str:
+def table_html(frame: pd.DataFrame, caption: str, *, formats: Mapping[str, str] | None = None) -> Html:
     """A table with a caption; the first column heads the rows.
 
     Args:
@@ -65,43 +62,31 @@ def table_html(frame: pd.DataFrame, caption: str, *, formats: Mapping[str, str] 
     """
     formats = formats or {}
 
-    def show(column: str, value: Any) -> str:
-        if isinstance(value, float):
-            return "–" if value != value else format(value, formats.get(column, ".4g"))
-        return html.escape(str(value))
+    def show(column: str, value: Any) -> Any:
+        given = isinstance(value, float) and value == value and column in formats
+        return format(value, formats[column]) if given else value
 
-    text = [not all(isinstance(v, int | float) for v in frame[c]) for c in frame.columns]
-    kind = [' class="text"' if t else "" for t in text]
-    head = "".join(f'<th scope="col"{k}>{html.escape(str(c))}</th>' for c, k in zip(frame.columns, kind, strict=True))
-    rows = []
-    for row in frame.itertuples(index=False):
-        first, *rest = (show(str(c), v) for c, v in zip(frame.columns, row, strict=True))
-        cells = "".join(f"<td{k}>{v}</td>" for v, k in zip(rest, kind[1:], strict=True))
-        rows.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
-    return (
-        f'<div class="scroll"><table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    columns = [str(c) for c in frame.columns]
+    rows = [[show(c, v) for c, v in zip(columns, row, strict=True)] for row in frame.itertuples(index=False)]
+    words = [not all(isinstance(v, int | float) for v in frame[c]) for c in frame.columns]
+    return tag("div", table(rows, columns, caption=caption, left=words), class_="scroll")
 
 
-def facts_html(facts: Mapping[str, Any], caption: str) -> str:
+def facts_html(values: Mapping[str, Any], caption: str) -> Html:
     """Names and values as a two-column table."""
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(str(k))}</th><td class="text">{html.escape(str(v))}</td></tr>'
-        for k, v in facts.items()
-    )
-    return f'<div class="scroll"><table><caption>{html.escape(caption)}</caption><tbody>{rows}</tbody></table></div>'
+    shown = facts({name: str(value) for name, value in values.items()}, caption=caption)
+    return tag("div", shown, class_="scroll")
 
 
-def verdicts_html(verdicts: Sequence[Mapping[str, Any]]) -> str:
+def verdicts_html(verdicts: Sequence[Mapping[str, Any]]) -> Html:
     """Claims with their outcome in words, a sign and a colour."""
     lines = []
     for verdict in verdicts:
         value = str(verdict.get("value", "open"))
         sign, kind = VERDICT_SIGNS.get(value, "?"), {"reproduced": "good", "contradicted": "bad"}.get(value, "open")
-        sentence = html.escape(str(verdict.get("sentence", verdict["text"])))
-        lines.append(f'<li class="verdict"><span class="{kind}" aria-hidden="true">{sign}</span> {sentence}</li>')
-    return f"<ul>{''.join(lines)}</ul>" if lines else ""
+        sentence = verdict.get("sentence", verdict["text"])
+        lines.append(tag("li", tag("span", sign, class_=kind, aria_hidden="true"), f" {sentence}", class_="verdict"))
+    return tag("ul", *lines) if lines else Html()
 
 
 @dataclass
@@ -131,16 +116,8 @@ class Report:
 
     def html(self) -> str:
         """The page."""
-        links = "".join(f'<li><a href="#{_anchor(h)}">{html.escape(h)}</a></li>' for h, _ in self.sections)
-        parts = "".join(
-            f'<section aria-labelledby="{_anchor(h)}"><h2 id="{_anchor(h)}">{html.escape(h)}</h2>\n{body}</section>\n'
-            for h, body in self.sections
-        )
-        return page(
-            self.title,
-            f"<header><h1>{html.escape(self.title)}</h1><p>{self.lead}</p></header>\n"
-            f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>{parts}</main>',
-        )
+        sections = [{"anchor": _anchor(h), "heading": h, "body": Html(body)} for h, body in self.sections]
+        return render("report.html", title=self.title, lead=Html(self.lead), sections=sections, style=Html(_CSS))
 
     def write(self, path: str | Path) -> Path:
         """Write the page atomically; returns its path."""
@@ -162,7 +139,7 @@ def mathml(latex: str, *, block: bool = False) -> str:
     try:
         return converter.convert(latex, display="block" if block else "inline")
     except known:
-        return f"<code>{html.escape(latex)}</code>"
+        return tag("code", latex)
 
 
 def notebook_html(
@@ -188,7 +165,7 @@ def notebook_html(
     body = body.replace("<pre>", '<pre tabindex="0">')  # long lines scroll, by keyboard too
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
     body = _relink(body, links or {})
-    link = f'<nav><a href="{html.escape(back, quote=True)}">← report</a></nav>' if back else ""
+    link = tag("nav", tag("a", "← report", href=back)) if back else ""
     return page(
         title or notebook_title(node),
         f"{link}<main>{body}</main>",
@@ -210,7 +187,7 @@ def notebook_title(notebook: str | Path | Mapping[str, Any]) -> str:
 def _relink(body: str, links: Mapping[str, str]) -> str:
     def replace(match: re.Match[str]) -> str:
         target = links.get(Path(match["target"]).stem)
-        return f'<a href="{html.escape(target, quote=True)}">{match["text"]}</a>' if target else match["text"]
+        return tag("a", Html(match["text"]), href=target) if target else match["text"]
 
     return re.sub(r'<a [^>]*href="(?P<target>[^":?#]+\.ipynb)[^"]*"[^>]*>(?P<text>.*?)</a>', replace, body, flags=re.S)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ..cka_maps import CKAResult
 from ..functional.checks import check_choice
+from ..html import Html, items, join, table, tag
 from ._codes import ALARM
 from ._finding import Finding
 from ._measures import Answers, LayerView, Occlusion
@@ -270,14 +270,15 @@ class Diagnosis:
 
     def to_html(self, title: str = "Diagnosis of a pair") -> str:
         """A self-contained page of words and tables (``workbench.diagnose_report`` adds the pictures)."""
-        return (
-            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-            f"<style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui,sans-serif;max-width:62rem;"
-            "margin:auto;padding:1rem}th,td{padding:.2em .7em;text-align:left}</style></head><body>"
-            f"<h1>{html.escape(title)}</h1>{self._repr_html_()}{self._tables()}</body></html>\n"
+        style = (
+            ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:62rem;margin:auto;"
+            "padding:1rem}th,td{padding:.2em .7em;text-align:left}"
         )
+        head = Html(f'<meta charset="utf-8">{tag("title", title)}<style>{style}</style>')
+        body = tag("body", tag("h1", title), Html(self._repr_html_()), self._tables())
+        return f"<!DOCTYPE html>\n{tag('html', tag('head', head), body, lang='en')}\n"
 
-    def _tables(self) -> str:
+    def _tables(self) -> Html:
         blocks = [
             ("Models", "models"),
             ("Agreement", "agreement"),
@@ -286,19 +287,34 @@ class Diagnosis:
             ("Layer pairs", "alignment"),
             ("Masks", "robustness"),
         ]
-        return "".join(
-            f"<h2>{heading}</h2>{_html_table(rows)}" for heading, name in blocks if (rows := self._rows(name))
+        found = [(heading, rows) for heading, name in blocks if (rows := self._rows(name))]
+        return join(
+            piece
+            for heading, rows in found
+            for piece in (
+                tag("h2", heading),
+                table([tuple(row.values()) for row in rows], tuple(rows[0]), row_heads=False),
+            )
         )
 
     def _repr_html_(self) -> str:
-        items = "".join(
-            f"<li><b>{html.escape(f.code)}</b> ({'alarm' if f.alarm else 'note'}, severity {f.severity:.2f}): "
-            f"{html.escape(f.sentence)} <i>{html.escape(f.try_next)}</i></li>"
+        findings = [
+            join(
+                (
+                    tag("b", f.code),
+                    f" ({'alarm' if f.alarm else 'note'}, severity {f.severity:.2f}): {f.sentence} ",
+                    tag("i", f.try_next),
+                )
+            )
             for f in self.findings
-        )
-        notes = "".join(f"<li>{html.escape(n)}</li>" for n in self.notes)
-        return f"<p>{html.escape(' '.join([self.summary(), *self.in_short()]))}</p><ol>{items}</ol>" + (
-            f"<p>Not measured:</p><ul>{notes}</ul>" if notes else ""
+        ]
+        return join(
+            (
+                tag("p", " ".join([self.summary(), *self.in_short()])),
+                items(findings, ordered=True),
+                tag("p", "Not measured:") if self.notes else "",
+                items(self.notes),
+            )
         )
 
     def __str__(self) -> str:
@@ -314,15 +330,6 @@ def _times(ratio: float) -> str:
     if ratio < 0.01:
         return "less than 1 % of"
     return f"{100 * ratio:.0f} % of" if ratio < 1.5 else f"{ratio:.1f} times"
-
-
-def _html_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    def cell(value: Any) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
-
-    head = "".join(f'<th scope="col">{html.escape(str(k))}</th>' for k in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{cell(v)}</td>" for v in row.values()) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _plain(value: Any) -> Any:

@@ -16,10 +16,11 @@ from functools import cache
 from typing import Any
 
 from ..functional.checks import check_choice, closest
+from ._classification import Classification
 from ._data import ArrayDataset
 from ._folders import cache_folder, data_folder
 from ._models import ModelSpec, Recipe, reference_models
-from ._task import Task, accuracy
+from ._task import Task
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ def task_info(name: str) -> TaskInfo:
         name,
         (inspect.getdoc(builder) or "").partition("\n")[0],
         options,
-        classifies=signature.return_annotation in (Task, "Task"),
+        classifies=signature.return_annotation in (Classification, "Classification"),
     )
 
 
-def load_task(name: str, **options: Any) -> Task:
-    """A task by name.
+def load_task(name: str, **options: Any) -> Any:
+    """A :class:`Task` by name, of the kind that its builder makes.
 
     Args:
         name: one of :func:`list_tasks`.
@@ -110,6 +111,7 @@ def load_task(name: str, **options: Any) -> Task:
 
 __all__ = [
     "ArrayDataset",
+    "Classification",
     "ModelSpec",
     "Recipe",
     "Task",

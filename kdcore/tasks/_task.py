@@ -1,101 +1,88 @@
-"""A task: data, reference teacher and student, loaders, metric. What a lesson, a sweep and the workbench all run on."""
+"""A task: data, reference teacher and student, loss, metrics. What a lesson, a sweep and the workbench run on."""
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..checkpoints import load_weights, read_weights
-from ..distiller import accuracy
-from ..functional.checks import check_choice, check_positive, describe
-from ..inputs import input_normalization
+from .. import html
+from ..checkpoints import load_weights, preserved_rng
+from ..distiller import Epoch, distill
+from ..engine import Training, fit
+from ..functional.checks import check_choice, check_positive
+from ..inputs import input_normalization, read_batch
 from ..method import Method
+from ..metrics import SampleMean, evaluate, hits, is_better
+from ..outputs import logits_of
 from ..taps import evaluating
-from ._data import SizedDataset, WithIndex, as_dataset, collate, fingerprint, known_labels, labels_of
-from ._models import ModelSpec, Recipe, reference_models
-from ._teachers import Progress, reference_teacher
+from ._data import SizedDataset, WithIndex, as_dataset, collate, fingerprint
+from ._models import ModelSpec, Recipe
+from ._teachers import Progress, cached_weights
 
 SPLITS = ("train", "val", "test", "teacher_train")
 
 
+def accuracy_metric() -> Mapping[str, Any]:
+    """The share of right answers, streamed."""
+    return {"accuracy": SampleMean(hits, "accuracy")}
+
+
 @dataclass(kw_only=True, eq=False)
 class Task:
-    """Data with a reference teacher, a reference student and a metric.
+    """Data with a reference teacher, a reference student, a loss and metrics; it knows nothing of classes.
 
-    Any map-style data sets that give ``(x, y)`` make a task::
-
-        task = Task(name="mine", train=train_set, test=test_set, class_names=("cat", "dog"))
-        teacher, student = task.teacher("cnn"), task.student("cnn-small", seed=0)
+    :class:`Classification` and the other kinds add what their labels mean.
 
     Attributes:
         name: of the task; also part of the file name of cached teachers.
-        train, test: map-style data sets of ``(x float tensor, y int)``; ``train`` is what the student sees.
+        train, test: map-style data sets of ``(x, y)``; ``train`` is what the student sees.
         val: validation split, or ``None``.
         teacher_train: what the teacher learns from; ``train`` unless the student sees less than the teacher did.
-        class_names: names in the order of the labels.
-        teachers, students: networks by name, the first is the default; without them, small reference networks that fit
-            the input's shape (perceptrons, convolutions, vision transformers).
+        more: further splits by name (``"unlabelled"``, ``"target/rot30"``).
+        teachers, students: networks by name, the first is the default.
         seed: of the split and of the reference teachers.
-        metric: what ``score`` is called; accuracy in [0, 1].
-        higher_is_better: its direction.
-        score: ``score(logits (N, C), labels (N,)) -> float``.
+        loss: what is learnt from labels, ``(output, labels) -> tensor`` or named tensors; ``None``: cross-entropy.
+        metrics: makes fresh metrics by name, with their directions; the first one is the score.
+        readout: what metrics read of a network's output.
+        collate: builds a batch from samples; the default also passes batches that a data set built itself.
         words: one line for menus.
         notes: what a user must know, e.g. how many files were skipped.
 
     Raises:
         TypeError: a split without length.
-        ValueError: an empty split, no classes, labels outside the classes.
+        ValueError: an empty split.
     """
 
     name: str
     train: SizedDataset
     test: SizedDataset
-    class_names: Sequence[str]
     val: SizedDataset | None = None
     teacher_train: SizedDataset | None = None
+    more: dict[str, SizedDataset] = field(default_factory=dict)
     teachers: dict[str, ModelSpec] = field(default_factory=dict)
     students: dict[str, ModelSpec] = field(default_factory=dict)
     seed: int = 0
-    metric: str = "accuracy"
-    higher_is_better: bool = True
-    score: Callable[[Tensor, Tensor], float] = accuracy
+    loss: Callable[[Any, Any], Any] | None = None
+    metrics: Callable[[], Mapping[str, Any]] = accuracy_metric
+    readout: Callable[[Any], Tensor] = logits_of
+    collate: Callable[[Any], Any] = collate
     words: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.class_names = tuple(map(str, self.class_names))
-        if not self.class_names:
-            raise ValueError("class_names must name at least one class.")
         self.teacher_train = self.train if self.teacher_train is None else self.teacher_train
         for split in self.splits:
             if not len(as_dataset(self.split(split))):
                 raise ValueError(f"the {split} split of task {self.name!r} is empty.")
-            labels = known_labels(self.split(split))
-            if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-                raise ValueError(
-                    f"labels of the {split} split must be in [0, {self.num_classes}), got values from "
-                    f"{int(labels.min())} to {int(labels.max())}."
-                )
-        teachers, students = reference_models(self.input_shape, self.num_classes)
-        self.teachers, self.students = self.teachers or teachers, self.students or students
 
     # -- data ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def num_classes(self) -> int:
-        """C."""
-        return len(self.class_names)
 
     @cached_property
     def input_shape(self) -> tuple[int, ...]:
@@ -105,22 +92,18 @@ class Task:
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that exist."""
-        return tuple(name for name in SPLITS if getattr(self, name) is not None)
+        return (*(name for name in SPLITS if getattr(self, name) is not None), *self.more)
 
     def split(self, name: str) -> SizedDataset:
-        """A split by name: ``train``, ``val``, ``test`` or ``teacher_train``."""
-        check_choice("split", name, SPLITS)
-        data = getattr(self, name)
+        """A split by name: ``train``, ``val``, ``test``, ``teacher_train``, or one of :attr:`more`."""
+        check_choice("split", name, (*SPLITS, *self.more))
+        data = self.more[name] if name in self.more else getattr(self, name)
         if data is None:
             raise ValueError(
                 f"task {self.name!r} has no {name} split; it has {', '.join(self.splits)} "
                 "(val_fraction=0.1 sets a validation split aside)."
             )
         return data
-
-    def labels(self, split: str = "test") -> Tensor:
-        """All labels of a split, ``(N,)`` int64, in the order of the data set."""
-        return labels_of(self.split(split))
 
     def loader(
         self,
@@ -157,7 +140,7 @@ class Task:
             drop_last=drop_last,
             num_workers=workers,
             generator=torch.Generator().manual_seed(seed),
-            collate_fn=collate,
+            collate_fn=self.collate,
         )
 
     def sample(self, split: str = "test", n: int = 16, *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -183,7 +166,7 @@ class Task:
         check_choice(role, name, tuple(group))
         return group[name]
 
-    def teacher(self, name: str | None = None, *, progress: Progress | None = None) -> nn.Module:
+    def teacher(self, name: str | None = None, *, progress: Progress | None = None) -> Any:
         """A reference teacher in eval mode: read from its checkpoint or from the cache, or trained once and kept.
 
         Args:
@@ -191,17 +174,77 @@ class Task:
             progress: ``progress(epochs done, epochs in all, text)`` while it is being trained.
 
         Raises:
-            ValueError: unknown name, or a checkpoint for another number of classes.
+            ValueError: unknown name, or a checkpoint that does not fit the task.
             kdcore.checkpoints.CheckpointError: a checkpoint that cannot be read.
         """
-        spec = self.spec("teacher", name)
-        if spec.weights is None:
-            return reference_teacher(self, name or next(iter(self.teachers)), spec, progress=progress)
-        return self.load(spec.make(self.seed), spec.weights)
+        spec, name = self.spec("teacher", name), name or next(iter(self.teachers))
+        if spec.weights is not None:
+            return self.load(spec.make(self.seed), spec.weights)
+        made_of = {
+            "task": self.name,
+            "model": name,
+            "seed": self.seed,
+            "recipe": spec.recipe.settings(),
+            "data": self.fingerprint,
+        }
+        if (objective := self.teacher_objective()) != "ce":
+            made_of["objective"] = str(objective)
+        return cached_weights(
+            f"{self.name}-{name}",
+            made_of,
+            fresh=lambda: spec.make(self.seed),
+            train=lambda model: self.fit(model, recipe=spec.recipe, label=f"teacher {name}", progress=progress),
+        )
 
     def teacher_objective(self) -> str | Method:
-        """What reference teachers are trained with: cross-entropy, where the labels are classes."""
+        """What reference teachers are trained with; ``"ce"``: from labels, by the task's loss."""
         return "ce"
+
+    def training(self, model: nn.Module) -> Training | None:
+        """How a reference teacher is made that needs more than labels (stages of its own); ``None``: :meth:`fit`."""
+        return None
+
+    def fit(
+        self,
+        model: nn.Module,
+        split: str = "teacher_train",
+        *,
+        recipe: Recipe,
+        method: str | Method | None = None,
+        label: str = "training",
+        progress: Progress | None = None,
+    ) -> nn.Module:
+        """Train a network on a split, from labels by the task's loss unless ``method`` says otherwise; in eval mode.
+
+        Random states are left as they were.
+
+        Args:
+            model: trained in place; split: which data; recipe: how.
+            method: an objective that needs no teacher; default :meth:`teacher_objective`.
+            label, progress: ``progress(epochs done, epochs in all, label)``.
+        """
+
+        def report(event: object) -> None:
+            if progress is not None and isinstance(event, Epoch):
+                progress(event.epoch + 1, recipe.epochs, label)
+
+        own = self.training(model) if method is None else None
+        with preserved_rng():
+            if own is not None:
+                fit(own, seed=self.seed, callbacks=(report,))
+                return model.eval()
+            distill(
+                None,
+                model,
+                self.teacher_objective() if method is None else method,
+                self.loader(split, batch_size=recipe.batch_size, seed=self.seed),
+                seed=self.seed,
+                callbacks=(report,),
+                loss=self.loss,
+                readout=self.readout,
+                **recipe.training(),
+            )
+        return model.eval()
 
     def student(self, name: str | None = None, *, seed: int = 0) -> nn.Module:
         """A student in train mode whose initial weights depend on ``seed`` alone (or on its own checkpoint)."""
@@ -215,44 +258,21 @@ class Task:
         return recipe.quick() if quick else recipe
 
     def load(self, model: nn.Module, weights: str | Path) -> nn.Module:
-        """Read a checkpoint into ``model`` and check that it answers with this task's classes; returned in eval mode.
+        """Read a checkpoint into ``model`` and check that it answers as this task wants; returned in eval mode.
 
         Raises:
-            ValueError: the checkpoint's classifier has another number of classes; both numbers are named.
+            ValueError: other answers.
             kdcore.checkpoints.CheckpointError: a file that cannot be read or fits another network.
         """
-        own, stored = model.state_dict(), read_weights(weights)
-        other = {
-            key: len(stored[key])
-            for key, mine in own.items()
-            if key in stored
-            and mine.shape != stored[key].shape
-            and mine.ndim == stored[key].ndim
-            and mine.ndim
-            and mine.shape[1:] == stored[key].shape[1:]
-            and len(mine) == self.num_classes
-        }
-        unlike = {key for key, mine in own.items() if key in stored and mine.shape != stored[key].shape}
-        if other and unlike == set(other):  # nothing but the classifier differs
-            raise ValueError(
-                f"{weights} was trained for {max(other.values())} classes ({', '.join(other)}), but task "
-                f"{self.name!r} has {self.num_classes}: {self._class_words()}."
-            )
         load_weights(model, weights)
         return self.check_model(model.eval(), str(weights))
 
     def check_model(self, model: nn.Module, name: str = "the model") -> nn.Module:
-        """Return ``model`` if it gives ``(N, num_classes)`` logits on this task's inputs.
-
-        Raises:
-            ValueError: other output; the message names both numbers of classes.
-        """
-        logits, _ = self.predict(model, n=2)
-        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise ValueError(
-                f"{name} must give (N, {self.num_classes}) logits, one for each class of task "
-                f"{self.name!r} ({self._class_words()}), got {describe(logits)}."
-            )
+        """Return ``model`` if it gives what the task can read on two of its inputs, else raise ``ValueError``."""
+        try:
+            self.predict(model, n=2)
+        except ValueError as error:
+            raise ValueError(f"{name} does not fit task {self.name!r}: {error}") from error
         return model
 
     def normalization(self, model: nn.Module) -> nn.Module:
@@ -261,45 +281,60 @@ class Task:
 
     # -- measurement --------------------------------------------------------------------------------------------------
 
+    @property
+    def metric(self) -> str:
+        """Name of the score, the first metric."""
+        return next(iter(self.metrics()))
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the score."""
+        return is_better(next(iter(self.metrics().values())))
+
+    def score(self, output: Tensor, labels: Tensor) -> float:
+        """The first metric of given answers."""
+        metric = next(iter(self.metrics().values()))
+        metric.reset()
+        metric.update(output, labels)
+        return float(metric.compute())
+
+    def answers(self, model: nn.Module, split: str = "test", *, batch_size: int = 512) -> Iterator[tuple[Tensor, Any]]:
+        """Readout and labels of every batch of a split, in its order, on the CPU.
+
+        The model runs in eval mode with its own normalisation; its training flags are put back.
+        """
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        normalize = self.normalization(model).to(device)
+        with evaluating(model), torch.no_grad():
+            for raw in self.loader(split, batch_size=batch_size, shuffle=False):
+                batch = read_batch(raw)
+                yield self.readout(model(normalize(batch.to(device).x))).cpu(), batch.labels
+
     def predict(
         self, model: nn.Module, split: str = "test", *, n: int | None = None, batch_size: int = 512
     ) -> tuple[Tensor, Tensor]:
-        """Logits ``(N, C)`` and labels ``(N,)`` over a split, in its order, on the CPU.
-
-        The model runs in eval mode with its own normalisation; its training flags are put back.
+        """Answers ``(N, ...)`` and labels ``(N, ...)`` over a split, in its order, on the CPU.
 
         Args:
-            model: any module that maps x to logits.
+            model: any module that maps x to what :attr:`readout` reads.
             split: which part of the data.
             n: the first ``n`` samples only.
             batch_size: samples per forward pass.
         """
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        normalize = self.normalization(model).to(device)
         total = len(self.split(split)) if n is None else min(n, len(self.split(split)))
-        logits, labels = [], []
-        with evaluating(model), torch.no_grad():
-            for x, y in islice(
-                self.loader(split, batch_size=min(batch_size, total), shuffle=False), math.ceil(total / batch_size)
-            ):
-                logits.append(model(normalize(x.to(device))).cpu())
-                labels.append(y)
-        return torch.cat(logits)[:total], torch.cat(labels)[:total]
+        found, labels, count = [], [], 0
+        for output, truth in self.answers(model, split, batch_size=min(batch_size, total)):
+            found.append(output)
+            labels.append(truth)
+            count += len(output)
+            if count >= total:
+                break
+        return torch.cat(found)[:total], torch.cat(labels)[:total]
 
     def evaluate(self, model: nn.Module, split: str = "test") -> dict[str, float]:
-        """The metric, and the cross-entropy in nats (``"ce"``), over a split."""
-        logits, labels = self.predict(model, split)
-        return {self.metric: float(self.score(logits, labels)), "ce": F.cross_entropy(logits.double(), labels).item()}
-
-    def accuracy(self, model: nn.Module, split: str = "test") -> float:
-        """Share of samples classified as labelled, in [0, 1]."""
-        return accuracy(*self.predict(model, split))
-
-    def recall(self, model: nn.Module, split: str = "test") -> Tensor:
-        """Share of each class's samples classified as such, ``(C,)`` float64; NaN for a class without samples."""
-        logits, labels = self.predict(model, split)
-        right = labels[logits.argmax(1) == labels]
-        return right.bincount(minlength=self.num_classes).double() / labels.bincount(minlength=self.num_classes)
+        """The metrics over a split, and the cross-entropy in nats (``"ce"``) where labels are classes."""
+        loader = self.loader(split, batch_size=512, shuffle=False)
+        return evaluate(model, loader, metric=self.metrics(), readout=self.readout, transform=self.normalization(model))
 
     # -- words --------------------------------------------------------------------------------------------------------
 
@@ -318,7 +353,7 @@ class Task:
         return [
             ("samples", sizes),
             ("input", " x ".join(map(str, self.input_shape))),
-            ("classes", f"{self.num_classes}: {self._class_words()}"),
+            *self.label_facts(),
             ("metric", f"{self.metric}, {direction} is better"),
             ("teachers", menu(self.teachers)),
             ("students", menu(self.students)),
@@ -326,8 +361,9 @@ class Task:
             *(("note", note) for note in self.notes),
         ]
 
-    def _class_words(self) -> str:
-        return ", ".join(self.class_names[:12]) + (", ..." if self.num_classes > 12 else "")
+    def label_facts(self) -> list[tuple[str, str]]:
+        """What the labels mean, as (name, value) pairs."""
+        return []
 
     def describe(self) -> str:
         """Plain text: sizes, shape, classes, metric, models, notes."""
@@ -335,13 +371,7 @@ class Task:
         return "\n".join([head, *(f"  {name:<9} {value}" for name, value in self.facts())])
 
     def __repr__(self) -> str:
-        return f"Task({self.name!r}, {self.num_classes} classes, {len(self.train)} train, {len(self.test)} test)"
+        return f"{type(self).__name__}({self.name!r}, {len(self.train)} train, {len(self.test)} test)"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th scope="row" style="text-align:left">{html.escape(name)}</th>'
-            f'<td style="text-align:left">{html.escape(value)}</td></tr>'
-            for name, value in self.facts()
-        )
-        caption = f"<b>{html.escape(self.name)}</b> {html.escape(self.words)}"
-        return f'<table><caption style="text-align:left">{caption}</caption>{rows}</table>'
+        return html.facts(self.facts(), caption=f"{self.name} {self.words}".strip())

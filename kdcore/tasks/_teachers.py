@@ -1,4 +1,4 @@
-"""Reference teachers, trained once and kept: the name of the file is the hash of what made it."""
+"""Weights that are trained once and kept (reference teachers): the file is named by the hash of what made it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..checkpoints import CheckpointError, load_weights, preserved_rng, save_weights, state_hash
+from ..checkpoints import CheckpointError, load_weights, save_weights, state_hash
 from ..files import write_atomic
 from ..functional.checks import describe
 from ._folders import cache_folder
-
-if TYPE_CHECKING:
-    from ._models import ModelSpec
-    from ._task import Task
 
 #: Raised whenever the way reference teachers are trained changes: older files are then not found any more.
 RECIPE_VERSION = 1
@@ -28,32 +24,31 @@ RECIPE_VERSION = 1
 Progress = Callable[[int, int, str], None]
 
 
-def recipe_key(task: Task, name: str, spec: ModelSpec, model: nn.Module) -> tuple[str, dict[str, Any]]:
-    """Hash of everything that makes a reference teacher, and that everything in words."""
-    shapes = {key: describe(value) for key, value in model.state_dict().items()}
-    made_of = {
-        "version": RECIPE_VERSION,
-        "task": task.name,
-        "model": name,
-        "seed": task.seed,
-        "recipe": spec.recipe.settings(),
-        "data": task.fingerprint,
-        "architecture": hashlib.sha256(f"{model}{shapes}".encode()).hexdigest(),
-    }
-    if (objective := task.teacher_objective()) != "ce":
-        made_of["objective"] = str(objective)
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest(), made_of
-
-
-def reference_teacher(task: Task, name: str, spec: ModelSpec, *, progress: Progress | None = None) -> nn.Module:
-    """The trained teacher: read from the cache in milliseconds, or trained once while other processes wait.
+def cached_weights(
+    label: str,
+    made_of: Mapping[str, Any],
+    *,
+    fresh: Callable[[], nn.Module],
+    train: Callable[[nn.Module], nn.Module],
+) -> nn.Module:
+    """A trained network: read from the cache in milliseconds, or trained once while other processes wait.
 
     A file that does not hold the weights its note describes is never used: it is named in a warning and made again. A
     cache folder that cannot be written to costs a warning and the training time, not the run.
+
+    Args:
+        label: begins the file's name.
+        made_of: everything that makes the weights, as plain values (the architecture is added); their hash ends the
+            name.
+        fresh: makes the untrained network, the same one at every call.
+        train: trains it.
     """
-    model = spec.make(task.seed)
-    key, made_of = recipe_key(task, name, spec, model)
-    path = cache_folder() / "teachers" / f"{task.name}-{name}-{key[:20]}.safetensors"
+    model = fresh()
+    shapes = {key: describe(value) for key, value in model.state_dict().items()}
+    architecture = hashlib.sha256(f"{model}{shapes}".encode()).hexdigest()
+    noted = {"version": RECIPE_VERSION, **made_of, "architecture": architecture}
+    key = hashlib.sha256(json.dumps(noted, sort_keys=True).encode()).hexdigest()
+    path = cache_folder() / "teachers" / f"{label}-{key[:20]}.safetensors"
     if _read(model, path):
         return model.eval()
     try:
@@ -68,13 +63,13 @@ def reference_teacher(task: Task, name: str, spec: ModelSpec, *, progress: Progr
             "KDCORE_CACHE names another folder.",
             stacklevel=3,
         )
-        return _train(task, spec, model, name, progress)
+        return train(model)
     try:
         if _read(model, path):  # another process made it while this one waited
             return model.eval()
         started = time.perf_counter()
-        model = _train(task, spec, spec.make(task.seed), name, progress)
-        _keep(model, path, made_of, time.perf_counter() - started)
+        model = train(fresh())
+        _keep(model, path, noted, time.perf_counter() - started)
     finally:
         lock.release()
     return model
@@ -95,21 +90,6 @@ def _read(model: nn.Module, path: Path) -> bool:
         problem = str(error)
     warnings.warn(f"the cached teacher {path} is damaged ({problem}); it is trained again.", stacklevel=4)
     return False
-
-
-def _train(task: Task, spec: ModelSpec, model: nn.Module, name: str, progress: Progress | None) -> nn.Module:
-    from ..distiller import Epoch, distill
-
-    recipe = spec.recipe
-
-    def report(event: object) -> None:
-        if progress is not None and isinstance(event, Epoch):
-            progress(event.epoch + 1, recipe.epochs, f"teacher {name}")
-
-    loader = task.loader("teacher_train", batch_size=recipe.batch_size, seed=task.seed)
-    with preserved_rng():  # a cached teacher and a new one leave the same random state behind
-        distill(None, model, task.teacher_objective(), loader, seed=task.seed, callbacks=(report,), **recipe.training())
-    return model.eval()
 
 
 def _keep(model: nn.Module, path: Path, made_of: dict[str, Any], seconds: float) -> None:

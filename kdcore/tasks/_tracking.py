@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,12 +31,12 @@ from ..functional.masks import (
     sample_uniform_mask,
 )
 from ..method import Method, Needs, Signals, ce_weight_knob
+from ..metrics import SampleMean
 from ..models.tracker import OcclusionRobustTracker, PairTracker, pack_pair, split_maps
 from ..registry import Axes, Knob, MethodCard
 from ..taps import evaluating, tap
 from ._data import SizedDataset
-from ._task import SPLITS, Task
-from ._teachers import Progress
+from ._task import Task
 
 MASKS = ("cox", "uniform")
 
@@ -207,9 +207,27 @@ def mask_drawer(tracker: OcclusionRobustTracker, kind: str, mask_ratio: float, s
 # The task -------------------------------------------------------------------------------------------------------------
 
 
-def mean_iou(maps: Tensor, boxes: Tensor) -> float:
-    """Mean IoU of the boxes that maps ``(N, 5, F, F)`` say with true boxes ``(N, 4)``, xywh in [0, 1]."""
-    return paired_iou(maps, boxes).mean().item()
+class SuccessAUC:
+    """Area under the success curve of boxes, streamed: the IoU of every pair is kept, one number each."""
+
+    name, higher_is_better = "auc", True
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def update(self, maps: Tensor, boxes: Tensor) -> None:
+        self.ious.append(paired_iou(maps, boxes))
+
+    def compute(self) -> float:
+        return success_curve(torch.cat(self.ious))[1].mean().item()
+
+    def reset(self) -> None:
+        self.ious: list[Tensor] = []
+
+
+def tracking_metrics() -> dict[str, Any]:
+    """Mean IoU and the area under the success curve."""
+    return {"mean IoU": SampleMean(paired_iou, "mean IoU"), "auc": SuccessAUC()}
 
 
 def paired_iou(maps: Tensor, boxes: Tensor) -> Tensor:
@@ -220,22 +238,19 @@ def paired_iou(maps: Tensor, boxes: Tensor) -> Tensor:
 
 @dataclass(kw_only=True, eq=False)
 class TrackingTask(Task):
-    """A :class:`Task` whose label is a box ``(4,)``, xywh in [0, 1] of the search image; metric: mean IoU.
+    """A :class:`Task` whose label is a box ``(4,)``, xywh in [0, 1] of the search image; the score is the mean IoU.
 
     Attributes:
-        occluded: test pairs with an occluder, by where it lies (``"template"``, ``"search"``).
+        occluded: test pairs with an occluder, by where it lies (``"template"``, ``"search"``); also the splits
+            ``"test/template"`` and ``"test/search"``.
     """
 
     occluded: dict[str, SizedDataset]
+    metrics: Callable[[], Mapping[str, Any]] = tracking_metrics
 
-    def split(self, name: str) -> SizedDataset:
-        """A split by name, or ``"test/template"``, ``"test/search"``: the test pairs with an occluder there."""
-        head, _, where = name.partition("/")
-        if head == "test" and where:
-            check_choice("occluded", where, tuple(self.occluded))
-            return self.occluded[where]
-        check_choice("split", name, SPLITS)
-        return super().split(name)
+    def __post_init__(self) -> None:
+        self.more = {**self.more, **{f"test/{where}": data for where, data in self.occluded.items()}}
+        super().__post_init__()
 
     def labels(self, split: str = "test") -> Tensor:
         """All boxes of a split, ``(N, 4)``."""
@@ -253,22 +268,13 @@ class TrackingTask(Task):
             raise ValueError(f"{name} must give (N, 5, F, F) maps (score, size, offset), got {describe(maps)}.")
         return model
 
-    def evaluate(self, model: nn.Module, split: str = "test") -> dict[str, float]:
-        """Mean IoU and success AUC over a split."""
-        ious = self.ious(model, split)
-        return {self.metric: ious.mean().item(), "auc": success_curve(ious)[1].mean().item()}
-
     def ious(self, model: nn.Module, split: str = "test") -> Tensor:
         """IoU of every pair of a split, ``(N,)`` float64."""
         return paired_iou(*self.predict(model, split))
 
-    def accuracy(self, model: nn.Module, split: str = "test") -> float:
-        """Success rate: share of pairs with IoU above 0.5."""
+    def success_rate(self, model: nn.Module, split: str = "test") -> float:
+        """Share of pairs with IoU above 0.5."""
         return (self.ious(model, split) > 0.5).double().mean().item()
-
-    def recall(self, model: nn.Module, split: str = "test") -> Tensor:
-        """The success rate, ``(1,)``: there is one class, the target."""
-        return torch.tensor([self.accuracy(model, split)], dtype=torch.float64)
 
     def tokens(self, model: nn.Module, split: str = "test", *, n: int | None = None, batch_size: int = 256) -> Tensor:
         """Tokens ``(N, T_z + T_x, D)`` of a :class:`PairTracker` over the first ``n`` pairs of a split."""
@@ -307,11 +313,6 @@ class TrackingTask(Task):
             for name in names
         }
 
-    def facts(self) -> list[tuple[str, str]]:
-        """As of any task; boxes instead of classes."""
-        words = "one box per pair, x y width height in [0, 1] of the search image"
-        return [(name, words) if name == "classes" else (name, value) for name, value in super().facts()]
-
-    def teacher(self, name: str | None = None, *, progress: Progress | None = None) -> Any:
-        """The reference teacher, a :class:`PairTracker` in eval mode (see :meth:`Task.teacher`)."""
-        return super().teacher(name, progress=progress)
+    def label_facts(self) -> list[tuple[str, str]]:
+        """Boxes."""
+        return [("labels", "one box per pair, x y width height in [0, 1] of the search image")]

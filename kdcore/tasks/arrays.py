@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..functional.checks import check_choice
+from ._classification import Classification
 from ._data import ArrayDataset, split_train, transfer_set
-from ._task import Task
 
 LAYOUTS = ("auto", "nchw", "nhwc", "nhw", "nd")
 
@@ -98,7 +98,7 @@ def arrays(
     val_fraction: float = 0.0,
     train_size: int | None = None,
     omit_classes: Sequence[int | str] = (),
-) -> Task:
+) -> Classification:
     """Images or vectors in one .npz file of plain arrays.
 
     Args:
@@ -178,7 +178,7 @@ def from_arrays(
     train_size: int | None,
     omit_classes: Sequence[int | str],
     words: str,
-) -> Task:
+) -> Classification:
     """A task of in-memory data, split by seed where no test set is given."""
     labels = train.y.numpy()
     split = split_train(
@@ -193,7 +193,7 @@ def from_arrays(
     seen = transfer_set(
         kept.y.numpy(), class_names=class_names, seed=seed, train_size=train_size, omit_classes=omit_classes
     )
-    return Task(
+    return Classification(
         name=name,
         train=kept if len(seen) == len(kept) else kept.subset(seen),
         teacher_train=kept,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ._classification import Classification
 from ._data import ArrayDataset, split_train, transfer_set
-from ._task import Task
 
 
 def digits(
@@ -18,7 +18,7 @@ def digits(
     train_size: int | None = None,
     omit_classes: Sequence[int | str] = (),
     size: int = 8,
-) -> Task:
+) -> Classification:
     """Real handwritten digits, 8x8 grey pixels, ten classes (scikit-learn; nothing is downloaded).
 
     ``x`` is ``(1, 8, 8)`` in [0, 1] (the stored 0 to 16 divided by 16); perceptrons flatten it themselves.
@@ -57,7 +57,7 @@ def digits(
         notes.append(f"the student sees no image of {', '.join(map(str, omit_classes))}")
     if train_size is not None:
         notes.append(f"the student sees {len(seen)} of the teacher's {len(parts['train'])} images")
-    return Task(
+    return Classification(
         name="digits",
         train=parts["train"].subset(seen),
         teacher_train=parts["train"],

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 
 from ..files import write_atomic
 from ..functional.checks import closest
+from ._classification import Classification
 from ._data import check_class_counts, split_train, transfer_set
 from ._folders import cache_folder
 from ._models import ModelSpec, Recipe, reference_models
-from ._task import Task
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 #: Side in pixels to which images of several sizes are brought.
@@ -255,7 +255,7 @@ def images(
     train_size: int | None = None,
     omit_classes: Sequence[int | str] = (),
     augment: Callable[[Tensor], Tensor] | None = None,
-) -> Task:
+) -> Classification:
     """Your own folder of images (one sub-folder per class), any timm networks, your own checkpoints.
 
     ``root`` holds either the class folders, split by ``seed``, or ``train/`` (and ``test/``, ``val/``) with the class
@@ -307,7 +307,7 @@ def images(
         labels[split["train"]], class_names=names, seed=seed, train_size=train_size, omit_classes=omit_classes
     )
     teachers, students = reference_models((3, size, size), len(names))
-    task = Task(
+    task = Classification(
         name=f"images-{root.resolve().name}",
         class_names=names,
         seed=seed,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ..functional.checks import check_choice, closest
+from ._classification import Classification
 from ._data import ArrayDataset, check_class_counts, split_train, transfer_set
-from ._task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +102,7 @@ def table(
     val_fraction: float = 0.0,
     train_size: int | None = None,
     omit_classes: Sequence[int | str] = (),
-) -> Task:
+) -> Classification:
     """A CSV or parquet table: one row per sample, one column is the class.
 
     Numeric columns are standardised and categorical ones turned into 0/1 columns, with statistics of the teacher's
@@ -154,7 +154,7 @@ def table(
     )
     features = [str(name).partition("__")[2] for name in encoder.get_feature_names_out()]
     source = "DataFrame" if isinstance(path, pd.DataFrame) else Path(path).name
-    return Task(
+    return Classification(
         name="table",
         train=parts["train"].subset(seen),
         teacher_train=parts["train"],

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._classification import Classification
 from ._data import ArrayDataset
 from ._folders import data_folder
-from ._task import Task
 from .arrays import from_arrays, to_inputs
 
 FASHION_CLASSES = (
@@ -101,7 +101,7 @@ def _load(
     train_size: int | None,
     test_size: int | None,
     omit_classes: Sequence[int | str],
-) -> Task:
+) -> Classification:
     where = Path(folder).expanduser() if folder is not None else data_folder()
     (x_train, y_train, x_test, y_test), classes = read(where, download=download)
     test = ArrayDataset(to_inputs(x_test), torch.from_numpy(y_test.astype(np.int64)))
@@ -132,7 +132,7 @@ def fashion_mnist(
     train_size: int | None = None,
     test_size: int | None = None,
     omit_classes: Sequence[int | str] = (),
-) -> Task:
+) -> Classification:
     """FashionMNIST: clothing, 28x28 grey pixels, ten classes, 60,000 + 10,000 images.
 
     Args:
@@ -171,7 +171,7 @@ def cifar10(
     train_size: int | None = None,
     test_size: int | None = None,
     omit_classes: Sequence[int | str] = (),
-) -> Task:
+) -> Classification:
     """CIFAR-10: small photographs, 32x32 colour pixels, ten classes, 50,000 + 10,000 images.
 
     Options and errors are those of :func:`fashion_mnist`; the folder holds ``cifar-10-batches-py``.
@@ -200,7 +200,7 @@ def cifar100(
     train_size: int | None = None,
     test_size: int | None = None,
     omit_classes: Sequence[int | str] = (),
-) -> Task:
+) -> Classification:
     """CIFAR-100: small photographs, 32x32 colour pixels, a hundred classes, 50,000 + 10,000 images.
 
     Options and errors are those of :func:`fashion_mnist`; the folder holds ``cifar-100-python``.

@@ -24,7 +24,6 @@ from ._tracking import (
     TrackingObjective,
     TrackingTask,
     mask_drawer,
-    mean_iou,
     paired_iou,
 )
 
@@ -37,7 +36,6 @@ __all__ = [
     "TrackingTask",
     "bar_at",
     "mask_drawer",
-    "mean_iou",
     "moving_target_pairs",
     "occlude",
     "occlude_pairs",
@@ -340,10 +338,7 @@ def tracking_task(
         name=name,
         train=train,
         test=test,
-        class_names=("target",),
         seed=seed,
-        metric="mean IoU",
-        score=mean_iou,
         teachers={f"tracker-{teacher_depth}": spec[teacher_depth]},
         students={f"tracker-{depth}": spec[depth] for depth in (student_depth, teacher_depth)},
         words=words,

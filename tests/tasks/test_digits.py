@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 from kdcore.checkpoints import state_hash
 from kdcore.inputs import Normalize
 from kdcore.models import MLP
-from kdcore.tasks import ArrayDataset, ModelSpec, Task, list_tasks, load_task, task_info
+from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Task, list_tasks, load_task, task_info
 from kdcore.tasks._data import fingerprint, split_train, stratified, transfer_set
 
 
@@ -139,8 +139,8 @@ def test_batches_from_arrays_equal_batches_from_single_samples(task: Task) -> No
         def __getitem__(self, i: int) -> tuple[Tensor, int]:
             return plain[i]
 
-    slow = Task(name="slow", train=OneByOne(), test=OneByOne(), class_names=task.class_names)
-    fast = Task(name="fast", train=plain, test=plain, class_names=task.class_names)
+    slow = Classification(name="slow", train=OneByOne(), test=OneByOne(), class_names=task.class_names)
+    fast = Classification(name="fast", train=plain, test=plain, class_names=task.class_names)
     for (x1, y1, i1), (x2, y2, i2) in zip(
         slow.loader(batch_size=8, index=True), fast.loader(batch_size=8, index=True), strict=True
     ):
@@ -211,17 +211,19 @@ def test_words(task: Task) -> None:
     assert "train 1078, test 719" in text and "accuracy, higher is better" in text and "cnn-small" in text
     page = task._repr_html_()
     assert "<caption" in page and '<th scope="row"' in page
-    risky = Task(name="<b>", train=task.test, test=task.test, class_names=[f"<{i}>" for i in range(10)])
+    risky = Classification(name="<b>", train=task.test, test=task.test, class_names=[f"<{i}>" for i in range(10)])
     assert "<b></b>" not in risky._repr_html_() and "&lt;3&gt;" in risky._repr_html_()
 
 
 def test_task_from_any_data_set_is_checked(task: Task) -> None:
     with pytest.raises(ValueError, match=r"labels of the train split must be in \[0, 9\), got values from 0 to 9"):
-        Task(name="few", train=task.train, test=task.test, class_names=task.class_names[:9])
+        Classification(name="few", train=task.train, test=task.test, class_names=task.class_names[:9])
     with pytest.raises(ValueError, match="the train split of task 'none' is empty"):
-        Task(name="none", train=ArrayDataset(torch.zeros(0, 1), torch.zeros(0)), test=task.test, class_names="ab")
+        Classification(
+            name="none", train=ArrayDataset(torch.zeros(0, 1), torch.zeros(0)), test=task.test, class_names="ab"
+        )
     with pytest.raises(TypeError, match="must have a length"):
-        Task(name="stream", train=iter([]), test=task.test, class_names="ab")
+        Classification(name="stream", train=iter([]), test=task.test, class_names="ab")
     with pytest.raises(ValueError, match="NaN or infinity in 2 samples, first at 1"):
         ArrayDataset(torch.tensor([[0.0], [float("nan")], [float("inf")]]), torch.zeros(3))
     with pytest.raises(ValueError, match="the same samples"):
@@ -235,7 +237,9 @@ def test_check_model_names_both_numbers_of_classes(task: Task) -> None:
 
 def test_models_of_one_s_own(task: Task) -> None:
     spec = ModelSpec(build=lambda: MLP(64, (3,), 10), words="tiny")
-    own = Task(name="own", train=task.train, test=task.test, class_names=task.class_names, students={"tiny": spec})
+    own = Classification(
+        name="own", train=task.train, test=task.test, class_names=task.class_names, students={"tiny": spec}
+    )
     assert list(own.students) == ["tiny"] and own.student().head.in_features == 3 and "mlp" in own.teachers
     assert own.recipe(quick=True).epochs == own.recipe().epochs // 3
 

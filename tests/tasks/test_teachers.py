@@ -16,7 +16,7 @@ import torch
 
 from kdcore.checkpoints import CheckpointError, save_weights, state_hash
 from kdcore.models import MLP
-from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task, cache_folder, data_folder
+from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task, cache_folder, data_folder
 from kdcore.tasks import _teachers as teachers
 
 RECIPE = Recipe(epochs=2, batch_size=16)
@@ -32,7 +32,7 @@ def tiny(*, seed: int = 0, width: int = 4, recipe: Recipe = RECIPE, shift: float
     g = torch.Generator().manual_seed(9)
     y = torch.arange(3).repeat(16)
     data = ArrayDataset(torch.randn(48, 5, generator=g) + y[:, None] + shift, y)
-    return Task(
+    return Classification(
         name=name,
         train=data,
         test=data,
@@ -46,13 +46,13 @@ def tiny(*, seed: int = 0, width: int = 4, recipe: Recipe = RECIPE, shift: float
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the teachers that were trained, not read."""
     done: list[str] = []
-    train = teachers._train
+    fit = Task.fit
 
-    def counted(task: Task, spec: ModelSpec, model: Any, name: str, progress: Any) -> Any:
-        done.append(name)
-        return train(task, spec, model, name, progress)
+    def counted(self: Task, *args: Any, label: str, **options: Any) -> Any:
+        done.append(label.removeprefix("teacher "))
+        return fit(self, *args, label=label, **options)
 
-    monkeypatch.setattr(teachers, "_train", counted)
+    monkeypatch.setattr(Task, "fit", counted)
     return done
 
 
@@ -169,16 +169,16 @@ import torch
 from functools import partial
 from kdcore.checkpoints import state_hash
 from kdcore.models import MLP
-from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
-from kdcore.tasks import _teachers as teachers
+from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task
+from kdcore.tasks import Classification, _teachers as teachers
 torch.set_num_threads(1)
 y = torch.arange(3).repeat(16)
 data = ArrayDataset(torch.randn(48, 5, generator=torch.Generator().manual_seed(9)) + y[:, None], y)
 spec = ModelSpec(build=partial(MLP, 5, (4,), 3), recipe=Recipe(epochs=40, batch_size=8))
-task = Task(name="both", train=data, test=data, class_names="abc", teachers={"net": spec})
+task = Classification(name="both", train=data, test=data, class_names="abc", teachers={"net": spec})
 trained = []
-train = teachers._train
-teachers._train = lambda *args: (trained.append(1), train(*args))[1]
+fit = Task.fit
+Task.fit = lambda *args, **options: (trained.append(1), fit(*args, **options))[1]
 model = task.teacher()
 print(len(trained), state_hash(model))
 """)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kdcore.models import ConvNet
-from kdcore.tasks import ModelSpec, Recipe, Task
+from kdcore.tasks import Classification, ModelSpec, Recipe, Task
 from workbench.panels import DiagnosisPanel, TrainPanel
 from workbench.panels.base import Panel
 from workbench.panels.diagnosis import PARTS
@@ -37,7 +37,7 @@ def bars(n: int, seed: int) -> list[tuple[torch.Tensor, int]]:
 
 def task() -> Task:
     recipe = Recipe(epochs=4, batch_size=16, lr=1e-2)
-    return Task(
+    return Classification(
         name="bars",
         train=bars(96, 0),
         test=bars(60, 1),

@@ -12,7 +12,7 @@ import traitlets
 
 from kdcore.models import MLP
 from kdcore.registry import Knob, list_objectives, objective_class
-from kdcore.tasks import ModelSpec, Recipe, Task
+from kdcore.tasks import Classification, ModelSpec, Recipe, Task
 from workbench.panels import Explorer, LiveChart, PairPanel, Slider, TrainPanel, checkbox, control_for, dropdown, slider
 from workbench.panels.base import Panel, static_mode, views_html
 from workbench.views import View, lines_view
@@ -51,7 +51,7 @@ def blobs(n: int, seed: int, classes: int = 3) -> list[tuple[torch.Tensor, int]]
 
 def own_task() -> Task:
     recipe = Recipe(epochs=3, batch_size=16, lr=1e-2)
-    return Task(
+    return Classification(
         name="blobs",
         train=blobs(96, 0),
         test=blobs(60, 1),

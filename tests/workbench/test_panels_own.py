@@ -13,7 +13,7 @@ from PIL import Image
 from kdcore.distiller import Epoch
 from kdcore.experiment import Arm, compare
 from kdcore.models import MLP
-from kdcore.tasks import ModelSpec, Recipe, Task, load_task
+from kdcore.tasks import Classification, ModelSpec, Recipe, Task, load_task
 from workbench.panels import BeforeAfter, LiveCurves, TrainPanel, parse_settings
 from workbench.panels.base import Panel
 from workbench.panels.own_data import FolderForm
@@ -35,7 +35,7 @@ def blobs(n: int, seed: int) -> list[tuple[torch.Tensor, int]]:
 
 def task() -> Task:
     recipe = Recipe(epochs=3, batch_size=16, lr=1e-2)
-    return Task(
+    return Classification(
         name="blobs",
         train=blobs(96, 0),
         test=blobs(60, 1),
@@ -149,7 +149,7 @@ def test_timm_networks_are_distilled_on_a_folder(folder: Path) -> None:
     form.fields["root"].value, form.size.value = str(folder), 32
     form.fields["teacher"].value, form.fields["student"].value = "test_resnet", "test_efficientnet"
     form.load()
-    assert form.join(90) and "role='status'>Loaded" in form._box.html
+    assert form.join(90) and 'role="status">Loaded' in form._box.html
     s = panel.state
     assert (s.task, s.teacher, s.student) == ("images-pictures", "test_resnet", "test_efficientnet")
     assert [panel._choices[role].value for role in ("task", "teacher", "student")] == [s.task, s.teacher, s.student]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ import ipywidgets as w
 import traitlets as t
 
 from kdcore.functional.checks import check_choice, closest
+from kdcore.html import tag
 from kdcore.registry import Knob
 from workbench.views.base import View
 
@@ -260,7 +260,7 @@ class Explorer(Panel):
             widget.value = self.state.values[n]
             widget.observe(lambda change, n=n: self._moved(n, change["new"]), "value")
         self._box = ViewBox()
-        heading = w.HTML(f'<b style="font-size:1.05em">{html.escape(self.title)}</b>')
+        heading = w.HTML(tag("b", self.title, style="font-size:1.05em"))
         tree = w.VBox(
             [heading, *self._inputs.values(), self._box], layout=w.Layout(max_width="100%", overflow="visible")
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import html
 import threading
 import traceback
 import warnings
@@ -12,7 +11,8 @@ from typing import Any
 
 import ipywidgets as w
 
-from kdcore.tasks import Task, load_task
+from kdcore.html import join, tag
+from kdcore.tasks import Classification, load_task
 
 from .explorer import slider
 from .widgets import ViewBox, error_html
@@ -63,7 +63,7 @@ class FolderForm:
             until somebody moves the slider the task decides, and the slider shows what it took.
     """
 
-    def __init__(self, use: Callable[[Task], None]) -> None:
+    def __init__(self, use: Callable[[Classification], None]) -> None:
         self._use = use
         self._thread: threading.Thread | None = None
         self.fields: dict[str, Any] = {
@@ -103,7 +103,7 @@ class FolderForm:
     def load(self) -> None:
         """Read the folder; the task, or what is wrong, appears when it is known."""
         self.enable(False)
-        self._box.html = "<p role='status'>reading the folder ...</p>"
+        self._box.html = tag("p", "reading the folder ...", role="status")
         self._thread = threading.Thread(target=self._work, args=(self.options(),), name="kdw-folder", daemon=True)
         self._thread.start()
 
@@ -120,7 +120,7 @@ class FolderForm:
     def _choose_size(self, _: Any) -> None:
         self._size_chosen = True
 
-    def _show_size(self, task: Task) -> None:
+    def _show_size(self, task: Classification) -> None:
         chosen = self._size_chosen
         self.size.value = task.input_shape[-1]
         self._size_chosen = chosen  # what the task took is no choice: the next folder may have another size
@@ -139,12 +139,10 @@ class FolderForm:
             self.enable(True)
 
 
-def _summary(task: Task) -> str:
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in task.notes)
-    return (
-        f"<p role='status'>Loaded <b>{html.escape(task.name)}</b>: {len(task.train)} images to learn from, "
-        f"{len(task.test)} to test on, {task.num_classes} classes.</p>{notes}"
-    )
+def _summary(task: Classification) -> str:
+    sizes = f": {len(task.train)} images to learn from, {len(task.test)} to test on, {task.num_classes} classes."
+    loaded = tag("p", "Loaded ", tag("b", task.name), sizes, role="status")
+    return join((loaded, *(tag("p", note) for note in task.notes)))
 
 
 __all__ = ["FolderForm", "parse_settings"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdcore.cka_maps import CKAResult, cka_map
 from kdcore.functional.correlation import kendall_tau
 from kdcore.functional.divergences import kd_loss
-from kdcore.tasks import Task
+from kdcore.tasks import Classification
 from workbench.views.base import View
 from workbench.views.cka import cka_compare_view, cka_map_view
 from workbench.views.comparison import confusion_view
@@ -50,7 +50,7 @@ class Pair:
 
     def __init__(
         self,
-        task: Task,
+        task: Classification,
         teacher: nn.Module,
         after: nn.Module,
         before: nn.Module | None,
@@ -193,7 +193,7 @@ class PairPanel(Explorer):
 
     def __init__(
         self,
-        task: Task,
+        task: Classification,
         teacher: nn.Module,
         after: nn.Module,
         before: nn.Module | None = None,

@@ -7,10 +7,11 @@ Work in the background has its panel (:class:`workbench.panels.TrainPanel`); the
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Callable
 from typing import Any
+
+from kdcore.html import tag
 
 _EVERY = 0.2  # seconds between two updates
 
@@ -45,10 +46,10 @@ def progress_bundle(
     of_all = f" of {total}" if total is not None and seconds is None else ""
     amount = f"{done}{of_all}" + (f" {unit}" if unit else "")
     words = f"{title}: {amount}" + (f" in {seconds:.0f} s" if seconds is not None else f", {text}" if text else "")
-    share = f' value="{done}" max="{total}"' if total else ""
-    bar = f'<progress aria-label="{html.escape(title)}"{share} style="vertical-align:middle"></progress> '
+    share = {"value": done, "max": total} if total else {}
+    bar = tag("progress", aria_label=title, **share, style="vertical-align:middle") if seconds is None else ""
     return {
-        "text/html": f'<div class="kd-progress">{bar if seconds is None else ""}{html.escape(words)}</div>',
+        "text/html": tag("div", bar, " " if bar else "", words, class_="kd-progress"),
         "text/plain": words,
     }
 

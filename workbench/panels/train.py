@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import html
 import math
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from torch import nn
 
 from kdcore.distiller import Distiller, DistillResult, Epoch, Step
 from kdcore.functional.checks import check_choice
+from kdcore.html import facts, tag
 from kdcore.registry import create_method, list_objectives, objective_class
 from kdcore.tasks import Recipe, Task, list_tasks, load_task, task_info
 from workbench.jobs import Job, Note, Snapshot
@@ -145,7 +145,9 @@ class Training:
             r.task.loader("train", batch_size=recipe.batch_size, seed=r.seed),
             r.task.loader(r.split, batch_size=512),
             seed=r.seed,
-            metric=r.task.score,
+            metric=r.task.metrics(),
+            loss=r.task.loss,
+            readout=r.task.readout,
             checkpoint_dir=r.folder,
             resume="auto" if self.resume else False,
             stop=self.stop,
@@ -415,13 +417,16 @@ class TrainPanel(Panel):
 
     def _status_html(self) -> str:
         s = self.state
-        return (
-            f'<div class="kd-status"><b role="status">{html.escape(s.job)}</b>: '
-            f"{html.escape(s.message.partition(': ')[2] or s.message)}"
-            f'<br><progress aria-label="training progress" max="1" value="{s.progress:.3f}" '
-            f'style="width:24em;max-width:100%">'
-            f"</progress> {100 * s.progress:.0f} %</div>"
+        bar = tag(
+            "progress",
+            aria_label="training progress",
+            max=1,
+            value=f"{s.progress:.3f}",
+            style="width:24em;max-width:100%",
         )
+        said = f": {s.message.partition(': ')[2] or s.message}"
+        shown = (tag("b", s.job, role="status"), said, tag("br"), bar, f" {100 * s.progress:.0f} %")
+        return tag("div", *shown, class_="kd-status")
 
     def static(self) -> list[View]:
         """Train in the foreground (unless it was done already) and show the curves and the end."""
@@ -699,13 +704,9 @@ def outcome_html(request: TrainRequest, outcome: Outcome | None, score: TeacherS
         ("seconds", f"{result.seconds:.1f}"),
         ("samples the teacher was run on", str(result.teacher_forwards)),
     ]
-    body = "".join(
-        f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>'
-        for k, v in rows
-    )
     state = f"stopped; Resume goes on with {request.label}, Start begins anew" if outcome.stopped else "finished"
-    caption = f'<caption style="text-align:left;white-space:nowrap">Training {state}</caption>'
-    return f'<table class="kd-outcome">{caption}{body}</table>'
+    caption = tag("span", f"Training {state}", style="white-space:nowrap")
+    return facts(rows, caption=caption, left=False, class_="kd-outcome")
 
 
 __all__ = ["OWN", "Outcome", "TeacherScore", "TrainPanel", "TrainRequest", "Training"]

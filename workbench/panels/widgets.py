@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import anywidget
 import traitlets as t
+
+from kdcore.html import tag
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -93,7 +94,5 @@ class LiveChart(anywidget.AnyWidget):
 
 def error_html(error: BaseException, trace: str) -> str:
     """An exception as the panel shows it: last line in sight, traceback folded below."""
-    return (
-        f'<div class="kd-error" role="alert"><b>{html.escape(type(error).__name__)}</b>: {html.escape(str(error))}'
-        f'<details class="kd-error"><summary>traceback</summary><pre>{html.escape(trace)}</pre></details></div>'
-    )
+    folded = tag("details", tag("summary", "traceback"), tag("pre", trace), class_="kd-error")
+    return tag("div", tag("b", type(error).__name__), f": {error}", folded, class_="kd-error", role="alert")

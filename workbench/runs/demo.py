@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 import time
@@ -10,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kdcore.html import details, items, join, tag
 
 from .environment import device_name, git_commit, versions
 from .execute import Job, new_run_folder, run_many
@@ -194,16 +195,21 @@ def _comparison_blocks(comparison: Comparison) -> list[Any]:
         f"Test accuracy of the last epoch, {len(comparison.seeds)} seeds; 95 % intervals of the mean and of the paired "
         f"difference to {BASELINE} (Student's t)"
     )
-    knobs = "".join(
-        f"<li><b>{html.escape(arm.label)}</b>: {html.escape(objective_class(str(arm.method)).card.title)}; "
-        f"<code>{html.escape(repr(arm.objective()))}</code></li>"
+    knobs = items(
+        join(
+            (
+                tag("b", arm.label),
+                f": {objective_class(str(arm.method)).card.title}; ",
+                tag("code", repr(arm.objective())),
+            )
+        )
         for arm in arms()
     )
     return [
         comparison_view(comparison, baseline=BASELINE, title="Test accuracy by method"),
         table_html(shown[list(names)].rename(columns=names), caption, formats=formats),
         _reading(table),
-        f"<details><summary>the methods and their settings</summary><ul>{knobs}</ul></details>",
+        details("the methods and their settings", knobs),
     ]
 
 
@@ -221,9 +227,10 @@ def _reading(table: Any) -> str:
         f"for {', '.join(open_)} the interval of the difference includes zero" if open_ else "",
     ]
     text = "; ".join(p for p in parts if p)
-    return (
-        f"<p>{html.escape(text[:1].upper() + text[1:])}. The intervals are not corrected for the number of methods, "
-        "and describe this task and this student only.</p>"
+    return tag(
+        "p",
+        f"{text[:1].upper()}{text[1:]}. The intervals are not corrected for the number of methods, and describe this "
+        "task and this student only.",
     )
 
 
@@ -256,7 +263,7 @@ def _cka_blocks(comparison: Comparison) -> list[Any]:
         "Centred kernel alignment (CKA) compares what two layers make of the same images: 1 means equal up to rotation "
         "and scale. Rows are the student's modules from input to output, columns the teacher's."
     )
-    return [f"<p>{words}</p>", view]
+    return [tag("p", words), view]
 
 
 def _leaves(model: Any) -> list[str]:
@@ -291,22 +298,18 @@ def _lesson_blocks(folder: Path, executed: Sequence[RunRecord]) -> list[str]:
     from ..report import export_notebook, notebook_title, verdicts_html
 
     links = {run.notebook.rpartition("/")[2]: f"{run.notebook.rpartition('/')[2]}.html" for run in executed}
-    blocks = []
+    blocks: list[str] = []
     for run in executed:
         slug = run.notebook.rpartition("/")[2]
         if run.executed.is_file():
             export_notebook(run.executed, folder / "lessons" / links[slug], back="../report.html", links=links)
-            title = html.escape(notebook_title(run.executed))
-            shown = (
-                f'<a href="lessons/{html.escape(links[slug])}">{title}</a> <small>{html.escape(run.notebook)}</small>'
-            )
+            link = tag("a", notebook_title(run.executed), href=f"lessons/{links[slug]}")
+            heading = tag("h3", link, " ", tag("small", run.notebook))
         else:
-            shown = html.escape(run.notebook)
+            heading = tag("h3", run.notebook)
         took = f", {run.seconds:.0f} s" if run.seconds else ""
-        state = (
-            f"executed{took}" if run.ok else f'<span class="bad">{html.escape(f"{run.status}: {run.failure}")}</span>'
-        )
-        blocks.append(f"<h3>{shown}</h3><p>{state}</p>{verdicts_html(run.verdicts)}")
+        state = f"executed{took}" if run.ok else tag("span", f"{run.status}: {run.failure}", class_="bad")
+        blocks.append(join((heading, tag("p", state), verdicts_html(run.verdicts))))
     return blocks
 
 
@@ -323,6 +326,14 @@ def _provenance_blocks(info: dict[str, Any], comparison: Comparison) -> list[str
     return [
         facts_html(info["parameters"], "Parameters"),
         facts_html(where, "Environment"),
-        f"<p>Run it again: <code>{html.escape(rerun)}</code>, or <code>make demo</code>. Numbers of every run: "
-        '<a href="comparison.csv">comparison.csv</a>.</p>',
+        tag(
+            "p",
+            "Run it again: ",
+            tag("code", rerun),
+            ", or ",
+            tag("code", "make demo"),
+            ". Numbers of every run: ",
+            tag("a", "comparison.csv", href="comparison.csv"),
+            ".",
+        ),
     ]

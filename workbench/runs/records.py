@@ -12,7 +12,6 @@ the notebook is executed by the runner (``KDW_RUN_DIR`` is set), is written to `
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.files import write_atomic
+from kdcore.html import items, join, table, tag
 
 from .environment import device_name, git_commit, thread_count, versions
 from .files import notebook_key, plain, read_json, sha256, to_json, write_json
@@ -248,24 +248,22 @@ def record_text(document: Mapping[str, Any]) -> str:
 
 def record_html(document: Mapping[str, Any]) -> str:
     """The record as an HTML table: metrics with tolerances, then verdicts, then where it was made."""
-    e = html.escape
-    rows = "".join(
-        f'<tr><th scope="row" style="text-align:left">{e(n)}</th><td>{e(_number(m))}</td>'
-        f"<td>{'exact' if m['tolerance'] is None else format(m['tolerance'], 'g')}</td></tr>"
-        for n, m in document["metrics"].items()
-    )
-    verdicts = "".join(
-        f"<li>{VERDICT_SIGNS.get(v.get('value'), '?')} {e(str(v.get('sentence', v['text'])))}</li>"
-        for v in document["verdicts"]
-    )
+    rows = [
+        (name, _number(m), "exact" if m["tolerance"] is None else format(m["tolerance"], "g"))
+        for name, m in document["metrics"].items()
+    ]
+    verdicts = [
+        f"{VERDICT_SIGNS.get(v.get('value'), '?')} {v.get('sentence', v['text'])}" for v in document["verdicts"]
+    ]
     where = (
         f"python {document['versions']['python']}, torch {document['versions'].get('torch', '?')}, "
         f"{document['device']}, {document['threads']} thread(s), commit {str(document['commit'])[:12]}, "
         f"{document['durations']['seconds']:.0f} s"
     )
-    return (
-        '<table><caption style="text-align:left">Recorded results</caption><thead><tr><th scope="col">metric</th>'
-        f'<th scope="col">value</th><th scope="col">tolerance</th></tr></thead><tbody>{rows}</tbody></table>'
-        + (f"<ul>{verdicts}</ul>" if verdicts else "")
-        + f"<p><small>{e(where)}</small></p>"
+    return join(
+        (
+            table(rows, ("metric", "value", "tolerance"), caption="Recorded results", left=False),
+            items(verdicts),
+            tag("p", tag("small", where)),
+        )
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import threading
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from kdcore.html import Html, details, join, tag
 
 from .theme import DARK, LIGHT, Theme, number
 
@@ -80,20 +81,21 @@ class View:
 
     def html(self, *, table: bool = True, style: bool = True, dark: bool = True) -> str:
         """A ``<figure>`` with the picture for light and dark pages, the description, and the table folded away."""
-        alt, title = html.escape(self.alt, quote=True), html.escape(self.title)
-        images = "".join(
-            f'<img class="kd-{theme.name}" alt="{alt}" src="data:image/png;base64,'
-            f'{base64.b64encode(self.png(theme)).decode()}">'
+        images = (
+            tag(
+                "img",
+                class_=f"kd-{theme.name}",
+                alt=self.alt,
+                src=f"data:image/png;base64,{base64.b64encode(self.png(theme)).decode()}",
+            )
             for theme in ((LIGHT, DARK) if dark else (LIGHT,))
         )
-        folded = ""
+        folded = Html()
         if table and len(self.table):
             shown = self.table.to_html(border=0, float_format=number, max_rows=200, index=False)
-            folded = f'<details><summary>table: {title}</summary><div class="kd-table">{shown}</div></details>'
-        return (
-            f'{_STYLE if style else ""}<figure class="kd-view">{images}<figcaption><b>{title}.</b> '
-            f"{html.escape(self.alt)}{folded}</figcaption></figure>"
-        )
+            folded = details(f"table: {self.title}", tag("div", Html(shown), class_="kd-table"))
+        words = tag("figcaption", tag("b", f"{self.title}."), " ", self.alt, folded)
+        return join((Html(_STYLE if style else ""), tag("figure", *images, words, class_="kd-view")))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
+from kdcore.html import Html, join, tag
 from kdcore.registry import FAMILIES
 from kdcore.taxonomy import MethodEntry
 
@@ -42,35 +42,29 @@ def lessons_html(papers: Sequence[MethodEntry], *, base: str = "") -> str:
     done = _by_family([p for p in papers if p.status == "implemented"])
     if not done:
         raise ValueError("papers must hold at least one implemented paper, got none.")
-    return f'{_STYLE}<div class="kd-gallery">{"".join(_card(p, base) for p in done)}</div>'
+    return join((Html(_STYLE), tag("div", *(_card(p, base) for p in done), class_="kd-gallery")))
 
 
-def _card(paper: MethodEntry, base: str) -> str:
-    e = html.escape
+def _card(paper: MethodEntry, base: str) -> Html:
     link = "/".join(filter(None, (base, paper.notebook)))
-    return (
-        f"<div><small>{e(paper.family)} · {e(paper.authors)} {paper.year}</small>"
-        f'<a href="{e(link)}">{e(paper.title)}</a><span>{e(paper.summary)}</span></div>'
-    )
+    about = tag("small", f"{paper.family} · {paper.authors} {paper.year}")
+    return tag("div", about, tag("a", paper.title, href=link), tag("span", paper.summary))
 
 
 def planned_html(papers: Sequence[MethodEntry]) -> str:
     """Planned papers by family, each linked to its paper where it has an address; empty if none is planned."""
     planned = _by_family([p for p in papers if p.status == "planned"])
-    e = html.escape
     rows = []
     for family in dict.fromkeys(p.family for p in planned):
-        items = ", ".join(map(_planned, (p for p in planned if p.family == family)))
-        rows.append(f"<dt>{e(family)} <small>{e(FAMILY_WORDS.get(family, ''))}</small></dt><dd>{items}</dd>")
-    return f'{_STYLE}<dl class="kd-planned">{"".join(rows)}</dl>' if rows else ""
+        papers_of = join(map(_planned, (p for p in planned if p.family == family)), ", ")
+        rows += [tag("dt", f"{family} ", tag("small", FAMILY_WORDS.get(family, ""))), tag("dd", papers_of)]
+    return join((Html(_STYLE), tag("dl", *rows, class_="kd-planned"))) if rows else ""
 
 
-def _planned(paper: MethodEntry) -> str:
-    e = html.escape
-    title = e(paper.title)
+def _planned(paper: MethodEntry) -> Html:
     if "paper" not in paper.links:
-        return f'<span title="{title}">{e(paper.slug)}</span>'
-    return f'<a href="{e(paper.links["paper"])}" title="{title}">{e(paper.slug)}</a>'
+        return tag("span", paper.slug, title=paper.title)
+    return tag("a", paper.slug, href=paper.links["paper"], title=paper.title)
 
 
 def _by_family(papers: Sequence[MethodEntry]) -> list[MethodEntry]:

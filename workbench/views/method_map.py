@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
@@ -13,6 +12,7 @@ import pandas as pd
 
 from kdcore import taxonomy
 from kdcore.functional.checks import check_choice
+from kdcore.html import escaped, join, table, tag
 from kdcore.registry import AXES, FAMILIES
 from kdcore.taxonomy import MethodEntry
 
@@ -64,40 +64,34 @@ def papers_html(papers: Sequence[MethodEntry], *, sort: str = "family", base: st
         sort: see :func:`papers_table`.
         base: what leads from the page to the folder that holds ``notebooks``; ``".."`` for a page inside ``notebooks``.
     """
-    by_slug, e = {p.slug: p for p in papers}, html.escape
+    by_slug = {p.slug: p for p in papers}
     rows = []
-    left = 'style="text-align:left"'
     for row in papers_table(papers, sort=sort).itertuples():
         paper = by_slug[str(row.slug)]
-        name = e(paper.slug)
-        if paper.status == "implemented":
-            name = f'<a href="{e("/".join(filter(None, (base, paper.notebook))))}">{name}</a>'
-        links = " · ".join(f'<a href="{e(url)}">{kind}</a>' for kind, url in paper.links.items())
-        title = f'<div style="min-width:18em">{e(paper.title)}</div>'
-        cells = (
-            paper.status,
-            title,
-            str(paper.year),
-            paper.family,
-            *("+".join(paper.values(axis)) for axis in ("knowledge", "scheme", "task", "goal")),
-            links,
+        lesson = "/".join(filter(None, (base, paper.notebook)))
+        rows.append(
+            (
+                tag("a", paper.slug, href=lesson) if paper.status == "implemented" else paper.slug,
+                paper.status,
+                tag("div", paper.title, style="min-width:18em"),
+                paper.year,
+                paper.family,
+                *("+".join(paper.values(axis)) for axis in ("knowledge", "scheme", "task", "goal")),
+                join((tag("a", kind, href=url) for kind, url in paper.links.items()), " · "),
+            )
         )
-        body = "".join(f"<td {left}>{c}</td>" for c in cells)
-        rows.append(f'<tr><th scope="row" {left}>{name}</th>{body}</tr>')
     head = ("lesson", "status", "paper", "year", "family", "knowledge", "scheme", "task", "goal", "links")
-    header = "".join(f'<th scope="col" {left}>{h}</th>' for h in head)
-    return (
-        f'<div style="overflow:auto;max-height:32em"><table>'
-        f"<caption>{_counts(papers)}, sorted by {e(sort)}</caption><tr>{header}</tr>{''.join(rows)}</table></div>"
-    )
+    shown = table(rows, head, caption=f"{_counts(papers)}, sorted by {sort}")
+    return tag("div", shown, style="overflow:auto;max-height:32em")
 
 
 def text_table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> str:
     """A table of words as HTML, columns aligned left (JupyterLab aligns to the right, which suits numbers)."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    text = frame.to_html(index=False, border=0, justify="left", float_format="{:.3f}".format)
-    text = text.replace("<th></th>", "<td></td>")  # an empty corner heads nothing
-    return text.replace("<td>", '<td style="text-align:left">').replace("<th>", '<th style="text-align:left">')
+    lines = [
+        [f"{v:.3f}" if isinstance(v, float) and v == v else v for v in row] for row in frame.itertuples(index=False)
+    ]
+    return table(lines, tuple(frame.columns), row_heads=False)
 
 
 def _counts(papers: Sequence[MethodEntry]) -> str:
@@ -430,7 +424,7 @@ def _map_plotly(papers: Sequence[MethodEntry], table: pd.DataFrame) -> Any:
         if not rows:
             continue
         hover = [
-            f"<b>{papers[i].slug}</b> ({papers[i].status})<br>{html.escape(papers[i].title)}"
+            f"<b>{papers[i].slug}</b> ({papers[i].status})<br>{escaped(papers[i].title)}"
             f"<br>nearest: {table['nearest'][i]}"
             for i in rows
         ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from kdcore.html import Html, join, tag
 
 from .base import _STYLE, View
 from .cka import cka_map_view
@@ -35,10 +36,9 @@ class TableView(View):
 
     def html(self, *, table: bool = True, style: bool = True, dark: bool = True) -> str:
         """A ``<figure>`` with the coloured table and the description; colours suit light and dark pages."""
-        return (
-            f'{_STYLE if style else ""}<figure class="kd-view"><div style="overflow-x:auto">{self.cells}</div>'
-            f"<figcaption><b>{html.escape(self.title)}.</b> {html.escape(self.alt)}</figcaption></figure>"
-        )
+        shown = tag("div", Html(self.cells), style="overflow-x:auto")
+        words = tag("figcaption", tag("b", f"{self.title}."), " ", self.alt)
+        return join((Html(_STYLE if style else ""), tag("figure", shown, words, class_="kd-view")))
 
 
 def cka_grid_view(
@@ -84,43 +84,38 @@ def _with_shapes(argument: str, layers: Sequence[str], shapes: Sequence[str] | N
     ]
 
 
-def _cells(array: Array, words_x: Sequence[str], words_y: Sequence[str], names: tuple[str, str]) -> str:
-    def th(word: str, scope: str) -> str:
+def _cells(array: Array, words_x: Sequence[str], words_y: Sequence[str], names: tuple[str, str]) -> Html:
+    def th(word: str, scope: str) -> Html:
         layer, _, shape = word.partition(" (")
-        small = f"<br><small>{html.escape(shape.rstrip(')'))}</small>" if shape else ""
-        return f'<th scope="{scope}" style="font-weight:normal">{html.escape(layer)}{small}</th>'
+        small = join((tag("br"), tag("small", shape.rstrip(")")))) if shape else ""
+        return tag("th", layer, small, scope=scope, style="font-weight:normal")
 
     rows = []
     for word_x, values in zip(words_x, array, strict=True):
         best = int(np.nanargmax(values)) if np.isfinite(values).any() else -1
-        rows.append(
-            f"<tr>{th(word_x, 'row')}"
-            + "".join(
-                _cell(value, f"{names[0]} {word_x}, {names[1]} {word_y}", j == best)
-                for j, (word_y, value) in enumerate(zip(words_y, values, strict=True))
-            )
-            + "</tr>"
+        cells = (
+            _cell(value, f"{names[0]} {word_x}, {names[1]} {word_y}", j == best)
+            for j, (word_y, value) in enumerate(zip(words_y, values, strict=True))
         )
-    head = "".join(th(word, "col") for word in words_y)
-    corner = (
-        f'<td style="text-align:left"><small>rows: {html.escape(names[0])}<br>columns: {html.escape(names[1])}'
-        "</small></td>"
-    )
-    return f"<table><thead><tr>{corner}{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        rows.append(tag("tr", th(word_x, "row"), *cells))
+    sides = tag("small", f"rows: {names[0]}", tag("br"), f"columns: {names[1]}")
+    head = tag("tr", tag("td", sides, style="text-align:left"), *(th(word, "col") for word in words_y))
+    return tag("table", tag("thead", head), tag("tbody", *rows))
 
 
-def _cell(value: float, words: str, best: bool) -> str:
+def _cell(value: float, words: str, best: bool) -> Html:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
     if not np.isfinite(value):
-        return f'<td title="{html.escape(words, quote=True)}: undefined, a layer is constant">–</td>'
+        return tag("td", "–", title=f"{words}: undefined, a layer is constant")
     colour = colormaps[SEQUENTIAL](min(max(value, 0.0), 1.0))[:3]
     frame = f";outline:3px solid {_WRONG};outline-offset:-3px;font-weight:bold" if best else ""
-    said = f"{words}: CKA {value:.3f}{', best of the row' if best else ''}"
-    return (
-        f'<td title="{html.escape(said, quote=True)}" style="text-align:center;background:{to_hex(colour)};'
-        f'color:{text_colour(colour)};padding:.45em .6em{frame}">{value:.2f}</td>'
+    return tag(
+        "td",
+        f"{value:.2f}",
+        title=f"{words}: CKA {value:.3f}{', best of the row' if best else ''}",
+        style=f"text-align:center;background:{to_hex(colour)};color:{text_colour(colour)};padding:.45em .6em{frame}",
     )
 
 
