@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[int, int, str], None]
-Metric = Callable[[nn.Module, Task], float]
+#: A further number of a student: ``f(student, task)``, the task being of the kind that the arms are compared on.
+Metric = Callable[[nn.Module, Any], float]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -355,10 +356,6 @@ def _distilled(
     train = task.loader("train", batch_size=settings["batch_size"], seed=seed)
     watched = task.loader("test" if task.val is None else "val", batch_size=512, shuffle=False)
 
-    def metric(logits: Tensor, labels: Tensor) -> float:
-        return float(task.score(logits, labels)) * (1 if task.higher_is_better else -1)
-
-    metric.__name__ = task.metric if task.higher_is_better else f"negative {task.metric}"
     objective = arm.objective()
     result = distill(
         teacher,
@@ -368,7 +365,9 @@ def _distilled(
         watched,
         seed=seed,
         stop=stop,
-        metric=metric,
+        metric=task.metrics(),
+        loss=task.loss,
+        readout=task.readout,
         callbacks=(*settings.get("callbacks", ()), report),
         **options,
     )

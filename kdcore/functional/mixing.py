@@ -319,12 +319,10 @@ def mix_distribution(
 
 
 def _partners(n: int, mode: str, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else torch.device("cpu")
     if mode == "random":
-        return torch.randperm(n, generator=generator, device=device)
+        return permutation(n, generator=generator)
     half = n // 2
-    first = half + torch.randperm(n - half, generator=generator, device=device)
-    return torch.cat([first, torch.randperm(half, generator=generator, device=device)])
+    return torch.cat([half + permutation(n - half, generator=generator), permutation(half, generator=generator)])
 
 
 __all__ = [

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..experiment import Arm, Comparison, Metric, compare
 from ..functional.correlation import kendall_tau
-from ..tasks import ModelSpec, Recipe, Task, load_task
+from ..tasks import Classification, ModelSpec, Recipe, load_task
 from ..tasks._augment import CropFlip
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def logit_baselines(
     ]
 
 
-def few_labels_task(seed: int = 0, *, train_size: int = 200) -> Task:
+def few_labels_task(seed: int = 0, *, train_size: int = 200) -> Classification:
     """Digits with ``train_size`` labelled images for the student and all of them for the teacher."""
     return load_task("digits", seed=seed, train_size=train_size)
 
@@ -115,7 +115,7 @@ def cifar100_x4(
     return compare(task, logit_baselines(beta=8.0, warmup_epochs=20) if arms is None else arms, seeds=seeds, **options)
 
 
-def cifar100_task(*, folder: str | Path | None = None, recipe: Recipe = CIFAR_RECIPE, **options: Any) -> Task:
+def cifar100_task(*, folder: str | Path | None = None, recipe: Recipe = CIFAR_RECIPE, **options: Any) -> Classification:
     """CIFAR-100 with augmentation, ResNet32x4 as teacher and ResNet8x4 as student.
 
     Args:
@@ -136,22 +136,22 @@ def cifar100_task(*, folder: str | Path | None = None, recipe: Recipe = CIFAR_RE
         }
 
     same = task.teacher_train is task.train
-    train: Any = CropFlip(task.train)  # type: ignore[arg-type]
-    taught: Any = train if same else CropFlip(task.teacher_train)  # type: ignore[arg-type]
+    train: Any = CropFlip(task.train)
+    taught: Any = train if same else CropFlip(task.teacher_train)
     return replace(task, train=train, teacher_train=taught, teachers=spec(32), students=spec(8))
 
 
 @cache
-def _cifar100() -> Task:
+def _cifar100() -> Classification:
     return cifar100_task()
 
 
-def cifar100_for(seed: int) -> Task:
+def cifar100_for(seed: int) -> Classification:
     """:func:`cifar100_task` for every seed: the full tier of the studies of logits; the teacher is shared."""
     return _cifar100()
 
 
-def teacher_order(student: nn.Module, task: Task) -> float:
+def teacher_order(student: nn.Module, task: Classification) -> float:
     """A metric for :func:`~kdcore.experiment.compare`: Kendall tau between the class orders of student and teacher.
 
     The mean over the test images, in [-1, 1]; the teacher is the task's default one.

@@ -27,7 +27,7 @@ from ..functional.cca import mean_cca_matrix
 from ..functional.cka import CKAMap, cka, cka_matrix
 from ..model_layers import collect_features, embedding_tap
 from ..models import ConvNet
-from ..tasks import ModelSpec, Recipe, Task, load_task
+from ..tasks import Classification, ModelSpec, Recipe, Task, load_task
 from ..tasks._models import reference_models
 from . import Study
 from ._shared import cifar100_task
@@ -41,7 +41,7 @@ COMPARED_IMAGES = 512
 _TWIN = 1000
 
 
-def representation_task(seed: int = 0) -> Task:
+def representation_task(seed: int = 0) -> Classification:
     """Digits with a teacher of four convolutions (16-32-32-32 channels) and the same network at a third of the width.
 
     Args:
@@ -62,7 +62,9 @@ def representation_task(seed: int = 0) -> Task:
 RESNET_LAYERS = ("layer*.*", "linear")
 
 
-def cifar100_representation_task(seed: int = 0, *, folder: str | Path | None = None, epochs: int = 60) -> Task:
+def cifar100_representation_task(
+    seed: int = 0, *, folder: str | Path | None = None, epochs: int = 60
+) -> Classification:
     """CIFAR-100 with random crops and flips; ResNet56 as teacher, ResNet20 and a small vision transformer as students.
 
     Args:
@@ -126,7 +128,12 @@ class Representations:
 
 
 def features_of(
-    model: nn.Module, task: Task, layers: str | Sequence[str], *, pooling: str = "gap", images: int = COMPARED_IMAGES
+    model: nn.Module,
+    task: Task,
+    layers: str | Sequence[str],
+    *,
+    pooling: str = "gap",
+    images: int = COMPARED_IMAGES,
 ) -> dict[str, Tensor]:
     """Features of the same random test images of a task, by layer: see :func:`kdcore.model_layers.collect_features`."""
     normalize, loader = task.normalization(model), task.loader("test", batch_size=256, shuffle=True, seed=0)
@@ -138,7 +145,7 @@ def alignment_arms(**knobs: Any) -> list[Arm]:
     return [Arm("CE", "ce"), Arm("KD", "kd", {"temperature": 4.0}), Arm("CKA", "cka", knobs)]
 
 
-def teacher_similarity(student: nn.Module, task: Task, *, images: int = COMPARED_IMAGES) -> float:
+def teacher_similarity(student: nn.Module, task: Classification, *, images: int = COMPARED_IMAGES) -> float:
     """A metric for :func:`~kdcore.experiment.compare`: CKA of the embeddings of student and reference teacher.
 
     Linear and unbiased, over ``images`` random test images (all of them if there are fewer), the same ones every time.
@@ -150,7 +157,7 @@ def teacher_similarity(student: nn.Module, task: Task, *, images: int = COMPARED
 
 
 def representations(
-    task: Callable[[int], Task] = representation_task,
+    task: Callable[[int], Classification] = representation_task,
     *,
     arms: Sequence[Arm | str] | None = None,
     student: str | None = None,
@@ -161,18 +168,18 @@ def representations(
     """Networks whose layers are worth comparing: teachers, their twins, students with and without a teacher.
 
     Args:
-        task: ``seed -> Task``; its default teacher is used.
+        task: ``seed -> Classification``; its default teacher is used.
         arms: how students are taught; :func:`alignment_arms` by default.
         student: one of the task's students.
         seeds, progress, **options: see :func:`kdcore.experiment.compare`; ``options`` are for the students, the twin is
             trained as the teacher was.
     """
-    tasks: dict[int, Task] = {}
+    tasks: dict[int, Classification] = {}
 
-    def of(seed: int) -> Task:
+    def of(seed: int) -> Classification:
         return tasks[seed] if seed in tasks else tasks.setdefault(seed, task(seed))
 
-    def twin_of(seed: int) -> Task:
+    def twin_of(seed: int) -> Classification:
         original = of(seed - _TWIN)
         return replace(original, train=original.split("teacher_train"), students=original.teachers)
 
@@ -371,7 +378,7 @@ def similarity_claims(numbers: Mapping[str, Sequence[float]], *, on: str = "") -
 
 
 def cka_film(
-    task: Task,
+    task: Classification,
     arm: Arm,
     teacher: nn.Module,
     *,
@@ -452,7 +459,7 @@ def twin_arms(**knobs: Any) -> list[Arm]:
     return [*alignment_arms(**knobs), Arm("twin", run=_train_twin)]
 
 
-def _train_twin(task: Task, seed: int, *, progress: Progress | None, stop: Any) -> nn.Module:
+def _train_twin(task: Classification, seed: int, *, progress: Progress | None, stop: Any) -> nn.Module:
     """A network of the teacher's architecture, as :func:`representations` makes it."""
     place = replace(task, train=task.split("teacher_train"), students=task.teachers)
     made = compare(place, [Arm("twin", "ce")], seeds=[_TWIN + seed], progress=progress, stop=stop)
@@ -463,7 +470,7 @@ def twin_metrics(*, layers: Sequence[str] = COMPARED_LAYERS) -> dict[str, Metric
     """CKA with the teacher for every arm, and the numbers of :func:`similarity_numbers` for the twin (else NaN)."""
 
     @lru_cache(maxsize=1)
-    def numbers(model: nn.Module, task: Task) -> Mapping[str, float]:
+    def numbers(model: nn.Module, task: Classification) -> Mapping[str, float]:
         if str(model) != str(task.teacher()):
             return dict.fromkeys(_NUMBERS, math.nan)
         x, y = (features_of(m, task, layers) for m in (task.teacher(), model))

@@ -14,7 +14,7 @@ from ..experiment import Arm, Claim, Comparison, compare
 from ..functional.prototypes import class_means, norm_and_cosine
 from ..model_layers import collect_features, embedding_tap
 from ..models import CifarResNet
-from ..tasks import ModelSpec, Task, load_task
+from ..tasks import Classification, ModelSpec, load_task
 from . import Study
 from ._shared import CIFAR_RECIPE, accuracy_over_images, cifar100_task
 
@@ -47,13 +47,13 @@ def norm_direction_arms(
     ]
 
 
-def norm_direction_task(seed: int = 0, *, train_size: int = 400) -> Task:
+def norm_direction_task(seed: int = 0, *, train_size: int = 400) -> Classification:
     """Digits with few labelled images; teacher and student are convolutional and have embeddings of 64 numbers."""
     task = load_task("digits", seed=seed, train_size=train_size)
     return replace(task, teachers={"cnn": task.teachers["cnn"]}, students={"cnn-small": task.students["cnn-small"]})
 
 
-def class_geometry(model: nn.Module, task: Task, split: str = "test") -> tuple[Tensor, Tensor]:
+def class_geometry(model: nn.Module, task: Classification, split: str = "test") -> tuple[Tensor, Tensor]:
     """Length of every embedding of a split, and its cosine with the reference teacher's mean of its class.
 
     Args:
@@ -71,17 +71,17 @@ def class_geometry(model: nn.Module, task: Task, split: str = "test") -> tuple[T
     return norm_and_cosine(_embeddings(model, task, split), means, task.labels(split))
 
 
-def _embeddings(model: nn.Module, task: Task, split: str) -> Tensor:
+def _embeddings(model: nn.Module, task: Classification, split: str) -> Tensor:
     name = embedding_tap(model)
     return collect_features(model, task.loader(split, batch_size=512, shuffle=False), name)[name]
 
 
-def mean_norm(student: nn.Module, task: Task) -> float:
+def mean_norm(student: nn.Module, task: Classification) -> float:
     """A metric for :func:`~kdcore.experiment.compare`: mean length of the test embeddings."""
     return class_geometry(student, task)[0].mean().item()
 
 
-def mean_cosine(student: nn.Module, task: Task) -> float:
+def mean_cosine(student: nn.Module, task: Classification) -> float:
     """A metric for :func:`~kdcore.experiment.compare`: mean cosine of the test embeddings with their class mean."""
     return class_geometry(student, task)[1].mean().item()
 
@@ -152,7 +152,7 @@ def cifar100_nd(*, folder: str | Path | None = None, seeds: int | Sequence[int] 
 
 
 @cache
-def cifar100_nd_task(*, folder: str | Path | None = None) -> Task:
+def cifar100_nd_task(*, folder: str | Path | None = None) -> Classification:
     """CIFAR-100 with ResNet56 and ResNet20 by the authors' recipe (SGD 0.1, x0.1 at 150, 180, 210 of 240 epochs)."""
     recipe = replace(CIFAR_RECIPE, lr=0.1)
     task = cifar100_task(folder=folder, recipe=recipe)
@@ -169,7 +169,7 @@ def cifar100_nd_task(*, folder: str | Path | None = None) -> Task:
     return replace(task, teachers=spec(56), students=spec(20))
 
 
-def cifar100_nd_for(seed: int) -> Task:
+def cifar100_nd_for(seed: int) -> Classification:
     """:func:`cifar100_nd_task` for every seed: the full tier; the teacher is shared."""
     return cifar100_nd_task()
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..experiment import Arm, Claim, Comparison
 from ..functional.ranking import ranking_agreement
-from ..tasks import Task
+from ..tasks import Classification
 from . import Study
 from ._shared import cifar100_for, cifar100_x4, few_labels, few_labels_task, logit_baselines, teacher_order
 
@@ -32,7 +32,7 @@ def ranking_arms(chosen: Arm | None = None) -> list[Arm]:
     return list({arm.label: arm for arm in given}.values())
 
 
-def teacher_agreement(student: nn.Module, task: Task) -> float:
+def teacher_agreement(student: nn.Module, task: Classification) -> float:
     """A metric for :func:`~kdcore.experiment.compare`: how alike student and reference teacher rank the wrong classes.
 
     The mean over the test images of :func:`kdcore.functional.ranking.ranking_agreement` without the label, in [-1, 1];

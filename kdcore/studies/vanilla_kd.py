@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..experiment import Arm, Claim, Comparison, Metric, compare
 from ..functional.checks import check_positive
-from ..tasks import Task, load_task
+from ..tasks import Classification, load_task
 from . import Study
 from ._shared import cifar100_for, cifar100_x4, few_labels, few_labels_task, logit_baselines, teacher_order
 
@@ -81,7 +81,7 @@ def omitted_class(
     )
 
 
-def omitted_task(seed: int = 0, *, digit: int = 3) -> Task:
+def omitted_task(seed: int = 0, *, digit: int = 3) -> Classification:
     """Digits whose student never sees ``digit``."""
     return load_task("digits", seed=seed, omit_classes=(digit,))
 
@@ -173,7 +173,7 @@ def bias_sweep(logits: Tensor, labels: Tensor, index: int, biases: Tensor) -> tu
 def class_recall(index: int, *, bias: float = 0.0) -> Metric:
     """A metric for :func:`~kdcore.experiment.compare`: share of one class's test images recognised, in [0, 1]."""
 
-    def recall(student: nn.Module, task: Task) -> float:
+    def recall(student: nn.Module, task: Classification) -> float:
         logits, labels = task.predict(student)
         answers = shift_class(logits, index, bias).argmax(1)[labels == index]
         return (answers == index).double().mean().item()
@@ -184,7 +184,7 @@ def class_recall(index: int, *, bias: float = 0.0) -> Metric:
 def biased_accuracy(index: int, bias: float) -> Metric:
     """A metric for :func:`~kdcore.experiment.compare`: test accuracy with ``bias`` added to the logit of a class."""
 
-    def accuracy(student: nn.Module, task: Task) -> float:
+    def accuracy(student: nn.Module, task: Classification) -> float:
         logits, labels = task.predict(student)
         return (shift_class(logits, index, bias).argmax(1) == labels).double().mean().item()
 

@@ -21,9 +21,10 @@ from kdcore.distiller import Epoch, Step
 from kdcore.engine import Learn, Stage, Training
 from kdcore.experiment import Arm, Comparison, compare, mean_interval, paired_difference
 from kdcore.method import CrossEntropy
+from kdcore.metrics import SampleMean
 from kdcore.models import MLP
 from kdcore.registry import create_method
-from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
+from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task
 
 
 @pytest.fixture(autouse=True)
@@ -38,16 +39,13 @@ def tiny(seed: int = 0, *, val: bool = False, higher_is_better: bool = True) -> 
     y = torch.arange(3).repeat(12)
     parts = [ArrayDataset(torch.randn(36, 4, generator=g) + y[:, None], y) for _ in range(3)]
     recipe = Recipe(epochs=2, batch_size=12)
-    extra: dict[str, Any] = (
-        {}
-        if higher_is_better
-        else {
-            "metric": "error",
-            "higher_is_better": False,
-            "score": lambda logits, labels: (logits.argmax(1) != labels).double().mean().item(),
-        }
-    )
-    return Task(
+
+    def wrong(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return logits.argmax(1) != labels
+
+    error = SampleMean(wrong, "error", higher_is_better=False)
+    extra: dict[str, Any] = {} if higher_is_better else {"metrics": lambda: {"error": error}}
+    return Classification(
         name="tiny",
         train=parts[0],
         test=parts[1],
@@ -191,7 +189,7 @@ def test_best_epoch_is_chosen_on_validation_data_where_there_are_some() -> None:
 
 def test_metric_for_which_lower_is_better() -> None:
     result = compare(tiny(higher_is_better=False), [Arm("CE", "ce")], seeds=1, epochs=6, lr=0.5)
-    wrong = [-event.metrics["negative error"] for event in result.histories["CE", 0]]
+    wrong = [event.metrics["error"] for event in result.histories["CE", 0]]
     assert result.records[0]["best"] == min(wrong) and result.records[0]["last"] == wrong[-1]
     assert result.metric == "error" and not result.higher_is_better
 

@@ -16,7 +16,7 @@ from kdcore.experiment import Comparison
 from kdcore.models import MLP
 from kdcore.studies import _shared
 from kdcore.studies import vanilla_kd as studies
-from kdcore.tasks import ArrayDataset, Recipe, Task, load_task
+from kdcore.tasks import ArrayDataset, Classification, Recipe, Task, load_task
 from kdcore.tasks._augment import CropFlip
 
 
@@ -47,7 +47,7 @@ class Fixed(nn.Module):
 
 def numbered(labels: list[int], classes: int) -> Task:
     data = ArrayDataset(torch.arange(len(labels)).float()[:, None], torch.tensor(labels))
-    return Task(name="numbered", train=data, test=data, class_names=[str(i) for i in range(classes)])
+    return Classification(name="numbered", train=data, test=data, class_names=[str(i) for i in range(classes)])
 
 
 # The omitted class ----------------------------------------------------------------------------------------------------
@@ -183,7 +183,9 @@ def small_photos(name: str, *, folder: Path | None = None, **options: Any) -> Ta
     g = torch.Generator().manual_seed(0)
     y = torch.arange(4).repeat(8)
     images = torch.randint(256, (32, 3, 8, 8), generator=g, dtype=torch.uint8)
-    return Task(name="cifar100", train=ArrayDataset(images, y), test=ArrayDataset(images, y), class_names="abcd")
+    return Classification(
+        name="cifar100", train=ArrayDataset(images, y), test=ArrayDataset(images, y), class_names="abcd"
+    )
 
 
 def test_cifar_study_trains_the_wide_networks_with_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:

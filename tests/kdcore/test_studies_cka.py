@@ -14,7 +14,7 @@ from kdcore.functional.cca import mean_cca, mean_cca_matrix
 from kdcore.functional.cka import CKAMap, cka, cka_matrix
 from kdcore.models import ConvNet
 from kdcore.studies import cka as study
-from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
+from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task
 
 LAYERS = ("stage1.conv", "stage1.act", "stage2.act", "head")
 ONE = Recipe(epochs=1, batch_size=16)
@@ -23,7 +23,7 @@ ONE = Recipe(epochs=1, batch_size=16)
 def tiny(seed: int = 0) -> Task:
     g = torch.Generator().manual_seed(seed)
     data = ArrayDataset(torch.rand(64, 1, 4, 4, generator=g), torch.arange(64) % 3)
-    return Task(
+    return Classification(
         name="tiny",
         train=data,
         test=data,

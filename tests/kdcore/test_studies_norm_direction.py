@@ -25,7 +25,7 @@ from kdcore.studies.nd_kd import (
     norm_direction_claims,
     norm_direction_task,
 )
-from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
+from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task
 
 
 def test_arms_differ_in_the_term_on_the_embedding_alone() -> None:
@@ -48,7 +48,7 @@ def task(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Task:
     generator = torch.Generator().manual_seed(0)
     train, test = (ArrayDataset(torch.randn(n, 6, generator=generator), torch.arange(n) % 3) for n in (24, 9))
     teachers = {"t": ModelSpec(build=lambda: MLP((6,), (8,), 3), recipe=Recipe(epochs=1))}
-    return Task(name="noise", train=train, test=test, class_names="abc", teachers=teachers)
+    return Classification(name="noise", train=train, test=test, class_names="abc", teachers=teachers)
 
 
 def test_geometry_against_a_loop(task: Task) -> None:
@@ -132,7 +132,7 @@ class Constant(nn.Module):
 def test_bootstrap_over_images_pairs_the_images_of_all_seeds() -> None:
     data = ArrayDataset(torch.arange(10.0)[:, None].repeat(1, 2), torch.zeros(10, dtype=torch.int64))
     two = ArrayDataset(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
-    place = Task(name="ten", train=two, test=data, class_names="ab")
+    place = Classification(name="ten", train=two, test=data, class_names="ab")
     right = {"CE": ({*range(5)}, {*range(7)}), "KD": ({*range(6)}, {*range(8)}), "all": ({*range(10)},) * 2}
     found = Comparison(
         arms=tuple(right),
@@ -165,7 +165,7 @@ def test_the_full_tier_starts_where_the_data_is(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         _shared,
         "load_task",
-        lambda name, **options: Task(
+        lambda name, **options: Classification(
             name=name, train=ArrayDataset(images, y), test=ArrayDataset(images, y), class_names="abcd"
         ),
     )

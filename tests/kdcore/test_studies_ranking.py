@@ -13,7 +13,7 @@ from torch import nn
 from kdcore.experiment import Comparison
 from kdcore.models import MLP
 from kdcore.studies.pld import few_labels, pld_arm, ranking_arms, ranking_claims, teacher_agreement
-from kdcore.tasks import ArrayDataset, ModelSpec, Recipe, Task
+from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task
 
 
 def test_arms_and_their_names() -> None:
@@ -30,7 +30,7 @@ def task(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Task:
     generator = torch.Generator().manual_seed(0)
     data = ArrayDataset(torch.randn(24, 6, generator=generator), torch.arange(24) % 4)
     teachers = {"t": ModelSpec(build=lambda: MLP((6,), (8,), 4), recipe=Recipe(epochs=1))}
-    return Task(name="noise", train=data, test=data, class_names="abcd", teachers=teachers)
+    return Classification(name="noise", train=data, test=data, class_names="abcd", teachers=teachers)
 
 
 def test_agreement_against_scipy(task: Task) -> None:

@@ -19,7 +19,7 @@ from kdcore.distiller import Distiller, DistillResult, Epoch, Step
 from kdcore.functional.checks import check_choice
 from kdcore.html import facts, tag
 from kdcore.registry import create_method, list_objectives, objective_class
-from kdcore.tasks import Recipe, Task, list_tasks, load_task, task_info
+from kdcore.tasks import Classification, Recipe, list_tasks, load_task, task_info
 from workbench.jobs import Job, Note, Snapshot
 from workbench.views.base import View
 from workbench.views.comparison import lines_view
@@ -74,7 +74,7 @@ class Outcome:
 class TrainRequest:
     """Everything one training needs; knows nothing of the panel."""
 
-    task: Task
+    task: Classification
     teacher: str | nn.Module
     student: str | nn.Module
     method: str
@@ -202,7 +202,7 @@ class TrainPanel(Panel):
     """Distil a student with live curves.
 
     Args:
-        task: name of a task, or a :class:`kdcore.tasks.Task` of your own.
+        task: name of a task, or a :class:`kdcore.tasks.Classification` of your own.
         teacher, student: names the task knows (default: its first), or modules of your own; a student module is copied
             at every start, so that each training begins where it was handed over.
         method: objective to start with; all are offered.
@@ -223,7 +223,7 @@ class TrainPanel(Panel):
 
     def __init__(
         self,
-        task: str | Task = "digits",
+        task: str | Classification = "digits",
         *,
         teacher: str | nn.Module | None = None,
         student: str | nn.Module | None = None,
@@ -240,11 +240,11 @@ class TrainPanel(Panel):
         self.options = dict(options or {})
         self._own = {role: m for role, m in (("teacher", teacher), ("student", student)) if isinstance(m, nn.Module)}
         self._lock = threading.Lock()
-        self._tasks: dict[str, Task] = {}
-        if isinstance(task, Task):
+        self._tasks: dict[str, Classification] = {}
+        if isinstance(task, Classification):
             self._tasks[task.name] = task
         self.state = TrainState(seed=seed)
-        self._set_task(task.name if isinstance(task, Task) else task, teacher, student)
+        self._set_task(task.name if isinstance(task, Classification) else task, teacher, student)
         self.state.method, self.state.knobs = method, create_method(method, **(knobs or {})).settings
         self.state.epochs_wanted = epochs if epochs is not None else self._recipe_epochs()
         if self.state.epochs_wanted < 1:
@@ -257,7 +257,7 @@ class TrainPanel(Panel):
 
     # What is chosen ---------------------------------------------------------------------------------------------------
     @property
-    def task(self) -> Task:
+    def task(self) -> Classification:
         """The chosen task (its data is read once)."""
         return self._task(self.state.task)
 
@@ -271,12 +271,12 @@ class TrainPanel(Panel):
         """The last training's job."""
         return self._job
 
-    def _task(self, name: str) -> Task:
+    def _task(self, name: str) -> Classification:
         if name not in self._tasks:
             self._tasks[name] = load_task(name)
         return self._tasks[name]
 
-    def use(self, task: Task) -> None:
+    def use(self, task: Classification) -> None:
         """Offer a task of your own, and choose it with its first teacher and student.
 
         Raises:
@@ -296,7 +296,7 @@ class TrainPanel(Panel):
         known = (n for n in list_tasks() if task_info(n).classifies and not task_info(n).required)
         return sorted({*known, *self._tasks})
 
-    def _names(self, role: str, task: Task) -> list[str]:
+    def _names(self, role: str, task: Classification) -> list[str]:
         own = [OWN] if role in self._own else []
         return own + list(task.teachers if role == "teacher" else task.students)
 
