@@ -39,7 +39,9 @@ from IPython.display import Markdown, display
 
 from kdcore.cka_maps import batch_estimates
 from kdcore.experiment import check_claims, effects, tally
-from kdcore.functional import similarity as sim
+from kdcore.functional import cka as sim
+from kdcore.functional import gram
+from kdcore.functional import similarity as measures
 from kdcore.functional.distortions import DISTORTIONS, distort
 from kdcore.studies import cka as study
 from kdcore.tasks import load_task
@@ -90,7 +92,8 @@ digits = torch.cat([y for _, y in task.loader("test", batch_size=256, shuffle=Tr
 
 def gram_pair(other, layer):
     grams = {
-        f"{name}, {layer}": sim.center_gram(sim.gram_linear(features(name)[layer][:60])) for name in ("teacher", other)
+        f"{name}, {layer}": gram.center_gram(gram.gram_linear(features(name)[layer][:60]))
+        for name in ("teacher", other)
     }
     value = sim.cka(features("teacher")[layer], features(other)[layer]).item()
     return views.gram_view(grams, digits, title=f"Which images are alike? CKA {value:.2f} at {layer}")
@@ -138,7 +141,7 @@ Explorer("Two tables of the same images", controls, gram_pair, static_at=[{"othe
 # The code, from the module itself, without docstrings:
 
 # %%
-shown = (sim._double_center, sim._u_center, sim.hsic, sim._centred_gram, sim._cka_gram, sim.cka_loss)
+shown = (gram.double_center, gram.u_center, gram.hsic, sim._centred_gram, sim._cka_gram, sim.cka_loss)
 code = "\n".join("".join(inspect.getsource(f).split('"""')[::2]) for f in shown)
 Markdown(f"```python\n{code}\n```")
 
@@ -251,8 +254,8 @@ starts = {"a copy of it": original, "the twin's last stage": features("twin")["s
 
 
 def blind_spots(kind, amount, start):
-    before = sim.similarity_profile(original, starts[start])
-    after = sim.similarity_profile(original, distort(starts[start], kind, amount))
+    before = measures.similarity_profile(original, starts[start])
+    after = measures.similarity_profile(original, distort(starts[start], kind, amount))
     return views.similarity_profile_view(
         before,
         after,
@@ -274,7 +277,7 @@ Explorer("Blind spots", controls, blind_spots, static_at=[{"start": "the twin's 
 # All changes at full strength, at once:
 
 # %%
-spots = {kind: sim.similarity_profile(original, distort(original, kind)) for kind in DISTORTIONS}
+spots = {kind: measures.similarity_profile(original, distort(original, kind)) for kind in DISTORTIONS}
 overview = views.heatmap_view(
     [[*profile.values()] for profile in spots.values()],
     [*spots],
