@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, TensorDataset
 
 from ._distillation_checks import (
     as_methods,
@@ -74,14 +74,14 @@ class Distillation(Training):
         *,
         epochs: int,
         learn: Learn,
-        cache: TeacherCache | str | Path | None,
-        metric: Metrics | None,
-        loss: Callable[[Any, Tensor], Any] | None,
-        readout: Callable[[Any], Tensor] | None,
-        ce_weight: float | None,
-        student_transform: Callable[[Any], Any] | None,
-        teacher_transform: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]] | None,
-        compile: bool,
+        cache: TeacherCache | str | Path | None = None,
+        metric: Metrics | None = None,
+        loss: Callable[[Any, Tensor], Any] | None = None,
+        readout: Callable[[Any], Tensor] | None = None,
+        ce_weight: float | None = None,
+        student_transform: Callable[[Any], Any] | None = None,
+        teacher_transform: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]] | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         teachers = named_teachers(teacher)
@@ -112,6 +112,19 @@ class Distillation(Training):
         if len(self.teachers) > 1:
             return self.teachers
         return next(iter(self.teachers.values()), None)
+
+    @classmethod
+    def example(cls) -> Distillation:
+        """KD from a perceptron to a smaller one on 20 random samples, with a validation set."""
+        g = torch.Generator().manual_seed(0)
+        x, y = torch.randn(20, 6, generator=g), torch.randint(3, (20,), generator=g)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            teacher = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+            student = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.2), nn.Linear(4, 3))
+        train = DataLoader(TensorDataset(x, y), 5, shuffle=True)
+        learn = Learn(players=("student", "methods"))
+        return cls(teacher, student, "kd", train, [(x, y)], epochs=2, learn=learn)
 
     # The stage --------------------------------------------------------------------------------------------------------
 

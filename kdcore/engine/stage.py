@@ -137,6 +137,11 @@ class Training(nn.Module):
             raise NotImplementedError(f"{type(self).__name__} has no player 'student': write deployed().")
         return student
 
+    @classmethod
+    def example(cls) -> Training:
+        """A tiny training of this kind, equal at every call, on which the contract suite tries the promises."""
+        raise NotImplementedError(f"{cls.__name__} must offer an example for the contract suite.")
+
     # Hooks, all optional --------------------------------------------------------------------------------------------
 
     def begin(self, run: Run, stack: ExitStack) -> None:
