@@ -95,7 +95,7 @@ class Distillation(Training):
         self.epochs, self.learn, self.cache, self.loss = epochs, learn, cache, loss
         self.metrics, self.ce_weight, self.compiles = named_metrics(metric), ce_weight, compile
         own = next((m for m in self.objectives if type(m).readout is not Method.readout), None)
-        self.readout: Callable[[Any], Tensor] = readout or (own.readout if own is not None else logits_of)
+        self.readout: Callable[[Any], Tensor] = own.readout if own is not None else readout or logits_of
         self.given_transforms = (student_transform, teacher_transform)  # in a tuple: they are no players
         self.name = "+".join(m.name for m in self.objectives)
         self.wants_logits = any(m.needs.teacher_logits for m in self.objectives)

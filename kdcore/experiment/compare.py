@@ -317,6 +317,7 @@ class _Outcome:
     teacher_forwards: float = math.nan
     seconds: float
     stopped: bool = False
+    readout: Callable[[Any], Tensor] | None = None
 
 
 def _run(
@@ -384,6 +385,7 @@ def _outcome(result: Trained, method: Any) -> _Outcome:
         teacher_forwards=result.teacher_forwards,
         seconds=result.seconds,
         stopped=result.stopped,
+        readout=getattr(result.training, "readout", None),
     )
 
 
@@ -397,13 +399,13 @@ def _keep(
     keep_students: bool,
 ) -> None:
     student = result.student.eval()
-    last = task.evaluate(student)[task.metric]
+    last = task.evaluate(student, readout=result.readout)[task.metric]
     best = last
     best_epoch = result.best_epoch if result.best_epoch is not None else len(result.history) - 1
     if result.best_state is not None and best_epoch != result.history[-1].epoch:
         other = copy.deepcopy(student)
         other.load_state_dict(result.best_state)
-        best = task.evaluate(other)[task.metric]
+        best = task.evaluate(other, readout=result.readout)[task.metric]
     comparison.records.append(
         {
             "arm": arm.label,

@@ -48,8 +48,11 @@ every_loss = pytest.mark.parametrize(("slug", "loss"), LOSSES + ALGORITHMS)
 
 
 def student_leaves(s: Signals) -> dict[str, Tensor]:
-    """The student's tensors in the signals, by field or tap name."""
-    return {"student_logits": s.student_logits, **{f"student_features/{k}": v for k, v in s.student_features.items()}}
+    """The student's tensors in the signals, by field or tap name; of a student with several outputs, each of them."""
+    features = {f"student_features/{k}": v for k, v in s.student_features.items()}
+    if isinstance(s.student_output, tuple):
+        return {f"student_output/{i}": v for i, v in enumerate(s.student_output)} | features
+    return {"student_logits": s.student_logits, **features}
 
 
 def teacher_leaves(s: Signals) -> dict[str, Tensor]:
@@ -67,10 +70,15 @@ def with_tensors(s: Signals, new: dict[str, Tensor]) -> Signals:
     fields: dict[str, Any] = {}
     for name, tensor in new.items():
         side, _, tap = name.partition("/")
-        if tap:
+        if side == "student_output":
+            outputs = fields.setdefault(side, list(s.student_output))
+            outputs[int(tap)] = tensor
+        elif tap:
             features[side][tap] = tensor
         else:
             fields[side] = tensor
+    if "student_output" in fields:
+        fields["student_output"] = tuple(fields["student_output"])
     return replace(s, **features, **fields, generator=torch.Generator().manual_seed(0))
 
 
@@ -211,6 +219,9 @@ def compiled_equals_eager(name: str, backend: str) -> None:
 def with_student(s: Signals, keys: list[str], tensors: tuple[Tensor, ...]) -> Signals:
     new = dict(zip(keys, tensors, strict=True))
     features = {k: new[f"student_features/{k}"] for k in s.student_features}
+    if isinstance(s.student_output, tuple):
+        outputs = tuple(new[f"student_output/{i}"] for i in range(len(s.student_output)))
+        return replace(s, student_output=outputs, student_features=features)
     return replace(s, student_logits=new["student_logits"], student_features=features)
 
 
