@@ -20,8 +20,9 @@ import torch
 from support.golden import close
 from torch import Tensor, nn
 
+from kdcore.card import AXES, INVARIANCES
 from kdcore.method import Method, Signals, TrainingOutputs, total
-from kdcore.registry import AXES, INVARIANCES, create_method, get_card, list_methods, list_objectives, objective_class
+from kdcore.registry import create_method, get_card, list_methods, list_objectives, objective_class
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_TERMS = ("ce",)  # the loop adds cross-entropy: the baseline has no terms of its own
@@ -452,7 +453,7 @@ def test_the_card_is_complete(slug: str) -> None:
 @every_paper
 def test_knobs_say_what_they_are_and_where_they_come_from(slug: str) -> None:
     card = get_card(slug)
-    for knob in [*card.knobs, *(k for cls in card.objectives.values() for k in cls.knobs)]:
+    for knob in [k for cls in card.objectives for k in cls.knobs]:
         assert knob.help and knob.symbol, f"{knob.name} lacks help or symbol"
         assert knob.source, f"{knob.name}: where does the default {knob.default!r} come from?"
         if knob.choices:
@@ -500,7 +501,7 @@ def test_public_names_are_documented(value: Any) -> None:
 @every_paper
 def test_modules_say_what_is_public(slug: str) -> None:
     module, card = importlib.import_module(f"kdcore.methods.{slug}"), get_card(slug)
-    assert {"CARD", *card.losses, *(cls.__name__ for cls in card.objectives.values())} <= set(module.__all__)
+    assert {"CARD", *card.losses, *(cls.__name__ for cls in card.objectives)} <= set(module.__all__)
     assert all(hasattr(module, name) for name in module.__all__)
 
 
