@@ -192,13 +192,12 @@ class MethodCard:
             )
 
     def _give_itself_to(self, cls: type[Any]) -> None:
+        """Become the card of an objective; a changed copy of its card (``replace``) leaves it with the original."""
         owner = vars(cls).get("card")
         if owner is None:
             cls.card = self
             cls.invariances = vars(cls).get("invariances", self.invariances)
-        elif (
-            owner.slug != self.slug
-        ):  # of the same paper: this card is a changed copy, and the class keeps the original
+        elif owner.slug != self.slug:
             raise ValueError(
                 f"{cls.__name__} has the card {owner.slug!r} already, so it is no objective of {self.slug!r}: "
                 "subclass it under a name of its own."

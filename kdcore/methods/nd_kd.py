@@ -389,10 +389,7 @@ CARD = MethodCard(
     slug="nd_kd",
     summary="One term beside any distillation loss turns each student embedding towards the teacher's mean of its "
     "class and lengthens it where it is shorter than the teacher's (KD++, DKD++, DIST++).",
-    objectives=(
-        KDPP,
-        ND,
-    ),
+    objectives=(KDPP, ND),
     losses=("nd_loss", "direction_loss", "norm_loss", "kdpp_loss"),
     taps="logits, and the penultimate embedding of both (the input of the classifier)",
     invariances=("shift_invariant", "class_permutation", "sample_permutation"),

@@ -44,7 +44,6 @@ from ..method import Method, Signals, ce_weight_knob
 
 _MDISTILLER = "megvii-research/mdistiller"
 _DIST_KD = "hunto/DIST_KD"
-_PROMISES = ("zero_at_match", "minimal_at_match", "shift_invariant", "class_permutation", "sample_permutation")
 
 
 class KD(Method):
@@ -149,14 +148,10 @@ CARD = MethodCard(
     slug="vanilla_kd",
     summary="The student matches the teacher's softened probabilities (KD), their two parts with separate weights "
     "(DKD, arXiv:2203.08679), or only their correlations (DIST, arXiv:2205.10536).",
-    objectives=(
-        KD,
-        DKD,
-        DIST,
-    ),
+    objectives=(KD, DKD, DIST),
     losses=("kd_loss", "kd_objective", "dkd_loss", "dist_loss"),
     taps="logits of both",
-    invariances=_PROMISES,
+    invariances=("zero_at_match", "minimal_at_match", "shift_invariant", "class_permutation", "sample_permutation"),
     parity=Parity(
         "exact",
         f"{_MDISTILLER} (KD, DKD) and {_DIST_KD} (DIST)",

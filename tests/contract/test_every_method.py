@@ -5,6 +5,7 @@ Objectives are evaluated on :meth:`kdcore.method.Method.example`, in the state i
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import inspect
@@ -503,6 +504,15 @@ def test_modules_say_what_is_public(slug: str) -> None:
     module, card = importlib.import_module(f"kdcore.methods.{slug}"), get_card(slug)
     assert {"CARD", *card.losses, *(cls.__name__ for cls in card.objectives)} <= set(module.__all__)
     assert all(hasattr(module, name) for name in module.__all__)
+
+
+@every_paper
+def test_the_maths_comes_first_and_the_card_last(slug: str) -> None:
+    body = ast.parse((ROOT / f"kdcore/methods/{slug}.py").read_text(encoding="utf-8")).body
+    code = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert code[0].lineno < 70, "what the paper computes starts below line 70"
+    names = [t.id for node in body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)]
+    assert names[-2:] == ["CARD", "__all__"] and body[-2].lineno > code[-1].lineno, "CARD, then __all__, end the module"
 
 
 def test_only_the_baseline_has_no_terms() -> None:
