@@ -11,8 +11,8 @@ from ._lazy import lazy
 __version__ = "0.1.0"
 
 _HOME = {
-    "MethodCard": "registry",
-    "Knob": "registry",
+    "MethodCard": "card",
+    "Knob": "card",
     "list_methods": "registry",
     "list_objectives": "registry",
     "get_card": "registry",

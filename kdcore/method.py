@@ -3,12 +3,13 @@
 A new paper subclasses :class:`Method` beside its loss functions::
 
     class PLD(Method):
-        card = CARD
         name, label = "pld", "PLD"
         knobs = (Knob("temperature", 1.0, 0.5, 8.0, symbol="tau_T", ...), ce_weight_knob(0.0))
 
         def terms(self, s: Signals) -> dict[str, Tensor]:
             return {"pld": pld_loss(s.student_logits, s.teacher_logits, s.labels, temperature=self.knob.temperature)}
+
+    CARD = MethodCard(slug="pld", summary="...", objectives=(PLD,), ...)  # at the end of the module: PLD.card is CARD
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .card import Axes, Knob, MethodCard, knob_names
 from .functional.checks import closest
 from .inputs import Batch
 from .model_layers import embedding_tap
 from .outputs import logits_of
-from .registry import Axes, Knob, MethodCard, knob_names
 from .taps import evaluating, tap
 
 
@@ -166,9 +167,9 @@ class TrainingOutputs:
 class Method(nn.Module):
     """A training objective for :func:`kdcore.distiller.distill`.
 
-    Subclasses set ``card``, ``name``, ``label``, ``knobs`` and ``needs`` and write :meth:`terms`. Learnable parts
-    (projectors, heads) are submodules created in ``__init__`` or :meth:`setup`; they are trained and checkpointed with
-    the student and dropped afterwards.
+    Subclasses set ``name``, ``label``, ``knobs`` and ``needs`` and write :meth:`terms`; the paper's card, whose
+    ``objectives`` name them, sets their ``card``. Learnable parts (projectors, heads) are submodules created in
+    ``__init__`` or :meth:`setup`; they are trained and checkpointed with the student and dropped afterwards.
 
     Args:
         **knobs: hyper-parameters by name; what is not given takes the paper's default. Read as ``self.knob.<name>``.
@@ -187,14 +188,14 @@ class Method(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        card = cls.__dict__.get("card")
-        if card is not None:
-            cls.knobs = cls.__dict__.get("knobs", card.knobs)
-            cls.name = cls.__dict__.get("name", card.slug)
-            cls.label = cls.__dict__.get("label", cls.name.upper())
-            cls.invariances = cls.__dict__.get("invariances", card.invariances)
-            if "ce_weight" not in knob_names(cls.knobs):
-                cls.knobs = (*cls.knobs, ce_weight_knob(1.0))
+        own = vars(cls)
+        if "card" in own:  # a variant under another paper's card, which does not name it
+            cls.name = own.get("name", cls.card.slug)
+            cls.invariances = own.get("invariances", cls.card.invariances)
+        if "name" in own:
+            cls.label = own.get("label", cls.name.upper())
+        if "ce_weight" not in knob_names(cls.knobs):
+            cls.knobs = (*cls.knobs, ce_weight_knob(1.0))
 
     def __init__(self, **knobs: Any) -> None:
         super().__init__()
@@ -360,32 +361,35 @@ class Method(nn.Module):
 class CrossEntropy(Method):
     """The baseline without a teacher: labels only. Not a paper of the collection, so it has no lesson of its own."""
 
-    card = MethodCard(
-        slug="ce",
-        title="Cross-entropy (no teacher)",
-        authors="baseline",
-        year=1922,
-        family="foundations",
-        summary="The student learns from the labels alone: the baseline every distillation result is compared with.",
-        axes=Axes(
-            knowledge="response",
-            scheme="nokd",
-            signal="hardce",
-            task="classification",
-            modality="image",
-            teacher_access="none",
-            data_regime="labelled",
-            teachers="none",
-            arch="any",
-            goal="accuracy",
-        ),
-    )
     name, label = "ce", "CE"
     knobs = (ce_weight_knob(1.0),)
     needs = Needs(teacher_logits=False)
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         return {}
+
+
+CE_CARD = MethodCard(
+    slug="ce",
+    objectives=(CrossEntropy,),
+    title="Cross-entropy (no teacher)",
+    authors="baseline",
+    year=1922,
+    family="foundations",
+    summary="The student learns from the labels alone: the baseline every distillation result is compared with.",
+    axes=Axes(
+        knowledge="response",
+        scheme="nokd",
+        signal="hardce",
+        task="classification",
+        modality="image",
+        teacher_access="none",
+        data_regime="labelled",
+        teachers="none",
+        arch="any",
+        goal="accuracy",
+    ),
+)
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:

@@ -1,10 +1,10 @@
 """The method map: every paper of the collection on ten axes, what is near what, and which one fits a situation.
 
-An implemented paper is placed by its own card (``kdcore.methods.<slug>.CARD``), a planned one by its row in
-``planned.csv``. The axes and their closed vocabularies are :data:`kdcore.registry.AXES`; :data:`MEANING` says what each
-value means, and ``docs/taxonomy.md`` shows both. Two surveys belong to the map but are never recommended; their own
-fields (:data:`SURVEY_FIELDS`) are kept for every paper; a leading ``~`` marks a paper outside language models that is
-placed by analogy.
+Every paper, implemented or planned, is placed by its row in ``collection.csv`` (:mod:`kdcore.collection`), which also
+feeds the cards. The axes and their closed vocabularies are :data:`kdcore.collection.AXES`; :data:`MEANING` says what
+each value means, and ``docs/taxonomy.md`` shows both. Two surveys belong to the map but are never recommended; their
+own fields (:data:`~kdcore.collection.SURVEY_FIELDS`) are kept for every paper; a leading ``~`` marks a paper outside
+language models that is placed by analogy.
 
 References: A Survey on Knowledge Distillation of Large Language Models (Xu et al., 2024), arXiv:2402.13116; Knowledge
 Distillation and Dataset Distillation of Large Language Models (Fang et al., 2025), arXiv:2504.14772.
@@ -12,51 +12,20 @@ Distillation and Dataset Distillation of Large Language Models (Fang et al., 202
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .card import MethodCard
+from .collection import AXES, FAMILIES, SURVEY_FIELDS, collection, split_values, survey_values
 from .functional.checks import check_choice, closest
-from .registry import AXES, FAMILIES, MethodCard, get_card, list_methods, split_values
+from .registry import get_card, list_methods
 
 if TYPE_CHECKING:
     import numpy as np
 
 STATUSES = ("implemented", "planned", "survey")
-
-#: The five fields of the two surveys and their vocabularies. The first three are the pillars of the survey on language
-#: models, the last two the themes of the survey on knowledge and dataset distillation.
-SURVEY_FIELDS: dict[str, tuple[str, ...]] = {
-    "elicitation": ("labeling", "expansion", "curation", "feature", "feedback", "self"),
-    "algorithm": ("sft", "divsim", "rl", "rank"),
-    "skill": (
-        "instruction following",
-        "multi-turn dialogue",
-        "RAG",
-        "thinking pattern",
-        "preference",
-        "value",
-        "tool using",
-        "planning",
-        "NLU",
-        "NLG",
-        "information retrieval",
-        "recommendation",
-        "text-generation evaluation",
-        "code",
-        "multi-modality",
-        "law",
-        "medical & healthcare",
-        "finance",
-        "science",
-        "misc",
-    ),
-    "kd_theme": ("rationale", "uncertainty", "multiteacher", "dynamic", "taskspecific", "theory"),
-    "dd_family": ("grad", "traj", "dist", "latent", "gen", "select"),
-}
 
 #: What each axis asks, in one sentence.
 QUESTIONS: dict[str, str] = {
@@ -276,7 +245,7 @@ class MethodEntry:
         return links | ({"code": f"https://github.com/{self.official_code}"} if self.official_code else {})
 
 
-_PAPER = ("slug", "title", "authors", "year", "venue", "arxiv", "official_code", "family")
+_PAPER = ("title", "authors", "year", "venue", "arxiv", "official_code", "family")
 _VOCABULARY: dict[str, tuple[str, ...]] = {**AXES, **SURVEY_FIELDS, "family": (*FAMILIES, "survey"), "status": STATUSES}
 
 
@@ -288,50 +257,37 @@ class Recommendation(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def _survey_fields(cells: Mapping[str, str]) -> dict[str, Any]:
-    """Survey cells as tuples, with the set of fields that are analogies (``~``); ``all`` is every value of a field."""
-    values: dict[str, Any] = {
-        field: allowed if cells.get(field, "").lstrip("~") == "all" else split_values(cells.get(field, "").lstrip("~"))
-        for field, allowed in SURVEY_FIELDS.items()
-    }
-    return values | {"analogy": frozenset(f for f in SURVEY_FIELDS if cells.get(f, "").startswith("~"))}
+def _placed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Axes and survey fields as tuples, with the set of fields that are analogies (``~``)."""
+    survey = facts["survey"]
+    return (
+        {axis: split_values(facts["axes"][axis]) for axis in AXES}
+        | {field: survey_values(field, survey.get(field, "")) for field in SURVEY_FIELDS}
+        | {"analogy": frozenset(field for field, cell in survey.items() if cell.startswith("~"))}
+    )
 
 
-@cache
-def planned_rows() -> Mapping[str, Mapping[str, str]]:
-    """The rows of ``planned.csv`` by slug: all 43 papers, in the order of the collection, cells as written."""
-    text = Path(__file__).with_name("planned.csv").read_text(encoding="utf-8")
-    return {row["slug"]: row for row in csv.DictReader(text.splitlines())}
-
-
-def _place(slug: str, family: str) -> dict[str, str]:
-    return {"module": f"kdcore.methods.{slug}", "notebook": f"notebooks/{family}/{slug}.ipynb"}
-
-
-def _from_row(row: Mapping[str, str]) -> MethodEntry:
-    survey = row["family"] == "survey"
-    fields: dict[str, Any] = {name: row[name] for name in _PAPER} | {axis: split_values(row[axis]) for axis in AXES}
-    fields |= _survey_fields(row) | ({} if survey else _place(row["slug"], row["family"]))
-    return MethodEntry(**fields | {"year": int(row["year"]), "status": "survey" if survey else "planned"})
+def _from_row(slug: str) -> MethodEntry:
+    facts = collection()[slug].facts()
+    is_survey = facts["family"] == "survey"
+    fields = {name: facts[name] for name in _PAPER} | _placed(facts)
+    if not is_survey:
+        fields |= {"module": f"kdcore.methods.{slug}", "notebook": f"notebooks/{facts['family']}/{slug}.ipynb"}
+    return MethodEntry(slug=slug, **fields, status="survey" if is_survey else "planned")
 
 
 def _from_card(card: MethodCard) -> MethodEntry:
-    if unknown := set(card.survey) - set(SURVEY_FIELDS):
-        raise ValueError(
-            f"{card.slug}: card.survey has {', '.join(map(repr, sorted(unknown)))}; "
-            f"the fields are {', '.join(SURVEY_FIELDS)}."
-        )
-    fields: dict[str, Any] = {name: getattr(card, name) for name in (*_PAPER, "module", "notebook", "summary")}
-    fields |= {axis: card.axes.values(axis) for axis in AXES}
-    survey = _survey_fields(card.survey or planned_rows().get(card.slug, {}))
-    return MethodEntry(**fields | survey, status="implemented")
+    fields = {name: getattr(card, name) for name in ("slug", *_PAPER, "module", "notebook", "summary")}
+    return MethodEntry(**fields | _placed({"axes": vars(card.axes), "survey": card.survey}), status="implemented")
 
 
 @cache
 def _collection() -> tuple[MethodEntry, ...]:
     implemented = set(list_methods())
     return tuple(
-        _from_card(get_card(slug)) if slug in implemented else _from_row(row) for slug, row in planned_rows().items()
+        _from_card(get_card(slug)) if slug in implemented else _from_row(slug)
+        for slug, row in collection().items()
+        if row.text("companion") == "-"
     )
 
 
@@ -343,7 +299,8 @@ def entries(*, companions: bool = False) -> tuple[MethodEntry, ...]:
     """
     if not companions:
         return _collection()
-    return _collection() + tuple(_from_card(get_card(s)) for s in list_methods() if s not in planned_rows())
+    papers = {e.slug for e in _collection()}
+    return _collection() + tuple(_from_card(get_card(slug)) for slug in list_methods() if slug not in papers)
 
 
 def entry(slug: str) -> MethodEntry:
@@ -707,7 +664,6 @@ __all__ = [
     "excluded_because",
     "find",
     "map_coordinates",
-    "planned_rows",
     "points",
     "recommend",
     "similar",

@@ -17,7 +17,7 @@ top: int = 5  # how many papers the decision guide names
 from IPython.display import HTML
 
 from kdcore import taxonomy
-from kdcore.registry import AXES
+from kdcore.card import AXES
 from workbench.panels import Explorer, dropdown, slider, static_mode
 from workbench.runs import record
 from workbench.views import method_map as pictures

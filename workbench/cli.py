@@ -122,7 +122,8 @@ def list_command(
     as_json: AsJson = False,
 ) -> None:
     """List the implemented methods, from their cards. Filters: --where family=ranking, --where signal=listwise, ..."""
-    from kdcore.registry import AXES, get_card, list_methods
+    from kdcore.card import AXES
+    from kdcore.registry import get_card, list_methods
 
     filters: dict[str, list[str]] = {}
     for item in where or ():
@@ -140,7 +141,7 @@ def list_command(
                 {
                     "slug": c.slug, "title": c.title, "authors": c.authors, "year": c.year, "arxiv": c.arxiv,
                     "official_code": c.official_code, "family": c.family, "summary": c.summary,
-                    "objectives": list(c.objectives), "notebook": c.notebook, "parity": c.parity.status,
+                    "objectives": [o.name for o in c.objectives], "notebook": c.notebook, "parity": c.parity.status,
                     "axes": {axis: c.axes.values(axis) for axis in AXES},
                 }
                 for c in cards
@@ -148,7 +149,8 @@ def list_command(
         )  # fmt: skip
         return
     rows = [
-        (c.slug, c.family, f"{c.authors} {c.year}", " ".join(c.objectives), c.parity.status, c.title) for c in cards
+        (c.slug, c.family, f"{c.authors} {c.year}", " ".join(o.name for o in c.objectives), c.parity.status, c.title)
+        for c in cards
     ]
     _table(f"{len(cards)} methods", ("slug", "family", "paper", "objectives", "parity", "title"), rows, wide="title")
 
@@ -574,8 +576,8 @@ def pair(
 @_friendly
 def new(
     slug: Annotated[str, typer.Argument(help="Name of the method's module, lesson and test.")],
-    family: Annotated[str | None, typer.Option(help="Chapter; default: that of the planned paper.")] = None,
-    title: Annotated[str | None, typer.Option(help="Title of the paper; default: that of the planned paper.")] = None,
+    family: Annotated[str | None, typer.Option(help="Chapter; for a paper outside the collection.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title; for a paper outside the collection.")] = None,
 ) -> None:
     """Write the three files of a new method: module with card, lesson, test. Its tests fail until they are filled."""
     from .scaffold import scaffold

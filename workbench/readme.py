@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from kdcore import taxonomy
+from kdcore.card import AXES, FAMILIES, MethodCard
 from kdcore.files import write_atomic
-from kdcore.registry import AXES, FAMILIES, MethodCard, get_card, list_methods
+from kdcore.registry import get_card, list_methods
 
 from .runs.files import project_root
 
@@ -48,7 +49,7 @@ def methods_markdown() -> str:
 
 def _row(card: MethodCard) -> str:
     paper = f"{_paper_link(card.title, card.arxiv)} ({card.authors}, {card.year})"
-    objectives = ", ".join(f"`{name}`" for name in card.objectives) or "–"
+    objectives = ", ".join(f"`{cls.name}`" for cls in card.objectives) or "–"
     return f"| [`{card.slug}`]({card.notebook}) | {paper} | {objectives} | {card.family} | {_parity(card)} |"
 
 

@@ -14,14 +14,14 @@ from datetime import date
 from pathlib import Path
 from string import Template
 
+from kdcore.collection import FAMILIES, FILE, SURVEY_FIELDS, Row, collection
 from kdcore.files import write_atomic
 from kdcore.functional.checks import check_choice
-from kdcore.registry import AXES, FAMILIES, list_methods, list_objectives
-from kdcore.taxonomy import SURVEY_FIELDS, planned_rows
+from kdcore.registry import list_methods, list_objectives
 
 from .runs.files import project_root
 
-#: The axes of a paper that is not planned; written with a note that they have to be checked.
+#: The axes of a paper outside the collection; written with a note that they have to be checked.
 _GUESS = {
     "knowledge": "response",
     "scheme": "offline",
@@ -46,38 +46,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..card import ${axes_import}Knob, MethodCard, Parity
 from ..functional.checks import check_logits_pair
 from ..method import Method, Signals, ce_weight_knob
-from ..registry import Axes, Knob, MethodCard, Parity
-
-__all__ = ["CARD", "$class_name", "$loss"]
-
-CARD = MethodCard(
-    slug="$slug",
-    title=$title,
-    authors=$authors,
-    year=$year,
-    venue=$venue,
-    arxiv=$arxiv,
-    official_code=$official_code,
-    family="$family",
-    summary="Not implemented yet.",
-$axes_note    axes=Axes(
-$axes
-    ),
-    knobs=(
-        # Every knob of the paper: default with its source, the range the paper explored, its symbol, what it does.
-        Knob("temperature", 4.0, 1.0, 8.0, symbol="T", help="softens both distributions", source=""),
-        ce_weight_knob(1.0),
-    ),
-    losses=("$loss",),
-    taps="logits of both",
-    invariances=(),  # which of kdcore.registry.INVARIANCES the loss promises; each becomes a test
-    parity=Parity("none", note="not implemented yet"),
-    survey={
-$survey
-    },
-)
 
 
 def $loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, *,
@@ -104,12 +75,30 @@ $pad  temperature: float = 4.0, reduction: str = "mean") -> Tensor:
 class $class_name(Method):
     """The training objective: which terms, with which weights."""
 
-    card = CARD
     name, label = "$slug", "$slug"
+    knobs = (
+        # Every knob of the paper: default with its source, the range the paper explored, its symbol, what it does.
+        Knob("temperature", 4.0, 1.0, 8.0, symbol="T", help="softens both distributions", source=""),
+        ce_weight_knob(1.0),
+    )
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         loss = $loss(s.student_logits, s.teacher_logits, s.labels, temperature=self.knob.temperature)
         return {"$slug": loss}
+
+
+CARD = MethodCard(
+    slug="$slug",
+$about    summary="Not implemented yet.",
+    objectives=($class_name,),
+    losses=("$loss",),
+    taps="logits of both",
+    invariances=(),  # which of kdcore.card.INVARIANCES the loss promises; each becomes a test
+    parity=Parity("none", note="not implemented yet"),
+    # evidence=(Evidence("what", paper="...", code="...", here="..."),) and deviations where the three differ
+)
+
+__all__ = ["CARD", "$class_name", "$loss"]
 ''')
 
 _TEST = Template('''"""Official values, hand-computed values, a slow oracle, properties, bad input."""
@@ -199,12 +188,14 @@ method(method.example())
 def scaffold(
     slug: str, family: str | None = None, title: str | None = None, *, root: str | Path | None = None
 ) -> list[Path]:
-    """Write module, lesson and test of a new method; what is known of a planned paper is filled in.
+    """Write module, lesson and test of a new method.
+
+    The card of a paper of the collection has its row in ``collection.csv``; any other gets the fields to fill in.
 
     Args:
         slug: name of the module, a lower-case Python name such as ``"ofa_kd"``.
-        family: chapter of the book (one of :data:`kdcore.registry.FAMILIES`); default that of the planned paper.
-        title: title of the paper; default that of the planned paper.
+        family: chapter of the book (one of :data:`kdcore.collection.FAMILIES`), for a paper outside the collection.
+        title: title of the paper, for one outside the collection.
         root: project folder; default the one around the current folder.
 
     Returns:
@@ -212,22 +203,25 @@ def scaffold(
 
     Raises:
         ValueError: a slug that is no module name or is taken; an unknown or missing family; a missing title; a family
-            other than the planned one (the method map would disagree with the card).
+            or title other than that of the paper's row.
         FileExistsError: one of the files exists; nothing is written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", slug) or keyword.iskeyword(slug):
         raise ValueError(f"slug must be a lower-case Python name such as 'ofa_kd', got {slug!r}.")
     if slug in list_methods() or slug in list_objectives():
         raise ValueError(f"slug {slug!r} is taken: kdcore has a method or an objective of that name.")
-    planned = planned_rows().get(slug, {})
-    family, title = family or planned.get("family"), (title or planned.get("title", "")).strip()
+    row = collection().get(slug)
+    if row:
+        for name, given in (("family", family), ("title", title)):
+            if given and given != row.cells[name]:
+                raise ValueError(f"{name} of {slug!r} is {row.cells[name]!r} in {FILE}, got {given!r}.")
+        family, title = row.cells["family"], row.cells["title"]
+    title = (title or "").strip()
     if not family or not title:
-        raise ValueError(f"{slug!r} is not a planned paper: give its family ({', '.join(FAMILIES)}) and its title.")
+        raise ValueError(f"{slug!r} is not in {FILE}: give its family ({', '.join(FAMILIES)}) and its title.")
     check_choice("family", family, FAMILIES)
-    if planned and family != planned["family"]:
-        raise ValueError(f"family of {slug!r} is planned to be {planned['family']!r}, got {family!r}.")
     root = Path(root) if root is not None else project_root()
-    facts = _facts(slug, family, title, planned)
+    facts = _facts(slug, family, title, row)
     written = {
         root / f"kdcore/methods/{slug}.py": _MODULE,
         root / f"notebooks/{family}/{slug}.py": _LESSON,
@@ -241,28 +235,37 @@ def scaffold(
     return list(written)
 
 
-def _facts(slug: str, family: str, title: str, planned: Mapping[str, str]) -> dict[str, str]:
-    axes = {axis: planned.get(axis, _GUESS[axis]) for axis in AXES}
-    survey = {field: planned.get(field, "-") for field in SURVEY_FIELDS}
-    year = planned.get("year", str(date.today().year))
-    arxiv = f", arXiv:{planned['arxiv']}" if planned.get("arxiv") else ""
+def _facts(slug: str, family: str, title: str, row: Row | None) -> dict[str, str]:
+    """What the templates are filled with."""
+    cells: Mapping[str, str] = row.cells if row else {}
+    year = cells.get("year", str(date.today().year))
+    arxiv = f", arXiv:{cells['arxiv']}" if cells.get("arxiv") else ""
     plain = title.replace("\\", "").replace('"', "'")
-    note = "" if planned else "    # A guess: read docs/taxonomy.md, then place the paper.\n"
-    quoted = {name: _literal(planned.get(name, "")) for name in ("authors", "venue", "arxiv", "official_code")}
-    return quoted | {
+    return {
         "slug": slug,
-        "family": family,
-        "title": _literal(title),
-        "year": year,
-        "axes_note": note,
         "loss": f"{slug}_loss",
         "pad": " " * (len(slug) + 8),
         "class_name": "".join(map(str.capitalize, slug.split("_"))),
         "headline": textwrap.fill(f"{plain} ({year}){arxiv}.", 115),
         "title_comment": textwrap.fill(plain, 118, initial_indent="# ", subsequent_indent="# "),
-        "axes": "\n".join(f"        {axis}={_literal(value)}," for axis, value in axes.items()),
-        "survey": "\n".join(f"        {_literal(field)}: {_literal(value)}," for field, value in survey.items()),
+        "axes_import": "" if row else "Axes, ",
+        "about": "" if row else _about(family, title, year),
     }
+
+
+def _about(family: str, title: str, year: str) -> str:
+    """The card's fields of a paper that has no row in the collection."""
+    lines = [
+        f"title={_literal(title)},",
+        *(f'{name}="",' for name in ("authors", "venue", "arxiv", "official_code")),
+        f"year={year},",
+        f'family="{family}",',
+        "axes=Axes(  # a guess: read docs/taxonomy.md, then place the paper",
+        *(f'    {axis}="{value}",' for axis, value in _GUESS.items()),
+        "),",
+        "survey={" + ", ".join(f'"{field}": "-"' for field in SURVEY_FIELDS) + "},",
+    ]
+    return "".join(f"    {line}\n" for line in lines)
 
 
 def _literal(text: str) -> str:

@@ -48,6 +48,12 @@ def check_non_negative(argument: str, value: float) -> None:
         raise ValueError(f"{argument} must be a finite number >= 0, got {value!r}.")
 
 
+def check_weights(**weights: float) -> None:
+    """Raise ``ValueError`` unless each of the named weights of a loss is a finite number >= 0."""
+    for argument, value in weights.items():
+        check_non_negative(argument, value)
+
+
 def check_fraction(argument: str, value: float, *, closed: bool = True) -> None:
     """Raise ``ValueError`` unless ``value`` is in [0, 1] (``closed``) or [0, 1)."""
     if not (0 <= value <= 1 and (closed or value < 1)):

@@ -34,65 +34,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..card import Evidence, Knob, MethodCard, Parity
 from ..cka_maps import CKAResult, cka_map
 from ..functional.cca import cca_coefficients, cca_r2, mean_cca, pwcca, svcca
 from ..functional.cka import CKAMap, cka, cka_loss
 from ..functional.gram import center_gram, gram_linear, gram_rbf, hsic
 from ..functional.similarity import cknna, mutual_knn, procrustes_disparity, procrustes_distance, rsa
 from ..method import Method, Needs, Signals, ce_weight_knob
-from ..registry import Axes, Evidence, Knob, MethodCard, Parity
-
-__all__ = [
-    "CARD",
-    "CKAAlignment",
-    "CKAMap",
-    "CKAResult",
-    "cca_coefficients",
-    "cca_r2",
-    "center_gram",
-    "cka",
-    "cka_loss",
-    "cka_map",
-    "cknna",
-    "gram_linear",
-    "gram_rbf",
-    "hsic",
-    "mean_cca",
-    "mutual_knn",
-    "procrustes_disparity",
-    "procrustes_distance",
-    "pwcca",
-    "rsa",
-    "svcca",
-]
 
 _DEMO = "google-research/google-research (representation_similarity)"
 _HERE = "ours: no released recipe trains with it"
 
-CARD = MethodCard(
-    slug="cka",
-    title="Similarity of Neural Network Representations Revisited",
-    authors="Kornblith et al.",
-    year=2019,
-    venue="ICML",
-    arxiv="1905.00414",
-    official_code="google-research/google-research",
-    family="foundations",
-    summary="Centred kernel alignment compares what two layers represent on the same inputs, whatever their widths; "
-    "here as a number, as a map of all layer pairs (minibatch CKA, arXiv:2010.15327), and as a loss.",
-    axes=Axes(
-        knowledge="relation+feature",
-        scheme="offline",
-        signal="affinity",
-        task="analysis+classification",
-        modality="image",
-        teacher_access="whitebox",
-        data_regime="unlabelled+labelled",
-        teachers="one",
-        arch="any",
-        goal="insight+compress",
-    ),
-    knobs=(
+
+#: Key of the tap before :meth:`CKAAlignment.setup` has looked at the models, and in :meth:`CKAAlignment.example`.
+_EMBEDDING = "embedding"
+
+
+class CKAAlignment(Method):
+    """``ce_weight`` cross-entropy (added by the loop) + ``weight`` (1 - CKA) between the embeddings.
+
+    No projector and nothing learnable: widths may differ. Batches need at least 4 samples (2 with ``unbiased=False``),
+    so a loader whose last batch may be smaller wants ``drop_last=True``. To align other layers, assign
+    ``student_taps`` and ``teacher_taps`` (one name each) before the training starts.
+    """
+
+    name, label = "cka", "CKA"
+    knobs = (
         Knob("weight", 1.0, 0.0, 10.0, symbol="w_cka", help="weight of 1 - CKA", source=_HERE),
         Knob(
             "kernel",
@@ -120,7 +87,50 @@ CARD = MethodCard(
             log=True,
         ),
         ce_weight_knob(1.0, source=_HERE),
-    ),
+    )
+    needs = Needs(teacher_logits=False)
+    student_taps = (_EMBEDDING,)
+    teacher_taps = (_EMBEDDING,)
+
+    def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
+        self.settle_taps(student, teacher, sample)
+
+    def min_batch(self) -> int:
+        return 4 if self.knob.unbiased else 2
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        k = self.knob
+        loss = cka_loss(
+            s.student_features[self.student_taps[0]],
+            s.teacher_features[self.teacher_taps[0]],
+            kernel=k.kernel,
+            unbiased=k.unbiased,
+            bandwidth=k.bandwidth,
+        )
+        return {"cka": k.weight * loss}
+
+    @classmethod
+    def example(
+        cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0, match: bool = False
+    ) -> Signals:
+        """As the method of the base class, with embeddings: the teacher's 7 wide, the student's 4 (7 at a match)."""
+        signals = super().example(batch=batch, classes=classes, dtype=dtype, seed=seed, match=match)
+        g = torch.Generator().manual_seed(seed + 1)
+        teacher = torch.randn(batch, 7, generator=g, dtype=torch.float64)
+        mixed = teacher @ torch.randn(7, 4, generator=g, dtype=torch.float64)
+        noise = torch.randn(batch, 4, generator=g, dtype=torch.float64)
+        student = teacher.clone() if match else mixed + noise
+        signals.teacher_logits = None
+        signals.student_features = {_EMBEDDING: student.to(dtype).requires_grad_()}
+        signals.teacher_features = {_EMBEDDING: teacher.to(dtype)}
+        return signals
+
+
+CARD = MethodCard(
+    slug="cka",
+    summary="Centred kernel alignment compares what two layers represent on the same inputs, whatever their widths; "
+    "here as a number, as a map of all layer pairs (minibatch CKA, arXiv:2010.15327), and as a loss.",
+    objectives=(CKAAlignment,),
     losses=("cka_loss",),
     taps="penultimate embedding of both (the input of the classifier); any layer when set by hand",
     invariances=("zero_at_match", "minimal_at_match", "scale_invariant", "rotation_invariant", "sample_permutation"),
@@ -175,56 +185,28 @@ CARD = MethodCard(
         "SVCCA keeps directions by their share of variance, the sum of squared singular values.",
         "Scalar functions compute in float64 and return the dtype of their first argument (CKA) or float64.",
     ),
-    survey={"elicitation": "~feature", "algorithm": "~divsim", "skill": "-", "kd_theme": "-", "dd_family": "-"},
 )
 
-#: Key of the tap before :meth:`CKAAlignment.setup` has looked at the models, and in :meth:`CKAAlignment.example`.
-_EMBEDDING = "embedding"
-
-
-class CKAAlignment(Method):
-    """``ce_weight`` cross-entropy (added by the loop) + ``weight`` (1 - CKA) between the embeddings.
-
-    No projector and nothing learnable: widths may differ. Batches need at least 4 samples (2 with ``unbiased=False``),
-    so a loader whose last batch may be smaller wants ``drop_last=True``. To align other layers, assign
-    ``student_taps`` and ``teacher_taps`` (one name each) before the training starts.
-    """
-
-    card = CARD
-    name, label = "cka", "CKA"
-    needs = Needs(teacher_logits=False)
-    student_taps = (_EMBEDDING,)
-    teacher_taps = (_EMBEDDING,)
-
-    def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
-        self.settle_taps(student, teacher, sample)
-
-    def min_batch(self) -> int:
-        return 4 if self.knob.unbiased else 2
-
-    def terms(self, s: Signals) -> dict[str, Tensor]:
-        k = self.knob
-        loss = cka_loss(
-            s.student_features[self.student_taps[0]],
-            s.teacher_features[self.teacher_taps[0]],
-            kernel=k.kernel,
-            unbiased=k.unbiased,
-            bandwidth=k.bandwidth,
-        )
-        return {"cka": k.weight * loss}
-
-    @classmethod
-    def example(
-        cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0, match: bool = False
-    ) -> Signals:
-        """As the method of the base class, with embeddings: the teacher's 7 wide, the student's 4 (7 at a match)."""
-        signals = super().example(batch=batch, classes=classes, dtype=dtype, seed=seed, match=match)
-        g = torch.Generator().manual_seed(seed + 1)
-        teacher = torch.randn(batch, 7, generator=g, dtype=torch.float64)
-        mixed = teacher @ torch.randn(7, 4, generator=g, dtype=torch.float64)
-        noise = torch.randn(batch, 4, generator=g, dtype=torch.float64)
-        student = teacher.clone() if match else mixed + noise
-        signals.teacher_logits = None
-        signals.student_features = {_EMBEDDING: student.to(dtype).requires_grad_()}
-        signals.teacher_features = {_EMBEDDING: teacher.to(dtype)}
-        return signals
+__all__ = [
+    "CARD",
+    "CKAAlignment",
+    "CKAMap",
+    "CKAResult",
+    "cca_coefficients",
+    "cca_r2",
+    "center_gram",
+    "cka",
+    "cka_loss",
+    "cka_map",
+    "cknna",
+    "gram_linear",
+    "gram_rbf",
+    "hsic",
+    "mean_cca",
+    "mutual_knn",
+    "procrustes_disparity",
+    "procrustes_distance",
+    "pwcca",
+    "rsa",
+    "svcca",
+]

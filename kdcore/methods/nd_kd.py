@@ -35,13 +35,14 @@ The abstract also names a plain cosine loss and a large-norm loss as techniques 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, overload
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional.checks import check_choice, check_logits_pair, check_non_negative, check_positive, describe
+from ..card import Evidence, Knob, MethodCard, Parity
+from ..functional.checks import check_choice, check_logits_pair, check_positive, check_weights, describe
 from ..functional.divergences import dist_loss, dkd_loss, kd_loss, linear_warmup
 from ..functional.prototypes import (
     ClassMeanAccumulator,
@@ -55,198 +56,15 @@ from ..functional.prototypes import (
 from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Needs, Signals, TrainingOutputs, ce_weight_knob
 from ..projectors import EmbeddingProjector
-from ..registry import Axes, Evidence, Knob, MethodCard, Parity
 
-__all__ = [
-    "BASES",
-    "CARD",
-    "KDPP",
-    "ND",
-    "REGULARIZERS",
-    "ClassMeanAccumulator",
-    "EmbeddingProjector",
-    "class_means",
-    "direction_loss",
-    "kdpp_loss",
-    "nd_loss",
-    "norm_and_cosine",
-    "norm_loss",
-]
-
+#: Named bases of :func:`kdpp_loss`.
+BASES = ("kd", "dkd", "dist")
+#: Terms on the embedding that :class:`KDPP` can add to a base.
+REGULARIZERS = ("nd", "direction", "norm")
 #: A loss of ``(student_logits, teacher_logits, labels)`` that ND is added to.
 Base = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-#: Named bases of :func:`kdpp_loss`: ``(student_logits, teacher_logits, labels, temperature) -> Tensor``.
-BASES: dict[str, Callable[[Tensor, Tensor, Tensor | None, float], Tensor]] = {
-    "kd": lambda s, t, y, temperature: kd_loss(s, t, temperature=temperature),
-    "dkd": lambda s, t, y, temperature: dkd_loss(s, t, y, temperature=temperature),
-    "dist": lambda s, t, y, temperature: dist_loss(s, t, temperature=temperature),
-}
-#: Terms on the embedding that :class:`KDPP` can add to a base.
-REGULARIZERS = ("nd", "direction", "norm")
-
 _CODE = "WangYZ1608/Knowledge-Distillation-via-ND"
-_EPS = 1e-12
-_REGULARIZER = (
-    Knob(
-        "nd_weight",
-        2.0,
-        0.0,
-        4.0,
-        symbol="w_nd",
-        help="weight of the term on the embedding",
-        source=f"{_CODE}: 2 for ResNet56 to ResNet20; its pairs use 0.5 to 4",
-    ),
-    Knob(
-        "regularizer",
-        "nd",
-        symbol="L_ND",
-        choices=REGULARIZERS,
-        help="the term on the embedding: nd, or only half of it (direction, norm) as an ablation",
-        source="paper: nd; the others are reconstructed from its abstract",
-    ),
-    Knob(
-        "norm_step",
-        1.0,
-        0.1,
-        4.0,
-        symbol="Δ",
-        help="by how much regularizer='norm' wants embeddings longer",
-        source="ours: the paper gives no number",
-    ),
-    Knob(
-        "dropout",
-        0.5,
-        0.0,
-        0.9,
-        symbol="p",
-        help="dropout of the projector (only where the widths differ)",
-        source=f"{_CODE}: EmbTrans",
-    ),
-)
-_CE = ce_weight_knob(1.0, source=_CODE)
-
-CARD = MethodCard(
-    slug="nd_kd",
-    title="Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
-    authors="Wang et al.",
-    year=2023,
-    arxiv="2305.17007",
-    official_code=_CODE,
-    family="features",
-    summary="One term beside any distillation loss turns each student embedding towards the teacher's mean of its "
-    "class and lengthens it where it is shorter than the teacher's (KD++, DKD++, DIST++).",
-    axes=Axes(
-        knowledge="feature+prototype",
-        scheme="offline",
-        signal="cosine+kl",
-        task="classification+detection",
-        modality="image",
-        teacher_access="whitebox",
-        data_regime="labelled",
-        teachers="one",
-        arch="any",
-        goal="accuracy",
-    ),
-    knobs=(
-        *_REGULARIZER,
-        Knob(
-            "base",
-            "kd",
-            symbol="L_KD",
-            choices=tuple(BASES),
-            help="the logit loss that the term is added to",
-            source="paper: KD++; dkd and dist have the inner weights of kdcore's losses, (1, 8) and (1, 1)",
-        ),
-        Knob(
-            "kd_weight",
-            1.0,
-            0.0,
-            4.0,
-            symbol="w_kd",
-            help="weight of the base",
-            source=f"{_CODE}: 1 for ResNet56 to ResNet20; its pairs use 1 to 4",
-        ),
-        Knob(
-            "temperature",
-            4.0,
-            1.0,
-            8.0,
-            symbol="T",
-            help="softens both distributions of the base",
-            source=f"{_CODE}: 4 on CIFAR-100, 1 on ImageNet",
-            log=True,
-        ),
-        Knob(
-            "warmup_epochs",
-            20,
-            0,
-            40,
-            symbol="E_w",
-            help="epochs until the base has its full weight, from 0",
-            source=f"{_CODE}: 20 of 240 epochs",
-        ),
-        _CE,
-    ),
-    losses=("nd_loss", "direction_loss", "norm_loss", "kdpp_loss"),
-    taps="logits, and the penultimate embedding of both (the input of the classifier)",
-    invariances=("shift_invariant", "class_permutation", "sample_permutation"),
-    parity=Parity(
-        "exact",
-        _CODE,
-        1e-10,
-        "values and gradients of DirectNormLoss, KD++, DKD and DIST, values of the projector, float64",
-    ),
-    evidence=(
-        Evidence(
-            "ND term",
-            paper="norm and direction in one loss",
-            code="DirectNormLoss, a loop over the samples",
-            here="the same values, without a loop",
-        ),
-        Evidence(
-            "class means",
-            paper="mean teacher feature per class",
-            code="a script without augmentation; rounded to 4 decimals, kept as JSON",
-            here="exact float64 sums, over the training loader as it is (with its augmentation, if any)",
-        ),
-        Evidence("equal norms", paper="not checked", code="the student's norm", here="the student's norm"),
-        Evidence("both embeddings zero", paper="not checked", code="0/0: NaN", here="1, without a gradient"),
-        Evidence(
-            "different widths",
-            paper="not checked",
-            code="batch norm, dropout 0.5, linear; the classifier reads the raw embedding",
-            here="as the code",
-        ),
-        Evidence(
-            "warm-up", paper="not checked", code="of the logit term alone, 20 epochs from weight 0", here="as the code"
-        ),
-        Evidence(
-            "mixed labels",
-            paper="DeiT++",
-            code="project_center_v2: one centre per sample",
-            here="labels may be (N, C) weights",
-        ),
-        Evidence(
-            "cosine loss, norm loss",
-            paper="named in the abstract, no formula",
-            code="not released",
-            here="a reconstruction, for ablations",
-        ),
-    ),
-    deviations=(
-        "Class means are not rounded to 4 decimals.",
-        "Class means are taken over the training loader: give one without augmentation for the paper's.",
-        "A pair of zero embeddings costs 1 and has no gradient; the released code gives NaN.",
-    ),
-    survey={
-        "elicitation": "~feature",
-        "algorithm": "~divsim",
-        "skill": "-",
-        "kd_theme": "taskspecific",
-        "dd_family": "-",
-    },
-)
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
@@ -258,7 +76,7 @@ def nd_loss(
     labels: Tensor | None,
     *,
     class_means: Tensor,
-    eps: float = _EPS,
+    eps: float = 1e-12,
     reduction: str = "mean",
 ) -> Tensor:
     """The ND term: ``1 - <s, e_y> / max(||s||, ||t||)``, in [0, 2]; ``e_y`` is the unit class mean of the label.
@@ -300,42 +118,6 @@ def nd_loss(
     return reduce(1 - share_along(s, direction, longer, eps), reduction)
 
 
-@overload
-def kdpp_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    *,
-    student_emb: Tensor,
-    teacher_emb: Tensor,
-    class_means: Tensor,
-    temperature: float = ...,
-    ce_weight: float = ...,
-    kd_weight: float = ...,
-    nd_weight: float = ...,
-    epoch: float | None = ...,
-    warmup_epochs: float = ...,
-    base: str | Base = ...,
-    return_terms: Literal[False] = ...,
-) -> Tensor: ...
-@overload
-def kdpp_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    *,
-    student_emb: Tensor,
-    teacher_emb: Tensor,
-    class_means: Tensor,
-    temperature: float = ...,
-    ce_weight: float = ...,
-    kd_weight: float = ...,
-    nd_weight: float = ...,
-    epoch: float | None = ...,
-    warmup_epochs: float = ...,
-    base: str | Base = ...,
-    return_terms: Literal[True],
-) -> dict[str, Tensor]: ...
 def kdpp_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -384,8 +166,7 @@ def kdpp_loss(
         arXiv:2305.17007; weights and warm-up: WangYZ1608/Knowledge-Distillation-via-ND.
     """
     check_logits_pair(student_logits, teacher_logits)
-    for name, weight in (("ce_weight", ce_weight), ("kd_weight", kd_weight), ("nd_weight", nd_weight)):
-        check_non_negative(name, weight)
+    check_weights(ce_weight=ce_weight, kd_weight=kd_weight, nd_weight=nd_weight)
     check_positive("temperature", temperature)
     check_positive("warmup_epochs", warmup_epochs)
     if len(student_logits) != len(student_emb) or student_logits.shape[1] != len(class_means):
@@ -408,8 +189,14 @@ def _base_loss(
 ) -> Tensor:
     """The loss that ND is added to: a named one with kdcore's default weights, or the caller's own."""
     if isinstance(base, str):
-        check_choice("base", base, tuple(BASES))
-        return BASES[base](student_logits, teacher_logits, labels, temperature)
+        check_choice("base", base, BASES)
+    match base:
+        case "kd":
+            return kd_loss(student_logits, teacher_logits, temperature=temperature)
+        case "dkd":
+            return dkd_loss(student_logits, teacher_logits, labels, temperature=temperature)
+        case "dist":
+            return dist_loss(student_logits, teacher_logits, temperature=temperature)
     if not callable(base):
         raise ValueError(
             f"base must be one of {', '.join(map(repr, BASES))} or a callable (student_logits, "
@@ -424,6 +211,45 @@ def _base_loss(
 # Training -------------------------------------------------------------------------------------------------------------
 
 
+_REGULARIZER = (
+    Knob(
+        "nd_weight",
+        2.0,
+        0.0,
+        4.0,
+        symbol="w_nd",
+        help="weight of the term on the embedding",
+        source=f"{_CODE}: 2 for ResNet56 to ResNet20; its pairs use 0.5 to 4",
+    ),
+    Knob(
+        "regularizer",
+        "nd",
+        symbol="L_ND",
+        choices=REGULARIZERS,
+        help="the term on the embedding: nd, or only half of it (direction, norm) as an ablation",
+        source="paper: nd; the others are reconstructed from its abstract",
+    ),
+    Knob(
+        "norm_step",
+        1.0,
+        0.1,
+        4.0,
+        symbol="Δ",
+        help="by how much regularizer='norm' wants embeddings longer",
+        source="ours: the paper gives no number",
+    ),
+    Knob(
+        "dropout",
+        0.5,
+        0.0,
+        0.9,
+        symbol="p",
+        help="dropout of the projector (only where the widths differ)",
+        source=f"{_CODE}: EmbTrans",
+    ),
+)
+
+
 class KDPP(Method):
     """KD++ (DKD++, DIST++): ``ce_weight`` CE (added by the loop) + warm-up x ``kd_weight`` base + ``nd_weight`` ND.
 
@@ -432,8 +258,47 @@ class KDPP(Method):
     an :class:`EmbeddingProjector`. The class means are taken in :meth:`prepare`.
     """
 
-    card = CARD
     name, label = "kdpp", "KD++"
+    knobs: ClassVar[tuple[Knob, ...]] = (
+        *_REGULARIZER,
+        Knob(
+            "base",
+            "kd",
+            symbol="L_KD",
+            choices=BASES,
+            help="the logit loss that the term is added to",
+            source="paper: KD++; dkd and dist have the inner weights of kdcore's losses, (1, 8) and (1, 1)",
+        ),
+        Knob(
+            "kd_weight",
+            1.0,
+            0.0,
+            4.0,
+            symbol="w_kd",
+            help="weight of the base",
+            source=f"{_CODE}: 1 for ResNet56 to ResNet20; its pairs use 1 to 4",
+        ),
+        Knob(
+            "temperature",
+            4.0,
+            1.0,
+            8.0,
+            symbol="T",
+            help="softens both distributions of the base",
+            source=f"{_CODE}: 4 on CIFAR-100, 1 on ImageNet",
+            log=True,
+        ),
+        Knob(
+            "warmup_epochs",
+            20,
+            0,
+            40,
+            symbol="E_w",
+            help="epochs until the base has its full weight, from 0",
+            source=f"{_CODE}: 20 of 240 epochs",
+        ),
+        ce_weight_knob(1.0, source=_CODE),
+    )
     student_taps = ("embedding",)
     teacher_taps = ("embedding",)
 
@@ -504,10 +369,9 @@ class ND(KDPP):
     Alone it is CE + ND. See :class:`KDPP` for taps, projector and class means.
     """
 
-    card = CARD
     name, label = "nd", "ND"
     needs = Needs(teacher_logits=False)
-    knobs = (*_REGULARIZER, _CE)
+    knobs = (*_REGULARIZER, ce_weight_knob(1.0, source=_CODE))
     invariances = ("class_permutation", "sample_permutation")
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
@@ -519,3 +383,78 @@ class ND(KDPP):
         signals = super().example(**kwargs)
         signals.teacher_logits = None
         return signals
+
+
+CARD = MethodCard(
+    slug="nd_kd",
+    summary="One term beside any distillation loss turns each student embedding towards the teacher's mean of its "
+    "class and lengthens it where it is shorter than the teacher's (KD++, DKD++, DIST++).",
+    objectives=(KDPP, ND),
+    losses=("nd_loss", "direction_loss", "norm_loss", "kdpp_loss"),
+    taps="logits, and the penultimate embedding of both (the input of the classifier)",
+    invariances=("shift_invariant", "class_permutation", "sample_permutation"),
+    parity=Parity(
+        "exact",
+        _CODE,
+        1e-10,
+        "values and gradients of DirectNormLoss, KD++, DKD and DIST, values of the projector, float64",
+    ),
+    evidence=(
+        Evidence(
+            "ND term",
+            paper="norm and direction in one loss",
+            code="DirectNormLoss, a loop over the samples",
+            here="the same values, without a loop",
+        ),
+        Evidence(
+            "class means",
+            paper="mean teacher feature per class",
+            code="a script without augmentation; rounded to 4 decimals, kept as JSON",
+            here="exact float64 sums, over the training loader as it is (with its augmentation, if any)",
+        ),
+        Evidence("equal norms", paper="not checked", code="the student's norm", here="the student's norm"),
+        Evidence("both embeddings zero", paper="not checked", code="0/0: NaN", here="1, without a gradient"),
+        Evidence(
+            "different widths",
+            paper="not checked",
+            code="batch norm, dropout 0.5, linear; the classifier reads the raw embedding",
+            here="as the code",
+        ),
+        Evidence(
+            "warm-up", paper="not checked", code="of the logit term alone, 20 epochs from weight 0", here="as the code"
+        ),
+        Evidence(
+            "mixed labels",
+            paper="DeiT++",
+            code="project_center_v2: one centre per sample",
+            here="labels may be (N, C) weights",
+        ),
+        Evidence(
+            "cosine loss, norm loss",
+            paper="named in the abstract, no formula",
+            code="not released",
+            here="a reconstruction, for ablations",
+        ),
+    ),
+    deviations=(
+        "Class means are not rounded to 4 decimals.",
+        "Class means are taken over the training loader: give one without augmentation for the paper's.",
+        "A pair of zero embeddings costs 1 and has no gradient; the released code gives NaN.",
+    ),
+)
+
+__all__ = [
+    "BASES",
+    "CARD",
+    "KDPP",
+    "ND",
+    "REGULARIZERS",
+    "ClassMeanAccumulator",
+    "EmbeddingProjector",
+    "class_means",
+    "direction_loss",
+    "kdpp_loss",
+    "nd_loss",
+    "norm_and_cosine",
+    "norm_loss",
+]

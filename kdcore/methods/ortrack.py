@@ -40,6 +40,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..card import Evidence, Knob, MethodCard, Parity
 from ..functional.boxes import cxcywh_to_xyxy, decode_center_boxes, generalized_iou, xywh_to_xyxy
 from ..functional.checks import check_features_pair, check_labels, describe
 from ..functional.masks import (
@@ -54,123 +55,8 @@ from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Needs, Signals, ce_weight_knob
 from ..model_layers import embedding_tap
 from ..models.tracker import CenterHead, OcclusionRobustTracker, split_maps
-from ..registry import Axes, Evidence, Knob, MethodCard, Parity
-
-__all__ = [
-    "AFKD",
-    "CARD",
-    "CenterHead",
-    "OcclusionRobustTracker",
-    "adaptive_feature_kd_loss",
-    "apply_block_mask",
-    "cox_intensity",
-    "difficulty_weights",
-    "masking_probability",
-    "occlusion_robust_loss",
-    "sample_cox_mask",
-    "sample_difficulty",
-    "sample_uniform_mask",
-]
 
 _CODE = "wuyou3474/ORTrack"
-
-CARD = MethodCard(
-    slug="ortrack",
-    title="Learning Occlusion-Robust Vision Transformers for Real-Time UAV Tracking",
-    authors="Wu et al.",
-    year=2025,
-    venue="CVPR",
-    arxiv="2504.09228",
-    official_code=_CODE,
-    family="masks",
-    summary="A tracker whose template tokens ignore random occlusions (masks of a spatial Cox process, training only), "
-    "then a shallower student that copies its tokens, most where the student's own box is bad.",
-    axes=Axes(
-        knowledge="feature",
-        scheme="self+offline",
-        signal="mse+attention",
-        task="tracking",
-        modality="video+image",
-        teacher_access="whitebox",
-        data_regime="labelled",
-        teachers="self+one",
-        arch="same",
-        goal="accuracy+compress",
-    ),
-    knobs=(
-        Knob(
-            "alpha",
-            2e-4,
-            1e-5,
-            10.0,
-            symbol="α",
-            log=True,
-            help="weight of a sample of average difficulty",
-            source=f"{_CODE}: 2e-5 * 10; tokens of size 1 want about 0.5",
-        ),
-        Knob(
-            "beta",
-            2e-4,
-            0.0,
-            10.0,
-            symbol="β",
-            help="how much a harder sample counts more; 0: plain feature KD",
-            source=f"{_CODE}: 2e-5 * 10",
-        ),
-        ce_weight_knob(1.0, source="paper: the prediction loss has weight 1"),
-    ),
-    losses=("occlusion_robust_loss", "adaptive_feature_kd_loss"),
-    taps="all tokens of the final norm of both trackers; the embedding of any other network",
-    invariances=("zero_at_match", "minimal_at_match", "sample_permutation"),
-    parity=Parity(
-        "exact",
-        _CODE,
-        1e-8,
-        "intensity, both losses, weights and gradients, float64; the mask's law within 0.02 of 20,000 draws "
-        "of the released sampler",
-    ),
-    evidence=(
-        Evidence(
-            "intensity",
-            paper="Γ exp(-(x² + y²)) / integral, unit of x and y not said",
-            code="covariance 64 r I in pixels, bilinear to the block grid",
-            here="the code's; sigma=64 is the 64",
-        ),
-        Evidence(
-            "mask ratio 0.3",
-            paper="share of masked blocks",
-            code="mean number of points; duplicates collapse",
-            here="as the code: 25.4 % of 8x8 blocks on average; masking_probability gives it exactly",
-        ),
-        Evidence(
-            "uniform masks",
-            paper="baseline: masks 30 % of the blocks",
-            code="multiplies by a tensor that is 1 on the cells to remove: keeps what it should remove",
-            here="1 = keep in both samplers, as the text",
-        ),
-        Evidence("gradient of ORR", paper="not said", code="the masked branch is detached", here="the same by default"),
-        Evidence(
-            "gradient of AFKD",
-            paper="through the features",
-            code="per-sample errors are rebuilt with torch.tensor([...]): no gradient reaches the tokens",
-            here="gradient kept; weights detached (detach_weight=False reproduces the code's gradient)",
-        ),
-        Evidence(
-            "student's stage",
-            paper="prediction loss + AFKD",
-            code="also keeps γ L_orr",
-            here="either: the ORR weight of the tracking objective is a knob",
-        ),
-    ),
-    deviations=(
-        "Masks are indexed [y, x]; the released sampler mixes the axes, which a square symmetric intensity "
-        "hides. Grids need not be square here.",
-        "The released AFKD teaches nothing through the features; ours does, as the text says.",
-        "Outside tracking, a sample's difficulty is its top-1 error (ours), and a learned projection adapts "
-        "embeddings of different widths (ours).",
-    ),
-    survey={"elicitation": "~feature", "algorithm": "~divsim", "skill": "-", "kd_theme": "dynamic", "dd_family": "-"},
-)
 
 
 def difficulty_weights(
@@ -278,8 +164,29 @@ class AFKD(Method):
     assign ``student_taps`` and ``teacher_taps`` (one name each) before the training starts.
     """
 
-    card = CARD
     name, label = "ortrack", "ORTrack AFKD"
+    knobs = (
+        Knob(
+            "alpha",
+            2e-4,
+            1e-5,
+            10.0,
+            symbol="α",
+            log=True,
+            help="weight of a sample of average difficulty",
+            source=f"{_CODE}: 2e-5 * 10; tokens of size 1 want about 0.5",
+        ),
+        Knob(
+            "beta",
+            2e-4,
+            0.0,
+            10.0,
+            symbol="β",
+            help="how much a harder sample counts more; 0: plain feature KD",
+            source=f"{_CODE}: 2e-5 * 10",
+        ),
+        ce_weight_knob(1.0, source="paper: the prediction loss has weight 1"),
+    )
     needs = Needs(teacher_logits=False)
     student_taps = ("tokens",)
     teacher_taps = ("tokens",)
@@ -327,3 +234,77 @@ def _tokens_tap(model: nn.Module, sample: Tensor) -> str:
         if isinstance(module, OcclusionRobustTracker):
             return f"{name}.norm#0" if name else "norm#0"
     return embedding_tap(model, sample)
+
+
+CARD = MethodCard(
+    slug="ortrack",
+    summary="A tracker whose template tokens ignore random occlusions (masks of a spatial Cox process, training only), "
+    "then a shallower student that copies its tokens, most where the student's own box is bad.",
+    objectives=(AFKD,),
+    losses=("occlusion_robust_loss", "adaptive_feature_kd_loss"),
+    taps="all tokens of the final norm of both trackers; the embedding of any other network",
+    invariances=("zero_at_match", "minimal_at_match", "sample_permutation"),
+    parity=Parity(
+        "exact",
+        _CODE,
+        1e-8,
+        "intensity, both losses, weights and gradients, float64; the mask's law within 0.02 of 20,000 draws "
+        "of the released sampler",
+    ),
+    evidence=(
+        Evidence(
+            "intensity",
+            paper="Γ exp(-(x² + y²)) / integral, unit of x and y not said",
+            code="covariance 64 r I in pixels, bilinear to the block grid",
+            here="the code's; sigma=64 is the 64",
+        ),
+        Evidence(
+            "mask ratio 0.3",
+            paper="share of masked blocks",
+            code="mean number of points; duplicates collapse",
+            here="as the code: 25.4 % of 8x8 blocks on average; masking_probability gives it exactly",
+        ),
+        Evidence(
+            "uniform masks",
+            paper="baseline: masks 30 % of the blocks",
+            code="multiplies by a tensor that is 1 on the cells to remove: keeps what it should remove",
+            here="1 = keep in both samplers, as the text",
+        ),
+        Evidence("gradient of ORR", paper="not said", code="the masked branch is detached", here="the same by default"),
+        Evidence(
+            "gradient of AFKD",
+            paper="through the features",
+            code="per-sample errors are rebuilt with torch.tensor([...]): no gradient reaches the tokens",
+            here="gradient kept; weights detached (detach_weight=False reproduces the code's gradient)",
+        ),
+        Evidence(
+            "student's stage",
+            paper="prediction loss + AFKD",
+            code="also keeps γ L_orr",
+            here="either: the ORR weight of the tracking objective is a knob",
+        ),
+    ),
+    deviations=(
+        "Masks are indexed [y, x]; the released sampler mixes the axes, which a square symmetric intensity "
+        "hides. Grids need not be square here.",
+        "The released AFKD teaches nothing through the features; ours does, as the text says.",
+        "Outside tracking, a sample's difficulty is its top-1 error (ours), and a learned projection adapts "
+        "embeddings of different widths (ours).",
+    ),
+)
+
+__all__ = [
+    "AFKD",
+    "CARD",
+    "CenterHead",
+    "OcclusionRobustTracker",
+    "adaptive_feature_kd_loss",
+    "apply_block_mask",
+    "cox_intensity",
+    "difficulty_weights",
+    "masking_probability",
+    "occlusion_robust_loss",
+    "sample_cox_mask",
+    "sample_difficulty",
+    "sample_uniform_mask",
+]

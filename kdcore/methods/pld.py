@@ -37,6 +37,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..card import Evidence, Knob, MethodCard, Parity
 from ..functional.checks import check_choice, check_labels, check_logits_pair, check_positive
 from ..functional.ranking import (
     check_choice_weights,
@@ -49,95 +50,9 @@ from ..functional.ranking import (
 )
 from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Signals, ce_weight_knob
-from ..registry import Axes, Evidence, Knob, MethodCard, Parity
-
-__all__ = [
-    "CARD",
-    "PLD",
-    "WEIGHTS",
-    "plackett_luce_log_likelihood",
-    "plackett_luce_sample",
-    "pld_gradient",
-    "pld_loss",
-    "pld_weights",
-    "teacher_optimal_permutation",
-]
 
 #: The weightings by name: PLD itself, and the special cases that its formula contains.
 WEIGHTS = ("teacher", "first", "uniform", "position")
-
-CARD = MethodCard(
-    slug="pld",
-    title="PLD: A Choice-Theoretic List-Wise Knowledge Distillation",
-    authors="Bassam et al.",
-    year=2025,
-    venue="NeurIPS 2025",
-    arxiv="2506.12542",
-    family="ranking",
-    summary="Cross-entropy and distillation in one convex loss: the student maximises the Plackett-Luce likelihood of "
-    "the ranking 'label first, then as the teacher orders the rest', each choice weighted by the teacher's "
-    "confidence.",
-    axes=Axes(
-        knowledge="ranking+response",
-        scheme="offline",
-        signal="listwise+hardce",
-        task="classification",
-        modality="image",
-        teacher_access="outputs",
-        data_regime="labelled",
-        teachers="one",
-        arch="any",
-        goal="accuracy+compress",
-    ),
-    knobs=(
-        Knob(
-            "temperature",
-            1.0,
-            0.5,
-            4.0,
-            symbol="τ_T",
-            log=True,
-            help="softens the teacher in the weights; never the ranking or the student",
-            source="paper: 1 on ImageNet (best of 0.5, 1, 1.5, 2, 4); 4 on CIFAR-100",
-        ),
-        Knob(
-            "weights",
-            "teacher",
-            symbol="α",
-            choices=WEIGHTS,
-            help="how much each choice counts",
-            source="paper: 'teacher'; the others are its special cases",
-        ),
-        ce_weight_knob(0.0, source="paper: the first choice is the cross-entropy"),
-    ),
-    losses=("pld_loss",),
-    taps="logits of both",
-    invariances=("shift_invariant", "class_permutation", "sample_permutation"),
-    parity=Parity(
-        "exact",
-        "the implementation printed in appendix C of the paper",
-        1e-8,
-        "values, rankings and gradients, float64; also equal to PyLate's form for lists",
-    ),
-    evidence=(
-        Evidence("code", paper="printed in appendix C", code="no repository found", here="equal to appendix C"),
-        Evidence(
-            "ties in the teacher", paper="not said", code="unstable sort: any order", here="the lower class index first"
-        ),
-        Evidence(
-            "position-aware weights",
-            paper="text: 2^(C−k) − 1; ablation: through the teacher's mass",
-            code="not printed",
-            here="the text's, normalised to sum 1",
-        ),
-        Evidence("logit standardisation", paper="does not help (71.16 → 70.66)", code="not used", here="left out"),
-    ),
-    deviations=(
-        "Ties in the teacher's logits go to the lower class index; the appendix's sort is unstable.",
-        "Half-precision logits are computed in float32.",
-    ),
-    survey={"elicitation": "~feature", "algorithm": "~rank", "skill": "-", "kd_theme": "theory", "dd_family": "-"},
-)
 
 
 def teacher_optimal_permutation(teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -283,8 +198,75 @@ def pld_gradient(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
 class PLD(Method):
     """PLD alone: the label is the first choice of the ranking, so ``ce_weight`` is 0 by default."""
 
-    card = CARD
     name, label = "pld", "PLD"
+    knobs = (
+        Knob(
+            "temperature",
+            1.0,
+            0.5,
+            4.0,
+            symbol="τ_T",
+            log=True,
+            help="softens the teacher in the weights; never the ranking or the student",
+            source="paper: 1 on ImageNet (best of 0.5, 1, 1.5, 2, 4); 4 on CIFAR-100",
+        ),
+        Knob(
+            "weights",
+            "teacher",
+            symbol="α",
+            choices=WEIGHTS,
+            help="how much each choice counts",
+            source="paper: 'teacher'; the others are its special cases",
+        ),
+        ce_weight_knob(0.0, source="paper: the first choice is the cross-entropy"),
+    )
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         return {"pld": pld_loss(*s.logits, s.labels, temperature=self.knob.temperature, weights=self.knob.weights)}
+
+
+CARD = MethodCard(
+    slug="pld",
+    summary="Cross-entropy and distillation in one convex loss: the student maximises the Plackett-Luce likelihood of "
+    "the ranking 'label first, then as the teacher orders the rest', each choice weighted by the teacher's "
+    "confidence.",
+    objectives=(PLD,),
+    losses=("pld_loss",),
+    taps="logits of both",
+    invariances=("shift_invariant", "class_permutation", "sample_permutation"),
+    parity=Parity(
+        "exact",
+        "the implementation printed in appendix C of the paper",
+        1e-8,
+        "values, rankings and gradients, float64; also equal to PyLate's form for lists",
+    ),
+    evidence=(
+        Evidence("code", paper="printed in appendix C", code="no repository found", here="equal to appendix C"),
+        Evidence(
+            "ties in the teacher", paper="not said", code="unstable sort: any order", here="the lower class index first"
+        ),
+        Evidence(
+            "position-aware weights",
+            paper="text: 2^(C−k) − 1; ablation: through the teacher's mass",
+            code="not printed",
+            here="the text's, normalised to sum 1",
+        ),
+        Evidence("logit standardisation", paper="does not help (71.16 → 70.66)", code="not used", here="left out"),
+    ),
+    deviations=(
+        "Ties in the teacher's logits go to the lower class index; the appendix's sort is unstable.",
+        "Half-precision logits are computed in float32.",
+    ),
+)
+
+__all__ = [
+    "CARD",
+    "PLD",
+    "WEIGHTS",
+    "plackett_luce_log_likelihood",
+    "plackett_luce_sample",
+    "pld_gradient",
+    "pld_loss",
+    "pld_weights",
+    "teacher_optimal_permutation",
+]

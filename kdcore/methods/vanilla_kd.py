@@ -38,49 +38,120 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..card import Evidence, Knob, MethodCard, Parity
 from ..functional.divergences import dist_loss, dkd_loss, kd_loss, kd_objective, linear_warmup
 from ..method import Method, Signals, ce_weight_knob
-from ..registry import Axes, Evidence, Knob, MethodCard, Parity
-
-__all__ = ["CARD", "DIST", "DKD", "KD", "dist_loss", "dkd_loss", "kd_loss", "kd_objective", "linear_warmup"]
 
 _MDISTILLER = "megvii-research/mdistiller"
 _DIST_KD = "hunto/DIST_KD"
-_PROMISES = ("zero_at_match", "minimal_at_match", "shift_invariant", "class_permutation", "sample_permutation")
 
-CARD = MethodCard(
-    slug="vanilla_kd",
-    title="Distilling the Knowledge in a Neural Network; with DKD and DIST",
-    authors="Hinton et al.",
-    year=2015,
-    venue="NIPS 2014 workshop; DKD: CVPR 2022; DIST: NeurIPS 2022",
-    arxiv="1503.02531",
-    official_code=_MDISTILLER,
-    family="foundations",
-    summary="The student matches the teacher's softened probabilities (KD), their two parts with separate weights "
-    "(DKD, arXiv:2203.08679), or only their correlations (DIST, arXiv:2205.10536).",
-    axes=Axes(
-        knowledge="response",
-        scheme="offline",
-        signal="kl",
-        task="classification",
-        modality="image",
-        teacher_access="outputs",
-        data_regime="labelled",
-        teachers="one",
-        arch="any",
-        goal="compress",
-    ),
-    knobs=(
+
+class KD(Method):
+    """Hinton's objective as named terms: ``ce_weight`` cross-entropy (added by the loop) + ``kd_weight`` KD."""
+
+    name, label = "kd", "KD"
+    knobs = (
         Knob(
             "temperature", 4.0, 1.0, 20.0, symbol="T", help="softens both distributions", source=_MDISTILLER, log=True
         ),
         Knob("kd_weight", 0.9, 0.0, 1.0, symbol="w_kd", help="weight of the distillation term", source=_MDISTILLER),
         ce_weight_knob(0.1, source=_MDISTILLER),
-    ),
+    )
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        loss = kd_loss(*s.logits, temperature=self.knob.temperature)
+        return {"kd": self.knob.kd_weight * loss}
+
+
+class DKD(Method):
+    """Cross-entropy + warm-up × (``alpha`` TCKD + ``beta`` NCKD); at epoch 0 the warm-up is 0."""
+
+    name, label = "dkd", "DKD"
+    knobs = (
+        Knob("alpha", 1.0, 0.0, 4.0, symbol="α", help="weight of target against rest (TCKD)", source=_MDISTILLER),
+        Knob(
+            "beta",
+            8.0,
+            0.0,
+            10.0,
+            symbol="β",
+            help="weight of the shape of the rest (NCKD)",
+            source=f"{_MDISTILLER}; its configurations per pair use 2, 6 or 8",
+        ),
+        Knob("temperature", 4.0, 1.0, 8.0, symbol="T", help="softens both distributions", source=_MDISTILLER, log=True),
+        Knob(
+            "warmup_epochs",
+            20,
+            0,
+            40,
+            symbol="E_w",
+            source=_MDISTILLER,
+            help="epochs over which the term grows from 0 to its full weight",
+        ),
+        ce_weight_knob(1.0, source=_MDISTILLER),
+    )
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        k = self.knob
+        _, tckd, nckd = dkd_loss(*s.logits, s.labels, temperature=k.temperature, return_parts=True)
+        weight = linear_warmup(s.epoch, k.warmup_epochs)
+        return {"tckd": weight * k.alpha * tckd, "nckd": weight * k.beta * nckd}
+
+    @classmethod
+    def example(cls, **kwargs: object) -> Signals:
+        """As :meth:`Method.example <kdcore.method.Method.example>`, past the warm-up."""
+        signals = super().example(**kwargs)  # type: ignore[arg-type]
+        signals.epoch = 20
+        return signals
+
+
+class DIST(Method):
+    """Cross-entropy + ``dist_weight`` × DIST, its two relations as separate terms."""
+
+    name, label = "dist", "DIST"
+    invariances = ("shift_invariant", "class_permutation", "sample_permutation")  # eps keeps a match a hair above 0
+    knobs = (
+        Knob("beta", 1.0, 0.0, 4.0, symbol="β", help="weight of the relation between classes (inter)", source=_DIST_KD),
+        Knob(
+            "gamma", 1.0, 0.0, 4.0, symbol="γ", help="weight of the relation between samples (intra)", source=_DIST_KD
+        ),
+        Knob(
+            "temperature",
+            1.0,
+            1.0,
+            8.0,
+            symbol="τ",
+            help="softens both distributions",
+            source=f"{_DIST_KD}: 1 on ImageNet, 4 on CIFAR-100",
+            log=True,
+        ),
+        Knob(
+            "dist_weight",
+            2.0,
+            0.0,
+            4.0,
+            symbol="w_dist",
+            help="weight of the whole term",
+            source="hunto/image_classification_sota (recipes of the authors)",
+        ),
+        ce_weight_knob(1.0, source="hunto/image_classification_sota"),
+    )
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        k = self.knob
+        _, inter, intra = dist_loss(*s.logits, temperature=k.temperature, return_parts=True)
+        scale = k.dist_weight * k.temperature**2
+        return {"inter": scale * k.beta * inter, "intra": scale * k.gamma * intra}
+
+
+CARD = MethodCard(
+    slug="vanilla_kd",
+    summary="The student matches the teacher's softened probabilities (KD), their two parts with separate weights "
+    "(DKD, arXiv:2203.08679), or only their correlations (DIST, arXiv:2205.10536).",
+    objectives=(KD, DKD, DIST),
     losses=("kd_loss", "kd_objective", "dkd_loss", "dist_loss"),
     taps="logits of both",
-    invariances=_PROMISES,
+    invariances=("zero_at_match", "minimal_at_match", "shift_invariant", "class_permutation", "sample_permutation"),
     parity=Parity(
         "exact",
         f"{_MDISTILLER} (KD, DKD) and {_DIST_KD} (DIST)",
@@ -127,105 +198,6 @@ CARD = MethodCard(
         "Half-precision logits are computed in float32.",
         "DIST refuses fewer than two samples, where the released code returns a constant.",
     ),
-    survey={
-        "elicitation": "~feature",
-        "algorithm": "~divsim",
-        "skill": "-",
-        "kd_theme": "taskspecific",
-        "dd_family": "-",
-    },
 )
 
-
-class KD(Method):
-    """Hinton's objective as named terms: ``ce_weight`` cross-entropy (added by the loop) + ``kd_weight`` KD."""
-
-    card = CARD
-    name, label = "kd", "KD"
-
-    def terms(self, s: Signals) -> dict[str, Tensor]:
-        loss = kd_loss(*s.logits, temperature=self.knob.temperature)
-        return {"kd": self.knob.kd_weight * loss}
-
-
-class DKD(Method):
-    """Cross-entropy + warm-up × (``alpha`` TCKD + ``beta`` NCKD); at epoch 0 the warm-up is 0."""
-
-    card = CARD
-    name, label = "dkd", "DKD"
-    knobs = (
-        Knob("alpha", 1.0, 0.0, 4.0, symbol="α", help="weight of target against rest (TCKD)", source=_MDISTILLER),
-        Knob(
-            "beta",
-            8.0,
-            0.0,
-            10.0,
-            symbol="β",
-            help="weight of the shape of the rest (NCKD)",
-            source=f"{_MDISTILLER}; its configurations per pair use 2, 6 or 8",
-        ),
-        Knob("temperature", 4.0, 1.0, 8.0, symbol="T", help="softens both distributions", source=_MDISTILLER, log=True),
-        Knob(
-            "warmup_epochs",
-            20,
-            0,
-            40,
-            symbol="E_w",
-            source=_MDISTILLER,
-            help="epochs over which the term grows from 0 to its full weight",
-        ),
-        ce_weight_knob(1.0, source=_MDISTILLER),
-    )
-
-    def terms(self, s: Signals) -> dict[str, Tensor]:
-        k = self.knob
-        _, tckd, nckd = dkd_loss(*s.logits, s.labels, temperature=k.temperature, return_parts=True)
-        weight = linear_warmup(s.epoch, k.warmup_epochs)
-        return {"tckd": weight * k.alpha * tckd, "nckd": weight * k.beta * nckd}
-
-    @classmethod
-    def example(cls, **kwargs: object) -> Signals:
-        """As :meth:`Method.example <kdcore.method.Method.example>`, past the warm-up."""
-        signals = super().example(**kwargs)  # type: ignore[arg-type]
-        signals.epoch = 20
-        return signals
-
-
-class DIST(Method):
-    """Cross-entropy + ``dist_weight`` × DIST, its two relations as separate terms."""
-
-    card = CARD
-    name, label = "dist", "DIST"
-    invariances = ("shift_invariant", "class_permutation", "sample_permutation")  # eps keeps a match a hair above 0
-    knobs = (
-        Knob("beta", 1.0, 0.0, 4.0, symbol="β", help="weight of the relation between classes (inter)", source=_DIST_KD),
-        Knob(
-            "gamma", 1.0, 0.0, 4.0, symbol="γ", help="weight of the relation between samples (intra)", source=_DIST_KD
-        ),
-        Knob(
-            "temperature",
-            1.0,
-            1.0,
-            8.0,
-            symbol="τ",
-            help="softens both distributions",
-            source=f"{_DIST_KD}: 1 on ImageNet, 4 on CIFAR-100",
-            log=True,
-        ),
-        Knob(
-            "dist_weight",
-            2.0,
-            0.0,
-            4.0,
-            symbol="w_dist",
-            help="weight of the whole term",
-            source="hunto/image_classification_sota (recipes of the authors)",
-        ),
-        ce_weight_knob(1.0, source="hunto/image_classification_sota"),
-    )
-
-    def terms(self, s: Signals) -> dict[str, Tensor]:
-        k = self.knob
-        _, inter, intra = dist_loss(*s.logits, temperature=k.temperature, return_parts=True)
-        scale = k.dist_weight * k.temperature**2
-        return {"inter": scale * k.beta * inter, "intra": scale * k.gamma * intra}
+__all__ = ["CARD", "DIST", "DKD", "KD", "dist_loss", "dkd_loss", "kd_loss", "kd_objective", "linear_warmup"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..card import Axes, Knob, MethodCard
 from ..functional.boxes import (
     READOUTS,
     TRACKING_WEIGHTS,
@@ -33,7 +34,6 @@ from ..functional.masks import (
 from ..method import Method, Needs, Signals, ce_weight_knob
 from ..metrics import SampleMean
 from ..models.tracker import OcclusionRobustTracker, PairTracker, pack_pair, split_maps
-from ..registry import Axes, Knob, MethodCard
 from ..taps import evaluating, tap
 from ._data import SizedDataset
 from ._task import Task

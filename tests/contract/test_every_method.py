@@ -5,6 +5,7 @@ Objectives are evaluated on :meth:`kdcore.method.Method.example`, in the state i
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import inspect
@@ -20,8 +21,9 @@ import torch
 from support.golden import close
 from torch import Tensor, nn
 
+from kdcore.card import AXES, INVARIANCES
 from kdcore.method import Method, Signals, TrainingOutputs, total
-from kdcore.registry import AXES, INVARIANCES, create_method, get_card, list_methods, list_objectives, objective_class
+from kdcore.registry import create_method, get_card, list_methods, list_objectives, objective_class
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_TERMS = ("ce",)  # the loop adds cross-entropy: the baseline has no terms of its own
@@ -463,7 +465,7 @@ def test_the_card_is_complete(slug: str) -> None:
 @every_paper
 def test_knobs_say_what_they_are_and_where_they_come_from(slug: str) -> None:
     card = get_card(slug)
-    for knob in [*card.knobs, *(k for cls in card.objectives.values() for k in cls.knobs)]:
+    for knob in [k for cls in card.objectives for k in cls.knobs]:
         assert knob.help and knob.symbol, f"{knob.name} lacks help or symbol"
         assert knob.source, f"{knob.name}: where does the default {knob.default!r} come from?"
         if knob.choices:
@@ -511,8 +513,17 @@ def test_public_names_are_documented(value: Any) -> None:
 @every_paper
 def test_modules_say_what_is_public(slug: str) -> None:
     module, card = importlib.import_module(f"kdcore.methods.{slug}"), get_card(slug)
-    assert {"CARD", *card.losses, *(cls.__name__ for cls in card.objectives.values())} <= set(module.__all__)
+    assert {"CARD", *card.losses, *(cls.__name__ for cls in card.objectives)} <= set(module.__all__)
     assert all(hasattr(module, name) for name in module.__all__)
+
+
+@every_paper
+def test_the_maths_comes_first_and_the_card_last(slug: str) -> None:
+    body = ast.parse((ROOT / f"kdcore/methods/{slug}.py").read_text(encoding="utf-8")).body
+    code = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert code[0].lineno < 70, "what the paper computes starts below line 70"
+    names = [t.id for node in body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)]
+    assert names[-2:] == ["CARD", "__all__"] and body[-2].lineno > code[-1].lineno, "CARD, then __all__, end the module"
 
 
 def test_only_the_baseline_has_no_terms() -> None:

@@ -37,6 +37,12 @@ def test_numbers(check, bad: tuple[float, ...], good: tuple[float, ...]) -> None
             check("beta", value)
 
 
+def test_weights_are_named_in_the_message() -> None:
+    checks.check_weights(ce_weight=1.0, kd_weight=0)
+    with pytest.raises(ValueError, match=r"kd_weight must be a finite number >= 0, got -1"):
+        checks.check_weights(ce_weight=1.0, kd_weight=-1)
+
+
 def test_open_fraction() -> None:
     with pytest.raises(ValueError, match=r"\[0, 1\), got 1"):
         checks.check_fraction("ratio", 1, closed=False)

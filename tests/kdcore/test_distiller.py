@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
+from kdcore.card import Knob
 from kdcore.checkpoints import CheckpointError, list_checkpoints, load_checkpoint, state_hash
 from kdcore.distiller import Distiller, Epoch, NonFiniteLossError, Step, accuracy, distill, evaluate
 from kdcore.inputs import Batch, Normalize
 from kdcore.method import CrossEntropy, Method, Needs, Signals, TrainingOutputs, ce_weight_knob
-from kdcore.registry import Knob, create_method
+from kdcore.registry import create_method
 from kdcore.taps import TapError
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdcore.card import Knob
 from kdcore.method import CrossEntropy, Method, Needs, Signals, TrainingOutputs, ce_weight_knob, total
 from kdcore.methods.pld import CARD
-from kdcore.registry import Knob, create_method
+from kdcore.registry import create_method
 
 
 class Toy(Method):
@@ -56,12 +57,20 @@ def test_every_objective_gets_a_ce_weight_once() -> None:
     assert Toy(ce_weight=0.5).ce_weight(Toy.example()) == 0.5
 
 
-def test_names_default_to_the_card() -> None:
+def test_a_variant_under_another_papers_card_takes_its_name_and_promises() -> None:
     class Bare(Method):
         card = CARD
 
     assert (Bare.name, Bare.label, Bare.invariances) == ("pld", "PLD", CARD.invariances)
-    assert [k.name for k in Bare.knobs] == [k.name for k in CARD.knobs]
+    assert [k.name for k in Bare.knobs] == ["ce_weight"] and Bare not in CARD.objectives
+
+
+def test_an_objective_is_usable_before_it_has_a_card() -> None:
+    class Young(Method):
+        name = "young"
+        knobs = (Knob("weight", 2.0),)
+
+    assert Young.label == "YOUNG" and Young().settings == {"weight": 2.0, "ce_weight": 1.0}
 
 
 def test_only_learnable_parts_are_optimised() -> None:

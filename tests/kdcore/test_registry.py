@@ -1,135 +1,17 @@
-"""Cards, knobs, listing and lookup."""
+"""Listing and lookup of the methods that are there."""
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
-from html import escape
+from types import ModuleType
 
 import pytest
 
 from kdcore import registry
-from kdcore.registry import (
-    AXES,
-    FAMILIES,
-    Axes,
-    Evidence,
-    Knob,
-    MethodCard,
-    Parity,
-    create_method,
-    get_card,
-    list_methods,
-    list_objectives,
-    objective_class,
-    split_values,
-)
-
-PLACE = dict.fromkeys(AXES, "-") | {"knowledge": "response+feature", "signal": "kl", "task": "classification"}
-
-
-def card(**more: object) -> MethodCard:
-    return MethodCard(
-        **{
-            "slug": "x",
-            "title": "X <1>",
-            "authors": "A & B",
-            "year": 2020,
-            "family": "features",
-            "summary": "S.",
-            "axes": Axes(**PLACE),
-            **more,
-        }
-    )
-
-
-def test_split_values() -> None:
-    assert split_values("kl+mse") == ("kl", "mse") == split_values("kl, mse") == split_values(("kl", "mse"))
-    assert split_values("-") == () == split_values("")
-
-
-def test_axes_check_their_vocabulary() -> None:
-    assert Axes(**PLACE).values("knowledge") == ("response", "feature")
-    with pytest.raises(ValueError, match=r"axes\.signal must be one of .*got 'klx'"):
-        Axes(**PLACE | {"signal": "kl+klx"})
-    with pytest.raises(ValueError, match="axis must be one of"):
-        Axes(**PLACE).values("signals")
-
-
-@pytest.mark.parametrize(
-    ("knob", "value", "expected"),
-    [
-        (Knob("a", 1.0), 2, 2.0),
-        (Knob("a", 1.0), 0.5, 0.5),
-        (Knob("a", 3), 4.0, 4),
-        (Knob("a", True), False, False),
-        (Knob("a", "x"), "y", "y"),
-        (Knob("a", None), None, None),
-        (Knob("a", None), 2, 2.0),
-        (Knob("a", "x", choices=("x", "y")), "y", "y"),
-    ],
-)
-def test_knobs_convert(knob: Knob, value: object, expected: object) -> None:
-    got = knob.check(value)
-    assert got == expected and type(got) is type(expected)
-
-
-@pytest.mark.parametrize(
-    ("knob", "value", "error"),
-    [
-        (Knob("a", 1.0), "1", TypeError),
-        (Knob("a", 1.0), True, TypeError),
-        (Knob("a", 1.0), None, TypeError),
-        (Knob("a", 3), 3.5, TypeError),
-        (Knob("a", 3), True, TypeError),
-        (Knob("a", True), 1, TypeError),
-        (Knob("a", "x"), 1, TypeError),
-        (Knob("a", "x", choices=("x", "y")), "z", ValueError),
-        (Knob("a", "x", choices=("x", "y")), 1, TypeError),
-    ],
-)
-def test_knobs_refuse(knob: Knob, value: object, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"^a must be .*got"):
-        knob.check(value)
-
-
-def test_cards_refuse_what_does_not_exist() -> None:
-    with pytest.raises(ValueError, match="family"):
-        card(family="feature")
-    with pytest.raises(ValueError, match="invariances"):
-        card(invariances=("scale",))
-    with pytest.raises(ValueError, match=r"parity\.status"):
-        Parity("perfect")
-
-
-def test_a_card_draws_itself_and_escapes() -> None:
-    html = card(
-        arxiv="1234.56789",
-        official_code="o/n",
-        deviations=("a < b",),
-        knobs=(Knob("k", 1.0, 0.0, 2.0, symbol="κ"),),
-        evidence=(Evidence("w", "p", "c", "h&h"),),
-        invariances=("scale_invariant",),
-    )._repr_html_()
-    for text in (
-        "X &lt;1&gt;",
-        "A &amp; B",
-        "https://arxiv.org/abs/1234.56789",
-        "https://github.com/o/n",
-        "a &lt; b",
-        "κ",
-        "0 to 2",
-        "h&amp;h",
-        escape(registry.INVARIANCES["scale_invariant"]),
-    ):
-        assert text in html, text
-    assert html.count("<div") == html.count("</div>") and html.count("<table") == html.count("</table>")
-
-
-def test_cards_are_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        get_card("pld").title = "other"  # type: ignore[misc]
+from kdcore.card import FAMILIES
+from kdcore.methods.pld import PLD
+from kdcore.registry import create_method, get_card, list_methods, list_objectives, objective_class
 
 
 def test_listing() -> None:
@@ -168,13 +50,18 @@ def test_families_and_folders() -> None:
         assert c.notebook == f"notebooks/{c.family}/{slug}.ipynb"
 
 
-def test_a_module_without_a_card_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Module:
-        CARD = card(slug="other")
+def test_a_module_without_a_card_or_with_one_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgotten(PLD):
+        name = "forgotten"
 
+    Forgotten.__module__ = "mine"
+    other, forgets = ModuleType("mine"), ModuleType("mine")
+    other.CARD = forgets.CARD = get_card("pld")
+    forgets.Forgotten, forgets._Helper = Forgotten, Forgotten
     for modules, error, message in (
-        ({"bare": object()}, TypeError, r"methods/bare\.py must define CARD"),
-        ({"mine": Module}, ValueError, r"CARD\.slug must be 'mine', got 'other'"),
+        ({"bare": ModuleType("bare")}, TypeError, r"methods/bare\.py must define CARD"),
+        ({"mine": other}, ValueError, r"CARD\.slug must be 'mine', got 'pld'"),
+        ({"pld": forgets}, ValueError, r"methods/pld\.py: CARD\.objectives must name Forgotten, too\.$"),
     ):
         monkeypatch.setattr(registry, "_modules", lambda modules=modules: modules)
         with pytest.raises(error, match=message):
@@ -182,10 +69,7 @@ def test_a_module_without_a_card_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_two_objectives_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdcore.methods import pld, vanilla_kd
-
-    monkeypatch.setattr(pld.PLD, "name", "kd")
-    monkeypatch.setattr(registry, "_modules", lambda: {"pld": pld, "vanilla_kd": vanilla_kd})
+    monkeypatch.setattr(PLD, "name", "kd")
     with pytest.raises(ValueError, match="two objectives are called 'kd'"):
         registry._objectives.__wrapped__()
 

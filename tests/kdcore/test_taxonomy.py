@@ -1,8 +1,7 @@
-"""The method map: vocabulary, cards against planned rows, queries, similarity, the guide and its worked cases."""
+"""The method map: vocabulary, queries, similarity, the guide and its worked cases."""
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 
@@ -13,13 +12,14 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import squareform
 
 from kdcore import taxonomy
-from kdcore.registry import AXES, FAMILIES, Axes, MethodCard, get_card, list_methods
+from kdcore.card import Axes, MethodCard
+from kdcore.collection import AXES, FAMILIES, SURVEY_FIELDS, collection
+from kdcore.registry import list_methods
 from kdcore.taxonomy import (
     CASES,
     GUIDE,
     MEANING,
     QUESTIONS,
-    SURVEY_FIELDS,
     TRY_FIRST,
     MethodEntry,
     check_case,
@@ -28,7 +28,6 @@ from kdcore.taxonomy import (
     excluded_because,
     find,
     map_coordinates,
-    planned_rows,
     points,
     recommend,
     similar,
@@ -71,7 +70,7 @@ def made(slug: str = "x", status: str = "planned", **axes: str) -> MethodEntry:
 def test_the_collection_has_41_papers_and_2_surveys_in_a_fixed_order() -> None:
     slugs = [e.slug for e in entries()]
     assert len(slugs) == len(set(slugs)) == 43
-    assert slugs == list(planned_rows()) and slugs[0] == "ortrack" and slugs[-1] == "symbolic_kd"
+    assert slugs == list(collection())[:43] and slugs[0] == "ortrack" and slugs[-1] == "symbolic_kd"
     assert [e.slug for e in entries() if e.status == "survey"] == ["survey_llm_kd", "survey_kd_dd"]
     assert entries() == taxonomy.METHODS
 
@@ -109,9 +108,9 @@ def test_families_hold_the_planned_papers() -> None:
 
 
 def test_facts_of_the_papers_are_well_formed() -> None:
-    arxiv = [row["arxiv"] for row in planned_rows().values()]
-    assert len(set(arxiv)) == 43
-    for row in planned_rows().values():
+    rows = [row.cells for row in collection().values()]
+    assert len({row["arxiv"] for row in rows}) == len(rows) == 45
+    for row in rows:
         year, number = row["arxiv"].split(".")
         assert len(year) == 4 and len(number) == 5 and number.isdigit()
         assert 0 <= int(row["year"]) - (2000 + int(year[:2])) <= 1, f"{row['slug']}: year against arXiv number"
@@ -128,33 +127,14 @@ def test_survey_fields_are_parsed_with_analogies_and_all() -> None:
     assert entry("nrr_dd").elicitation == () and entry("nrr_dd").analogy == {"algorithm"}
 
 
-@pytest.mark.parametrize("slug", [s for s in list_methods() if s in planned_rows()])
-def test_an_implemented_card_agrees_with_its_planned_row(slug: str) -> None:
-    card, row = get_card(slug), planned_rows()[slug]
-    assert card.family == row["family"] and card.arxiv == row["arxiv"]
-    for axis in AXES:
-        assert card.axes.values(axis) == taxonomy.split_values(row[axis]), axis
-    if card.survey:
-        assert taxonomy._survey_fields(card.survey) == taxonomy._survey_fields(row)
-
-
-def test_a_card_overrides_its_planned_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = planned_rows()["taid"]
-    card = MethodCard(
-        slug="taid",
-        title="From the card",
-        authors="A",
-        year=2001,
-        family="language",
-        summary="s",
-        axes=Axes(**{a: row[a] for a in AXES} | {"goal": "insight"}),
-    )  # type: ignore[arg-type]
-    got = taxonomy._from_card(card)
+def test_an_implemented_paper_is_placed_by_its_card() -> None:
+    axes = Axes(**collection()["taid"].facts()["axes"] | {"goal": "insight"})
+    got = taxonomy._from_card(MethodCard(slug="taid", title="From the card", year=2001, summary="s", axes=axes))
     assert (got.title, got.year, got.goal, got.status) == ("From the card", 2001, ("insight",), "implemented")
-    assert got.skill == entry("taid").skill, "survey fields that the card leaves out come from the planned row"
-    wrong = dataclasses.replace(card, survey={"theme": "theory"})
-    with pytest.raises(ValueError, match=r"'theme'.*elicitation"):
-        taxonomy._from_card(wrong)
+    planned = entry("taid")
+    assert (got.skill, got.analogy, got.notebook) == (planned.skill, planned.analogy, planned.notebook)
+    own = MethodCard(slug="own", title="Own", authors="A", year=2026, family="ranking", summary="s", axes=axes)
+    assert taxonomy._from_card(own).skill == () and not taxonomy._from_card(own).analogy
 
 
 def test_status_follows_the_modules() -> None:
@@ -169,7 +149,8 @@ def test_status_follows_the_modules() -> None:
 
 def test_companions_are_cards_outside_the_collection() -> None:
     extra = [e.slug for e in entries(companions=True)[43:]]
-    assert TRY_FIRST in extra and not set(extra) & set(planned_rows())
+    assert TRY_FIRST in extra and not set(extra) & {e.slug for e in entries()}
+    assert set(extra) == {slug for slug, row in collection().items() if row.cells["companion"] == "yes"}
 
 
 def test_a_value_outside_the_vocabulary_is_refused() -> None:
@@ -253,7 +234,7 @@ def test_similar_sorts_and_leaves_the_paper_out() -> None:
     assert len(got) == 42 and "pld" not in {e.slug for e, _ in got}
     assert [(-s, e.slug) for e, s in got] == sorted((-s, e.slug) for e, s in got)
     assert similar("pld") == got[:5] and similar("nrr_dd", 1)[0][0].slug == "infer_dd"
-    assert similar(TRY_FIRST, 3)[0][0].slug in planned_rows()
+    assert similar(TRY_FIRST, 3)[0][0] in entries()
 
 
 def test_similar_refuses() -> None:
@@ -432,7 +413,7 @@ def test_the_guide_refuses_what_it_does_not_ask(situation: dict[str, str], messa
 
 def test_the_map_imports_light() -> None:
     code = (
-        "import sys, kdcore.taxonomy as t; t.planned_rows(); "
+        "import sys, kdcore.taxonomy as t; t.collection(); "
         "bad = {'pandas', 'sklearn', 'timm', 'torchvision', 'plotly', 'matplotlib', 'IPython'} & set(sys.modules); "
         "assert not bad, bad"
     )

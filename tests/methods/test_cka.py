@@ -274,5 +274,5 @@ def test_the_page_offers_the_shared_functions_themselves() -> None:
 
 
 def test_card() -> None:
-    assert CARD.objectives == {"cka": CKAAlignment} and CARD.losses == ("cka_loss",)
+    assert CARD.objectives == (CKAAlignment,) and CARD.losses == ("cka_loss",)
     assert "Kornblith" in CARD._repr_html_() and "PWCCA" in CARD._repr_html_()

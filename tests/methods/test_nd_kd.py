@@ -643,7 +643,7 @@ def test_bad_input_of_kdpp_is_named(change: dict, message: str) -> None:
 
 
 def test_card() -> None:
-    assert CARD.objectives == {"kdpp": KDPP, "nd": ND}
+    assert CARD.objectives == (KDPP, ND)
     assert isinstance(create_method("nd_kd"), KDPP) and not isinstance(create_method("nd_kd"), ND)
     html = CARD._repr_html_()
     assert "Wang et al." in html and "DirectNormLoss" in html

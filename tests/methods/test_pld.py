@@ -275,7 +275,7 @@ def test_terms() -> None:
     close(PLD(temperature=4).terms(x)["pld"], pld_loss(s, t, y, temperature=4.0))
     with pytest.raises(ValueError, match="weights must be one of"):
         PLD(weights="linear")
-    assert list(CARD.objectives) == ["pld"]
+    assert CARD.objectives == (PLD,)
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------

@@ -368,7 +368,7 @@ def test_a_missing_teacher_is_named() -> None:
 
 
 def test_the_card_holds_three_objectives() -> None:
-    assert list(CARD.objectives) == ["kd", "dkd", "dist"]
+    assert CARD.objectives == (KD, DKD, DIST)
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kdcore import taxonomy
-from kdcore.registry import AXES
+from kdcore.card import AXES
 from kdcore.taxonomy import CASES, TRY_FIRST, entries
 from workbench.views import method_map as pictures
 from workbench.views.base import View

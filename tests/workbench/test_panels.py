@@ -10,8 +10,9 @@ import pytest
 import torch
 import traitlets
 
+from kdcore.card import Knob
 from kdcore.models import MLP
-from kdcore.registry import Knob, list_objectives, objective_class
+from kdcore.registry import list_objectives, objective_class
 from kdcore.tasks import Classification, ModelSpec, Recipe, Task
 from workbench.panels import Explorer, LiveChart, PairPanel, Slider, TrainPanel, checkbox, control_for, dropdown, slider
 from workbench.panels.base import Panel, static_mode, views_html

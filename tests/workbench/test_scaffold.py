@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from kdcore import taxonomy
-from kdcore.registry import AXES, MethodCard, split_values
+from kdcore.card import MethodCard
+from kdcore.collection import collection
 from workbench import scaffold as scaffold_module
 from workbench.runs.pairing import pair
 from workbench.runs.parameters import read_parameters
@@ -49,15 +50,16 @@ def test_three_files_in_their_places(tmp_path: Path) -> None:
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(written)
 
 
-def test_every_planned_paper_is_filled_in_and_its_card_agrees_with_the_plan(tmp_path: Path) -> None:
+def test_the_card_of_a_planned_paper_takes_its_facts_from_the_collection(tmp_path: Path) -> None:
     for slug in planned_slugs():
-        row = taxonomy.planned_rows()[slug]
-        card = load(scaffold(slug, root=tmp_path)[0]).CARD
-        assert isinstance(card, MethodCard)
-        assert (card.slug, card.title, str(card.year), card.family) == (slug, row["title"], row["year"], row["family"])
-        assert (card.arxiv, card.official_code, card.venue) == (row["arxiv"], row["official_code"], row["venue"])
-        assert all(card.axes.values(axis) == split_values(row[axis]) for axis in AXES)
-        assert taxonomy._from_card(card).analogy == taxonomy._from_row(row).analogy
+        facts = collection()[slug].facts()
+        path = scaffold(slug, root=tmp_path)[0]
+        module = load(path)
+        assert isinstance(module.CARD, MethodCard) and module.CARD.slug == slug
+        assert vars(module.CARD.axes) == facts.pop("axes")
+        assert all(getattr(module.CARD, name) == value for name, value in facts.items())
+        card = path.read_text().partition("CARD = ")[2]
+        assert not [name for name in ("title", "year", "axes", "survey", "family") if f"{name}=" in card]
 
 
 def test_everything_written_passes_the_linter(tmp_path: Path) -> None:
@@ -129,10 +131,11 @@ def test_the_lesson_is_a_notebook_with_typed_parameters(tmp_path: Path) -> None:
         (("../x", "ranking", "T"), "slug must be"),
         (("pld", "ranking", "T"), "'pld' is taken"),
         (("dkd", "ranking", "T"), "'dkd' is taken"),
-        (("my_kd",), "not a planned paper: give its family .*ranking.* and its title"),
-        (("my_kd", "ranking", "  "), "not a planned paper"),
+        (("my_kd",), r"'my_kd' is not in kdcore/collection\.csv: give its family .*ranking.* and its title"),
+        (("my_kd", "ranking", "  "), r"is not in kdcore/collection\.csv"),
         (("my_kd", "rankings", "T"), "family must be one of .*'ranking'"),
-        (("taid", "ranking"), "family of 'taid' is planned to be 'language', got 'ranking'"),
+        (("taid", "ranking"), r"family of 'taid' is 'language' in kdcore/collection\.csv, got 'ranking'"),
+        (("taid", None, "TAYD"), r"title of 'taid' is 'TAID: .*' in kdcore/collection\.csv, got 'TAYD'"),
         (("survey_kd_dd",), "family must be one of"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdcore import taxonomy
-from kdcore.registry import FAMILIES
+from kdcore.card import FAMILIES
 from workbench.runs.files import notebook_of, resolve_notebook, script_of
 from workbench.runs.pairing import check_pair, check_pairs, pair
 from workbench.views import soft_target_view

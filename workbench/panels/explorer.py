@@ -11,9 +11,9 @@ from typing import Any
 import ipywidgets as w
 import traitlets as t
 
+from kdcore.card import Knob
 from kdcore.functional.checks import check_choice, closest
 from kdcore.html import tag
-from kdcore.registry import Knob
 from workbench.views.base import View
 
 from .base import Panel, as_views, views_html
@@ -186,7 +186,7 @@ class Explorer(Panel):
     Args:
         title: heading, and name among the open panels.
         controls: name -> :class:`Control` (:func:`slider`, :func:`dropdown`, :func:`checkbox`), a
-            :class:`kdcore.registry.Knob` (see :func:`control_for`), in the order shown.
+            :class:`kdcore.card.Knob` (see :func:`control_for`), in the order shown.
         render: ``render(**values)`` -> a view or a list of views. Runs in a background thread (the newest values win),
             so it must not print or display; what it raises is shown in the panel.
         static_at: values at which the static form is drawn, one set of views each; what an entry leaves out takes the

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdcore.card import FAMILIES
 from kdcore.html import Html, join, tag
-from kdcore.registry import FAMILIES
 from kdcore.taxonomy import MethodEntry
 
 #: What the chapters of the book are about, in a few words.

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from kdcore import taxonomy
+from kdcore.card import AXES, FAMILIES
 from kdcore.functional.checks import check_choice
 from kdcore.html import escaped, join, table, tag
-from kdcore.registry import AXES, FAMILIES
 from kdcore.taxonomy import MethodEntry
 
 from .base import View
