@@ -166,8 +166,7 @@ def distill(
             seed: of weights made by the method, shuffling, augmentation, dropout.
             metric: see :func:`kdcore.metrics.evaluate`; accuracy. The first one picks the best epoch, in its direction.
             loss: what is learnt from labels, ``(student's output, labels) -> tensor`` or named tensors; cross-entropy.
-            readout: what metrics and methods read of the student's output, where no method has a readout of its own; its
-                logits.
+            readout: what metrics and methods read of the student's output, where no method has its own; logits.
             ce_weight: replaces the method's own weight of what is learnt from labels.
             student_transform, teacher_transform: applied to ``x`` before each model (for named teachers, by name);
                 ``None``: what its ``pretrained_cfg`` asks for, given images in [0, 1]; ``nn.Identity()``: nothing.

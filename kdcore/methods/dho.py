@@ -1,8 +1,8 @@
 r"""Simple yet Effective Semi-supervised Knowledge Distillation ... via Dual-Head Optimization (2025), arXiv:2505.07675.
 
 Few labelled images, many unlabelled ones, and a vision-language model that can say something of any image but is large
-and often wrong. A student with *one* classifier is pulled two ways wherever the teacher contradicts a label. Here it has
-two heads on one backbone: one learns from labels only, the other from the teacher only, and the backbone from both.
+and often wrong. A student with *one* classifier is pulled two ways wherever the teacher contradicts a label. Here it
+has two heads on one backbone: one learns from labels only, the other from the teacher only, and the backbone from both.
 Their answers are mixed afterwards, with weights that are looked for on validation images:
 
 .. math::
@@ -19,8 +19,8 @@ paper                           argument                                 shape
 ==============================  =======================================  =================================
 
 Loss, mixture and search live in :mod:`kdcore.functional.dual_heads` (PCoreSet uses them too), the student in
-:mod:`kdcore.models.dual_head`. In the loop one batch holds labelled and unlabelled samples together (the latter labelled
--100), so that batch norm sees both, as in the authors' ImageNet scripts.
+:mod:`kdcore.models.dual_head`. In the loop one batch holds labelled and unlabelled samples together (the latter are
+labelled -100), so that batch norm sees both, as in the authors' ImageNet scripts.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def gradient_conflict(ce_loss: Tensor, kd_loss: Tensor, parameters: Iterable[Ten
     for loss in (ce_loss, kd_loss):
         grads = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
         flat.append(
-            torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(leaves, grads, strict=True)])
+            torch.cat(
+                [(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(leaves, grads, strict=True)]
+            )
         )
     ce, kd = flat[0].norm().item(), flat[1].norm().item()
     cosine = (flat[0] @ flat[1]).item() / (ce * kd) if ce * kd else float("nan")
@@ -182,7 +184,7 @@ class ZeroShotTeacher(nn.Module):
         return zero_shot_logits(self.image_encoder(images), self.text_weights, logit_scale=self.logit_scale)
 
 
-def OpenClipTeacher(  # noqa: N802 (the name is the specification's)
+def OpenClipTeacher(
     model_name: str, pretrained: str, classnames: Sequence[str], templates: Sequence[str | Callable[[str], str]]
 ) -> ZeroShotTeacher:
     """A :class:`ZeroShotTeacher` from an open_clip model; weights are fetched by open_clip, so this needs a network.
@@ -220,9 +222,18 @@ class DHO(Method):
     knobs = (
         Knob("temperature", 2.0, 1.0, 8.0, symbol="T", log=True, help="softens both distributions", source="erjui/DHO"),
         Knob("kd_weight", 0.5, 0.0, 1.0, symbol="w_kd", help="weight of both distillation terms", source="erjui/DHO"),
-        Knob("alpha", 0.5, 0.0, 1.0, symbol="α", help="share of the CE head in the answer", source="PCoreSet's default"),
+        Knob(
+            "alpha", 0.5, 0.0, 1.0, symbol="α", help="share of the CE head in the answer", source="PCoreSet's default"
+        ),
         Knob("beta", 1.0, 0.5, 4.0, symbol="β", help="temperature of the KD head in the answer", source="erjui/DHO"),
-        Knob("heads", "dual", symbol="h", choices=("dual", "single"), help="one head for each signal, or one for both"),
+        Knob(
+            "heads",
+            "dual",
+            symbol="h",
+            choices=("dual", "single"),
+            help="a head for each signal, or one for both",
+            source="baseline",
+        ),
         ce_weight_knob(0.5, source="erjui/DHO: 0.5 in the few-shot scripts, 1 with 1 % and 10 % of ImageNet"),
     )
 
@@ -261,13 +272,12 @@ class DHO(Method):
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         _, kd = self.heads(s.student_output)
-        teacher = s.logits[1]
-        known = torch.zeros(len(kd), dtype=torch.bool) if s.labels is None else s.labels != -100
-        weighted = {}
-        for name, part in (("kd_labeled", known), ("kd_unlabeled", ~known)):
-            if bool(part.any()):
-                weighted[name] = self.knob.kd_weight * kd_loss(kd[part], teacher[part], temperature=self.knob.temperature)
-        return weighted
+        each = kd_loss(kd, s.logits[1], temperature=self.knob.temperature, reduction="none")
+        known = torch.zeros_like(each, dtype=torch.bool) if s.labels is None else s.labels != -100
+        return {
+            name: self.knob.kd_weight * torch.where(part, each, 0).sum() / part.sum().clamp(min=1)
+            for name, part in (("kd_labeled", known), ("kd_unlabeled", ~known))
+        }
 
     @classmethod
     def example(cls, **kwargs: Any) -> Signals:
@@ -283,27 +293,31 @@ class DHO(Method):
 
 CARD = MethodCard(
     slug="dho",
-    summary="A student with two heads: labels speak to one, a vision-language teacher to the other; their probabilities "
-    "are mixed at inference, with weights found on validation images.",
+    summary="A student with two heads: labels speak to one, a vision-language teacher to the other; their "
+    "probabilities are mixed at inference, with weights found on validation images.",
     objectives=(DHO,),
     losses=("dho_loss",),
     taps="logits of both heads",
     invariances=("sample_permutation",),
-    parity=Parity(
-        "exact", "erjui/DHO", 1e-10, "loss, gradients, search, zero-shot and Tip-Adapter logits, float64"
-    ),
+    parity=Parity("exact", "erjui/DHO", 1e-10, "loss, gradients, search, zero-shot and Tip-Adapter logits, float64"),
     evidence=(
-        Evidence("forward", paper="one model", code="one batch (ImageNet) or two forwards (few-shot)", here="one batch"),
+        Evidence(
+            "forward", paper="one model", code="one batch (ImageNet) or two forwards (few-shot)", here="one batch"
+        ),
         Evidence("weights", paper="λ", code="0.5 and 0.5 (few-shot); 1 and 1 (1 %, 10 %)", here="knobs, 0.5 and 0.5"),
         Evidence(
-            "search of α and β", paper="on validation data", code="on the test set in the ImageNet few-shot script",
+            "search of α and β",
+            paper="on validation data",
+            code="on the test set in the ImageNet few-shot script",
             here="on validation images only",
         ),
         Evidence(
-            "prompts", paper="text ensemble", code="normalised before the mean (DHO), after it (PCoreSet)",
+            "prompts",
+            paper="text ensemble",
+            code="normalised before the mean (DHO), after it (PCoreSet)",
             here="normalize_first",
         ),
-    ),  # fmt: skip
+    ),
     deviations=("α and β are never searched on test images.",),
 )
 

@@ -74,11 +74,13 @@ def task_info(name: str) -> TaskInfo:
     builder = _builders()[name]
     signature = inspect.signature(builder)
     options = {p.name: p.default for p in signature.parameters.values()}
+    returned = signature.return_annotation  # a name where the module postpones its annotations
+    returned = getattr(builder, "__globals__", {}).get(returned, returned) if isinstance(returned, str) else returned
     return TaskInfo(
         name,
         (inspect.getdoc(builder) or "").partition("\n")[0],
         options,
-        classifies=signature.return_annotation in (Classification, "Classification"),
+        classifies=isinstance(returned, type) and issubclass(returned, Classification),
     )
 
 
