@@ -182,7 +182,7 @@ class ZeroShotTeacher(nn.Module):
         return zero_shot_logits(self.image_encoder(images), self.text_weights, logit_scale=self.logit_scale)
 
 
-def OpenClipTeacher(  # noqa: N802 (the name is the specification's)
+def OpenClipTeacher(
     model_name: str, pretrained: str, classnames: Sequence[str], templates: Sequence[str | Callable[[str], str]]
 ) -> ZeroShotTeacher:
     """A :class:`ZeroShotTeacher` from an open_clip model; weights are fetched by open_clip, so this needs a network.

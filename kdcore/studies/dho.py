@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+
 import torch
 from torch import Tensor, nn
 
