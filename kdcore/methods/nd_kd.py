@@ -57,13 +57,6 @@ from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Needs, Signals, TrainingOutputs, ce_weight_knob
 from ..projectors import EmbeddingProjector
 
-#: Named bases of :func:`kdpp_loss`.
-BASES = ("kd", "dkd", "dist")
-#: Terms on the embedding that :class:`KDPP` can add to a base.
-REGULARIZERS = ("nd", "direction", "norm")
-#: A loss of ``(student_logits, teacher_logits, labels)`` that ND is added to.
-Base = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
 _CODE = "WangYZ1608/Knowledge-Distillation-via-ND"
 
 
@@ -116,6 +109,12 @@ def nd_loss(
     teachers = torch.linalg.vector_norm(teacher_emb.detach().to(s.dtype), dim=1)
     longer = torch.where(own >= teachers, own, teachers)  # not torch.maximum: it would halve the gradient at a tie
     return reduce(1 - share_along(s, direction, longer, eps), reduction)
+
+
+#: Named bases of :func:`kdpp_loss`.
+BASES = ("kd", "dkd", "dist")
+#: A loss of ``(student_logits, teacher_logits, labels)`` that ND is added to.
+Base = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def kdpp_loss(
@@ -210,6 +209,9 @@ def _base_loss(
 
 # Training -------------------------------------------------------------------------------------------------------------
 
+
+#: Terms on the embedding that :class:`KDPP` can add to a base.
+REGULARIZERS = ("nd", "direction", "norm")
 
 _REGULARIZER = (
     Knob(
