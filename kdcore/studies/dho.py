@@ -7,9 +7,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import preserved_rng
+from ..distiller import Step, distill
 from ..experiment import Arm, Claim, Comparison
 from ..functional.dual_heads import InterpolationResult, dual_head_probabilities, search_interpolation
 from ..inputs import input_normalization
+from ..method import Signals, total
+from ..methods.dho import gradient_conflict
+from ..registry import create_method
 from ..taps import evaluating
 from ..tasks import load_task
 from ..tasks.digits_two_tower import TwoTowerTask
@@ -57,6 +62,35 @@ def searched_accuracy(student: nn.Module, task: TwoTowerTask) -> float:
     ce, kd, labels = both_heads(student, task, "test")
     mixed = dual_head_probabilities(ce, kd, alpha=found.alpha, beta=found.beta)
     return (mixed.argmax(1) == labels).double().mean().item()
+
+
+def conflicts(task: TwoTowerTask, teacher: nn.Module, *, heads: str, epochs: int = 4, seed: int = 0) -> Tensor:
+    """Cosine between the gradients of both losses in the backbone, after every step of a training, ``(steps,)``.
+
+    Args:
+        task, teacher: the arena; heads: ``"dual"`` or ``"single"``; epochs, seed: of the training.
+    """
+    method, student = create_method("dho", heads=heads), task.student(seed=seed)
+    loader = task.loader("train", batch_size=32, seed=seed)
+    batches, found = list(task.loader("train", batch_size=32, seed=seed + 1)), []
+
+    def look(event: object) -> None:
+        if not isinstance(event, Step):
+            return
+        x, y = batches[event.step % len(batches)]
+        with torch.enable_grad(), evaluating(student):
+            output = student(x)
+            s = Signals(student_logits=output[1], student_output=output, teacher_logits=teacher(x).detach(), labels=y)
+            learnt = method.supervised(s)
+            assert isinstance(learnt, Tensor)
+            pulls = gradient_conflict(
+                learnt, total(method.terms(s).values()), student.get_submodule("backbone").parameters()
+            )
+        found.append(pulls["cosine"])
+
+    with preserved_rng():
+        distill(teacher, student, method, loader, epochs=epochs, lr=3e-3, seed=seed, callbacks=[look])
+    return torch.tensor(found)
 
 
 def task_of(seed: int = 0, *, labels_per_class: int = 1, num_images: int = 220) -> TwoTowerTask:
@@ -122,6 +156,7 @@ __all__ = [
     "arms",
     "both_heads",
     "claims",
+    "conflicts",
     "searched",
     "searched_accuracy",
     "task_of",

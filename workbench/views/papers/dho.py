@@ -1,0 +1,159 @@
+"""Pictures of DHO: the mixture of two heads, their answers to one image, and how their losses pull at the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from kdcore.functional.checks import check_choice
+
+from ..base import View
+from ..drawing import WIDTH, as_array, check_names, heatmap, join_words, legend_above, subplots, thin_labels
+from ..theme import CATEGORICAL, SEQUENTIAL, Theme
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def mixture_view(
+    grid: Any,
+    alphas: Sequence[float],
+    betas: Sequence[float],
+    *,
+    alpha: float,
+    beta: float,
+    title: str = "Accuracy of the mixture on validation images",
+) -> View:
+    """Validation accuracy for every share of the CE head and every temperature of the KD head, with a chosen point.
+
+    Args:
+        grid: ``(betas, alphas)`` accuracies in [0, 1]; alphas, betas: what they belong to.
+        alpha, beta: the chosen point, one of them.
+
+    Raises:
+        ValueError: a grid of another shape, or a point that is not on it.
+    """
+    array = as_array("grid", grid, ndim=2)
+    if array.shape != (len(betas), len(alphas)):
+        raise ValueError(f"grid must be ({len(betas)}, {len(alphas)}), got {array.shape}.")
+    columns, rows = [f"{a:.2f}" for a in alphas], [f"{b:g}" for b in betas]
+    check_choice("alpha", f"{alpha:.2f}", tuple(columns))
+    check_choice("beta", f"{beta:g}", tuple(rows))
+    place = (rows.index(f"{beta:g}"), columns.index(f"{alpha:.2f}"))
+    best = np.unravel_index(int(array.argmax()), array.shape)
+    alone = {"CE": array[place[0], -1], "KD": array[place[0], 0]}
+    alt = (
+        f"At alpha {alpha:.2f} and beta {beta:g} the mixture is right on {100 * array[place]:.1f} % of the validation "
+        f"images; the best point, alpha {columns[best[1]]} and beta {rows[best[0]]}, has {100 * array[best]:.1f} %. "
+        + "; ".join(f"the {name} head alone has {100 * value:.1f} %" for name, value in alone.items())
+        + "."
+    )
+    table = pd.DataFrame(array, columns=columns)
+    table.insert(0, "beta", rows)
+
+    def draw(theme: Theme) -> Figure:
+        figure, ax = subplots(WIDTH, 3.4)
+        low = float(array.min())
+        image = heatmap(
+            ax,
+            array,
+            theme,
+            rows=rows,
+            columns=columns,
+            vmin=low,
+            vmax=float(array.max()),
+            cmap=SEQUENTIAL,
+            numbers=None,
+        )
+        for (row, column), marker, words in ((best, "*", "best"), (place, "o", "chosen")):
+            ax.plot(column, row, marker, ms=13, mfc="none", mec=theme.ink, mew=2, label=words, ls="none")
+        ax.set(xlabel="alpha, share of the CE head", ylabel="beta, temperature of the KD head")
+        legend_above(ax)
+        figure.colorbar(image, ax=ax, label="accuracy", fraction=0.05, pad=0.02)
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
+
+
+def head_bars_view(
+    probabilities: Mapping[str, Any], class_names: Sequence[str] | None = None, *, label: int, title: str
+) -> View:
+    """Class probabilities of one image by several speakers (CE head, KD head, mixture, teacher), one panel each.
+
+    Args:
+        probabilities: speaker -> ``(C,)``.
+        class_names: ``C`` names.
+        label: the true class, marked.
+
+    Raises:
+        ValueError: nobody speaks, or lengths that differ.
+    """
+    if not probabilities:
+        raise ValueError("probabilities is empty: there is nothing to show.")
+    rows = {name: as_array(f"probabilities[{name!r}]", p, ndim=1) for name, p in probabilities.items()}
+    classes = len(next(iter(rows.values())))
+    if any(len(p) != classes for p in rows.values()):
+        raise ValueError(f"all speakers must have the same classes, got {[len(p) for p in rows.values()]}.")
+    names = check_names("class_names", class_names, classes)
+    said = [f"{name}: {names[int(p.argmax())]} ({100 * p.max():.0f} %)" for name, p in rows.items()]
+    alt = f"The image shows {names[label]}. " + join_words(said) + "."
+    table = pd.DataFrame(rows)
+    table.insert(0, "class", names)
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = subplots(WIDTH, 1.2 + 1.05 * len(rows), len(rows), 1, sharex=True, squeeze=False)
+        for ax, (name, p), colour in zip(axes[:, 0], rows.items(), CATEGORICAL * len(rows), strict=False):
+            bars = ax.bar(range(classes), p, color=colour)
+            bars[label].set(edgecolor=theme.ink, linewidth=2, hatch="//")
+            ax.set(ylim=(0, 1), yticks=[0, 1])
+            ax.set_ylabel(name, rotation=0, ha="right", va="center")
+        thin_labels(axes[-1, 0], "x", names)
+        axes[-1, 0].set_xlabel("class; the label is hatched")
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
+
+
+def conflict_view(
+    cosines: Mapping[str, Any], *, title: str = "Do the two losses pull the backbone the same way?"
+) -> View:
+    """Histograms of the cosine between the gradients of two losses, one for each kind of student.
+
+    Args:
+        cosines: kind -> ``(steps,)`` cosines in [-1, 1]; values that are not a number are left out and counted.
+
+    Raises:
+        ValueError: nothing to show.
+    """
+    if not cosines:
+        raise ValueError("cosines is empty: there is nothing to show.")
+    all_values = {name: as_array(f"cosines[{name!r}]", v, ndim=1) for name, v in cosines.items()}
+    values = {name: v[np.isfinite(v)] for name, v in all_values.items()}
+    edges = np.linspace(-1, 1, 21)
+    counts = {name: np.histogram(v, edges)[0] for name, v in values.items()}
+    said = [
+        f"{name}: mean {v.mean():.2f}, against each other in {100 * (v < 0).mean():.0f} % of {len(v)} steps"
+        if len(v)
+        else f"{name}: no step"
+        for name, v in values.items()
+    ]
+    lost = sum(len(all_values[n]) - len(values[n]) for n in values)
+    alt = "; ".join(said) + "." + (f" {lost} steps have no cosine." if lost else "")
+    table = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **counts})
+
+    def draw(theme: Theme) -> Figure:
+        figure, ax = subplots(WIDTH, 3.2)
+        for (name, n), colour, hatch in zip(counts.items(), CATEGORICAL, ("", "//", "..", "xx"), strict=False):
+            ax.stairs(n, edges, fill=True, alpha=0.45, color=colour, label=name, hatch=hatch)
+        ax.axvline(0, color=theme.ink, lw=1, ls="--")
+        ax.set(xlabel="cosine of the two gradients", ylabel="steps", xlim=(-1, 1))
+        legend_above(ax)
+        return figure
+
+    return View(title=title, alt=alt, table=table, draw=draw)
+
+
+__all__ = ["conflict_view", "head_bars_view", "mixture_view"]
