@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from .. import html
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -115,25 +117,23 @@ class Trained:
         return pd.DataFrame(rows)
 
     def _repr_html_(self) -> str:
-        import html
-
         def shown(value: float | None) -> str:
             return "-" if value is None else f"{value:.4f}"
 
-        rows = {
-            "method": self.method,
+        measured = {
             f"last {self.metric_name}": shown(self.last_metric),
             f"best {self.metric_name}": f"{shown(self.best_metric)} (epoch {self.best_epoch})",
-            "steps": self.steps,
-            "seconds": f"{self.seconds:.1f}",
-            "teacher forwards": self.teacher_forwards,
-            "stopped early": self.stopped,
         }
-        cells = "".join(
-            f'<tr><th scope="row" style="text-align:left">{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>'
-            for k, v in rows.items()
+        return html.facts(
+            {
+                "method": self.method,
+                **(measured if self.metric_name else {}),
+                "steps": self.steps,
+                "seconds": f"{self.seconds:.1f}",
+                "teacher forwards": self.teacher_forwards,
+                "stopped early": self.stopped,
+            }
         )
-        return f"<table>{cells}</table>"
 
 
 class NonFiniteLossError(ArithmeticError):
