@@ -73,8 +73,9 @@ def test_results_may_be_tuples() -> None:
 
 def test_install_reaches_every_module_that_holds_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     original = divergences.kd_loss
-    monkeypatch.setattr(divergences, "kd_loss", original)  # put back afterwards, as is the next
-    monkeypatch.setattr(vanilla_kd, "kd_loss", original)
+    for module in [m for name, m in sys.modules.items() if name.startswith("kdcore")]:
+        for attribute in [a for a, value in vars(module).items() if value is original]:
+            monkeypatch.setattr(module, attribute, original)  # so that it is put back afterwards
     install("kdcore.methods.vanilla_kd:kd_loss:flip_sign")
     assert vanilla_kd.kd_loss is divergences.kd_loss is not original
     assert divergences.kd_loss(torch.zeros(1, 2), torch.ones(1, 2) * torch.tensor([1.0, 0.0])) < 0
