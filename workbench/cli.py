@@ -579,7 +579,7 @@ def new(
     family: Annotated[str | None, typer.Option(help="Chapter; for a paper outside the collection.")] = None,
     title: Annotated[str | None, typer.Option(help="Title; for a paper outside the collection.")] = None,
 ) -> None:
-    """Write the four files of a new method: module with card, study, lesson, test. Its tests fail until they are filled."""
+    """Write the four files of a new method: card, study, lesson and test. Its tests fail until they are filled."""
     from .scaffold import scaffold
 
     try:

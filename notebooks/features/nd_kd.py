@@ -483,6 +483,29 @@ record(
 # 5. Give the student another width: `ConvNet((4, 8, 32))` in place of `cnn-small`. Which module does
 #    `create_method("kdpp")` then own after `setup`, and why may `class_geometry` not be used on that student?
 #
+# <details><summary>Solutions of 3 to 5</summary>
+#
+# 3. The term is $1 - \langle s, e_y \rangle / \max(\|s\|, \|t\|)$: a common factor cancels. A factor of the student's
+#    alone cancels only where the student is the longer one; there the term is one minus a cosine.
+# 4. To the mixture of the two class means, $0.6\,c_3 + 0.4\,c_8$, of which the direction counts.
+# 5. An `EmbeddingProjector`: 32 numbers cannot be compared with 64. For the same reason the cosine with the teacher's
+#    class means does not exist for that student.
+# </details>
+#
+# This cell tells right from wrong. Put your own tensors in:
+
+# %% tags=["check"]
+s, t = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+c, y = torch.randn(3, 5, dtype=torch.float64), torch.arange(6) % 3
+each = {"class_means": c, "reduction": "none"}
+torch.testing.assert_close(nd_kd.nd_loss(3 * s, 3 * t, y, **each), nd_kd.nd_loss(s, t, y, **each))
+changed = ~torch.isclose(nd_kd.nd_loss(3 * s, t, y, **each), nd_kd.nd_loss(s, t, y, **each))
+assert torch.equal(changed, s.norm(dim=1) < t.norm(dim=1))
+mixed = torch.tensor([[0.6, 0.0, 0.4]], dtype=torch.float64)
+along = (0.6 * c[0] + 0.4 * c[2])[None]
+torch.testing.assert_close(nd_kd.nd_loss(along, along, mixed, class_means=c), along.new_tensor(0.0))
+
+# %% [markdown]
 # ## References
 #
 # - Y. Wang et al., *Improving Knowledge Distillation via Regularizing Feature Norm and Direction*, 2023,

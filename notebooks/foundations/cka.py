@@ -539,6 +539,24 @@ record(
 #    of 64? And with `weight = 5`?
 # 5. Compare two models of your own: `kdcore.cka_maps.cka_map(model_a, model_b, loader).plot()`.
 #
+# <details><summary>Solutions of 1 to 3</summary>
+#
+# 1. A constant added to all samples (an outlier direction, a bias) turns the angles about the origin, so mutual
+#    k-NN moves; scaling single neurons moves RSA. Centre the features first, and give neurons one scale.
+# 2. With one neuron the Gram matrix is $x x^\top$; after centring, $HSIC(K, L) \propto (x^\top y)^2$, and the normalised
+#    quotient is the squared correlation.
+# 3. Every batch then holds one class: what tells classes apart is constant within a batch and is centred away. The
+#    exact mode centres over all samples at once.
+# </details>
+#
+# This cell tells right from wrong. Put your own tensors in:
+
+# %% tags=["check"]
+x, y = torch.randn(64, 1, dtype=torch.float64), torch.randn(64, 1, dtype=torch.float64)
+squared = torch.corrcoef(torch.cat([x, y], 1).T)[0, 1] ** 2
+torch.testing.assert_close(sim.cka(x, y, unbiased=False), squared)
+
+# %% [markdown]
 # ## References
 #
 # - S. Kornblith, M. Norouzi, H. Lee, G. Hinton, *Similarity of Neural Network Representations Revisited*, ICML 2019,

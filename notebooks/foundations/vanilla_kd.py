@@ -500,6 +500,29 @@ record(
 # 5. At $T \to \infty$ the KD gradient tends to $(s - t)/(N C)$, up to the means of $s$ and $t$. Check it numerically
 #    with `kd_loss` at $T = 1000$ in float64.
 #
+# <details><summary>Solutions of 4 and 5</summary>
+#
+# 4. Halving the logits halves the distances between them: the softmax changes, and KD compares probabilities. The map
+#    $0.5\,q + 0.05$ keeps the spacing of the probabilities up to a positive factor and a constant, and DIST is made of
+#    correlations, which see neither (but for a small constant in their denominators): it stays 0 at a match.
+# 5. For large $T$ the softmax is $1/C + (z - \bar z)/(T C)$ to first order, so $T^2$ times the gradient tends to
+#    $((s - \bar s) - (t - \bar t))/(N C)$.
+# </details>
+#
+# This cell tells right from wrong. Put your own tensors in:
+
+# %% tags=["check"]
+s, t = torch.randn(4, 10, dtype=torch.float64), torch.randn(4, 10, dtype=torch.float64)
+assert not torch.isclose(losses.kd_loss(0.5 * s, t), losses.kd_loss(s, t))
+matched = (0.5 * t.softmax(1) + 0.05).log()
+assert losses.dist_loss(matched, t, temperature=1.0).abs() < 1e-4
+
+at = s.clone().requires_grad_()
+(gradient,) = torch.autograd.grad(losses.kd_loss(at, t, temperature=1000.0), at)
+centred = (s - s.mean(1, keepdim=True)) - (t - t.mean(1, keepdim=True))
+torch.testing.assert_close(gradient, centred / s.numel(), rtol=0, atol=1e-4)
+
+# %% [markdown]
 # ## References
 #
 # - G. Hinton, O. Vinyals, J. Dean, *Distilling the Knowledge in a Neural Network*, NIPS 2014 workshop,

@@ -387,6 +387,22 @@ record(
 # 4. In the released code the per-sample errors of AFKD are rebuilt with `torch.tensor([...])`. Which gradient is left,
 #    and what does it teach? (`detach_weight=False` shows it.)
 #
+# <details><summary>Solutions of 1 and 3</summary>
+#
+# 1. With uniform intensity a cell is masked with probability $1 - e^{\mu (e^{-1/64} - 1)}$, $\mu$ the number of points:
+#    30 % need $\mu = -\ln 0.7 / (1 - e^{-1/64}) = 23$ points, a ratio of 0.36.
+# 3. The token shift falls further and the IoU with it: tokens that do not depend on the image at all make the loss 0.
+# </details>
+#
+# This cell tells right from wrong. Put your own ratio in:
+
+# %% tags=["check"]
+answer = 0.36
+uniform = torch.full((8, 8), 1 / 64, dtype=torch.float64)
+hidden = masks.masking_probability(uniform, mask_ratio=answer).mean().item()
+assert abs(hidden - 0.30) < 0.005, f"{answer} hides {hidden:.3f}"
+
+# %% [markdown]
 # ## References
 #
 # - Y. Wu et al., *Learning Occlusion-Robust Vision Transformers for Real-Time UAV Tracking*, CVPR 2025,

@@ -474,6 +474,22 @@ record(
 # 5. Show that the gradient sums to 0 over the classes (`pld.pld_gradient`), from the formula and in code. Which
 #    property of the loss is this?
 #
+# <details><summary>Solutions of 4 and 5</summary>
+#
+# 4. The first place is drawn from the softmax, so the frequencies tend to it.
+# 5. Every choice's gradient is a softmax minus a one-hot vector over the classes that remain, both of sum 1: the
+#    differences sum to 0. It is the same as saying that a constant added to all logits changes nothing.
+# </details>
+#
+# This cell tells right from wrong. Put your own logits in:
+
+# %% tags=["check"]
+s, t, y = torch.randn(5, 7, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64), torch.arange(5)
+gradient = pld.pld_gradient(s, t, y)
+torch.testing.assert_close(gradient.sum(1), torch.zeros(5, dtype=torch.float64))
+torch.testing.assert_close(pld.pld_loss(s + 3, t, y), pld.pld_loss(s, t, y))
+
+# %% [markdown]
 # ## References
 #
 # - *PLD: A Choice-Theoretic List-Wise Knowledge Distillation*, NeurIPS 2025,
