@@ -543,8 +543,8 @@ record(
 #
 # 1. A constant added to all samples (an outlier direction, a bias) turns the angles about the origin, so mutual
 #    k-NN moves; scaling single neurons moves RSA. Centre the features first, and give neurons one scale.
-# 2. With one neuron the Gram matrix is $x x^\top$; after centring, $HSIC(K, L) \propto (x^\top y)^2$, and the normalised
-#    quotient is the squared correlation.
+# 2. With one neuron the Gram matrix is $x x^\top$; after centring, $HSIC(K, L) \propto (x^\top y)^2$, and the
+#    normalised quotient is the squared correlation.
 # 3. Every batch then holds one class: what tells classes apart is constant within a batch and is centred away. The
 #    exact mode centres over all samples at once.
 # </details>
