@@ -139,7 +139,12 @@ def test_unknown_notebooks_are_refused_with_those_that_exist(tmp_path: Path, mon
 @pytest.mark.notebook
 def test_many_run_side_by_side_and_failures_are_collected(tmp_path: Path) -> None:
     good, bad = make(tmp_path, RECORD), make(tmp_path, "raise ValueError('no')", "bad")
-    killer = make(tmp_path, "import os, signal; os.kill(os.getppid(), signal.SIGKILL)", "killer")
+    code = "import json, os; run = os.path.join(os.environ['KDW_RUN_DIR'], 'run.json')"
+    code += (
+        "\nimport time, pathlib\nruns = pathlib.Path(run).parents[1]\n"  # it strikes when the one that fails has failed
+    )
+    code += "while not any('ValueError' in p.read_text() for p in runs.glob('*-bad-*/run.json')): time.sleep(0.1)\n"
+    killer = make(tmp_path, f"{code}os.kill(json.load(open(run))['pid'], 9)", "killer")
     seen: list[tuple[int, int]] = []
     runs = run_many([Job(good, {"n": 7}), bad, killer, Job(good, {"n": 8})], workers=2, runs_dir=tmp_path / "runs",
                     progress=lambda done, total, text: seen.append((done, total)))  # fmt: skip

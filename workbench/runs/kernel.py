@@ -8,12 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 from papermill.engines import NBClientEngine, papermill_engines
 from traitlets import Dict, Unicode
 from traitlets.config import Config
 
+from .zygote import ZygoteError, can_fork, fork_kernel
+
 ENGINE = "kdw"
 _IPC_PATH_LIMIT = 90  # a Unix socket path may have 107 bytes; "-ipc-<port>" is added to ours
+
+
+class ForkProvisioner(LocalProvisioner):
+    """Forks the kernel from the zygote where that can be done, else starts it as an ordinary process."""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        if not can_fork(cmd) or os.environ.get("KDW_FORK") == "0":
+            return await super().launch_kernel(cmd, **kwargs)
+        cwd, log = str(kwargs.get("cwd") or Path.cwd()), kwargs["stdout"]
+        try:
+            kernel = fork_kernel(cmd, kwargs["env"], cwd, log.name)
+        except ZygoteError as error:
+            log.write(f"kdw: {error} An ordinary kernel is started.\n".encode())
+            log.flush()
+            return await super().launch_kernel(cmd, **kwargs)
+        self.process: Any = kernel
+        self.pid = self.pgid = kernel.pid
+        self.cwd = cwd
+        return self.connection_info
 
 
 class RunKernelManager(AsyncKernelManager):
@@ -23,6 +45,10 @@ class RunKernelManager(AsyncKernelManager):
     log_file = Unicode(os.devnull, help="where the process' own standard output and error go").tag(config=True)
 
     async def _async_pre_start_kernel(self, **kw: Any) -> tuple[list[str], dict[str, Any]]:
+        if self.provisioner is None:
+            self.provisioner = ForkProvisioner(
+                kernel_id=self.kernel_id or "", kernel_spec=self.kernel_spec, parent=self
+            )
         return await super()._async_pre_start_kernel(
             **kw | {"env": {**os.environ, **kw.get("env", {}), **self.extra_env}}
         )
