@@ -84,7 +84,7 @@ def load_balancing_loss(gate_probs: Tensor, *, mode: str = "kl") -> Tensor:
         ValueError: unknown mode, or another shape.
 
     Reference:
-        official code: Gray-OREO/MST-Distill; see :mod:`kdcore.functional.routing`.
+        arXiv:2507.07015, stage 3; official code: Gray-OREO/MST-Distill. See :mod:`kdcore.functional.routing`.
     """
     check_choice("mode", mode, BALANCES)
     return kl_balance(gate_probs) if mode == "kl" else cv_balance(gate_probs)

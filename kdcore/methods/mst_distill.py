@@ -79,6 +79,8 @@ class MSTTraining(Training):
     """
 
     name = "mst_distill"
+    best_masks: nn.ModuleList
+    best_losses: Tensor
 
     def __init__(
         self,
@@ -241,7 +243,8 @@ class MSTTraining(Training):
     def measure_student(self) -> dict[str, float]:
         """Cross-entropy of the student on held-out samples."""
         pairs = [(self.student(x), y) for x, _, y in self._held_out()]
-        return {"ce": F.cross_entropy(*(torch.cat(part) for part in zip(*pairs, strict=True))).item()}
+        s, y = (torch.cat(part) for part in zip(*pairs, strict=True))
+        return {"ce": F.cross_entropy(s, y).item()}
 
     def on_epoch_end(self, run: Run) -> None:
         """Keep each mask's best epoch."""
