@@ -54,9 +54,23 @@ def triangle_view(
         s, (t, g, m) = flat[epoch], flat[len(path) :]
         ax.plot(*flat[: epoch + 1].T, color=STUDENT, lw=1, alpha=0.6)
         ax.fill(*np.stack([s, t, g]).T, color=STUDENT, alpha=0.1 + 0.3 * float(weight[epoch]))
-        for a, b, name in ((s, t, "student to teacher"), (s, g, "student to label"), (t, g, "teacher to label")):
+        box = {"boxstyle": "round,pad=0.15", "fc": theme.paper, "ec": "none"}
+        # the numbers stand at different places along the edges, so that they stay apart where two corners meet
+        edges = ((s, t, "student to teacher", 0.5), (s, g, "student to label", 0.4), (t, g, "teacher to label", 0.6))
+        for a, b, name, at in edges:
             ax.plot(*np.stack([a, b]).T, color=theme.muted, lw=1.5)
-            ax.annotate(f"{lengths[name]:.2f}", (a + b) / 2, color=theme.ink, ha="center", fontsize=9)
+            lift = (0, 14) if name == "student to teacher" else (0, 0)
+            ax.annotate(
+                f"{name} {lengths[name]:.2f}",
+                a + at * (b - a),
+                lift,
+                textcoords="offset points",
+                color=theme.ink,
+                ha="center",
+                va="center",
+                fontsize=8,
+                bbox=box,
+            )
         marks = ((s, "o", STUDENT, "student"), (t, "s", TEACHER, "teacher"), (g, "^", theme.ink, "label"))
         for point, marker, colour, name in (*marks, (m, "D", CATEGORICAL[2], "teacher's average")):
             ax.plot(*point, marker, color=colour, ms=10, label=name, ls="none")
