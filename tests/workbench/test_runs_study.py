@@ -17,6 +17,7 @@ from kdcore.tasks import Task, load_task
 from workbench.cli import app
 from workbench.runs import study as runs
 from workbench.runs.files import project_root, read_json
+from workbench.runs.records import VERDICT_SIGNS
 
 
 def small_task(seed: int = 0, *, train_size: int = 40) -> Task:
@@ -83,6 +84,19 @@ def test_a_kept_result_is_refused_once_its_study_has_changed(monkeypatch: pytest
     monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: changed)
     assert "has changed since its result was kept: run kdw study pld --seeds 2 --keep" in runs.stale(kept)
     assert "there is no study 'gone'" in runs.stale(kept | {"study": "gone"})
+
+
+def test_a_lesson_shows_what_was_kept_and_nothing_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = runs.kept_verdicts("pld")
+    assert "kdw study pld --seeds 10 --keep makes one" in missing.lead and not missing.lines
+    kdw("pld", "--seeds", "2", "--keep")
+    shown = runs.kept_verdicts("pld")
+    assert shown.lead.startswith("Kept result, 2 seeds, run once and not tuned (kdw study pld --seeds 2")
+    ((sign, sentence),) = shown.lines
+    assert sign in VERDICT_SIGNS.values() and "KD beats CE" in sentence
+    assert sentence in repr(shown) and "<li>" in shown._repr_html_()
+    monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: replace(SMALL, quick={"epochs": 3}))
+    assert "not shown: the study 'pld' has changed" in shown.lead and not shown.lines
 
 
 @pytest.mark.parametrize(

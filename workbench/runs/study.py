@@ -13,8 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcore.html import tag
+
 from .environment import device_name, git_commit, thread_count, versions
 from .files import plain, project_root, read_json, write_json
+from .records import VERDICT_SIGNS
 
 if TYPE_CHECKING:
     from kdcore.experiment import Comparison
@@ -155,6 +158,41 @@ def kept_result(slug: str, folder: Path | None = None) -> dict[str, Any] | None:
     """The kept record of a study, ``None`` if there is none."""
     path = (folder or project_root() / RESULTS) / f"{slug}.json"
     return read_json(path) if path.is_file() else None
+
+
+class KeptVerdicts:
+    """The verdicts of a kept result, for a page: who made them, and that they belong to the study as it is."""
+
+    def __init__(self, slug: str, record: Mapping[str, Any] | None) -> None:
+        self.slug, self.record = slug, record
+
+    def __repr__(self) -> str:
+        return "\n".join([self.lead, *(f"{sign} {sentence}" for sign, sentence in self.lines)])
+
+    @property
+    def lead(self) -> str:
+        """One line: how many seeds, which command; or why there is nothing to show."""
+        if self.record is None:
+            return f"No result of the study {self.slug!r} is kept: kdw study {self.slug} --seeds 10 --keep makes one."
+        if why := stale(self.record):
+            return f"The kept result is not shown: {why}"
+        return f"Kept result, {self.record['seeds']} seeds, run once and not tuned ({self.record['command']}):"
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """Sign and sentence of every verdict; none of a result that is missing or stale."""
+        if self.record is None or stale(self.record):
+            return []
+        return [(VERDICT_SIGNS.get(v.get("value"), "?"), str(v["sentence"])) for v in self.record["verdicts"]]
+
+    def _repr_html_(self) -> str:
+        shown = (tag("li", tag("span", sign, aria_hidden="true"), f" {sentence}") for sign, sentence in self.lines)
+        return tag("div", tag("p", self.lead), tag("ul", *shown) if self.lines else "", class_="kd-kept")
+
+
+def kept_verdicts(slug: str, folder: Path | None = None) -> KeptVerdicts:
+    """What a lesson shows beside its own verdicts: those of the study's kept result."""
+    return KeptVerdicts(slug, kept_result(slug, folder))
 
 
 def stale(record: Mapping[str, Any]) -> str:
