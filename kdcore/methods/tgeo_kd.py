@@ -48,6 +48,7 @@ from ..functional.parameters import functional_step
 from ..functional.prototypes import class_means as mean_by_class
 from ..functional.reductions import at_least_float32, reduce
 from ..inputs import Paired
+from ..taps import evaluating
 
 #: Which relations a controller reads; ``"full"`` is the released code's.
 FEATURES = ("sg_tg", "intra", "full", "angles")
@@ -75,6 +76,10 @@ def class_mean_predictions(
         arXiv:2312.15112, equation 9.
     """
     check_logits_pair(teacher_logits_or_probs, teacher_logits_or_probs)
+    if teacher_logits_or_probs.shape[1] != num_classes:
+        raise ValueError(
+            f"teacher_logits_or_probs must be (N, {num_classes}), got {describe(teacher_logits_or_probs)}."
+        )
     labels = check_labels(labels, len(teacher_logits_or_probs), num_classes)
     p = at_least_float32(teacher_logits_or_probs.detach())
     with warnings.catch_warnings():
@@ -84,7 +89,11 @@ def class_mean_predictions(
 
 
 def relation_dim(num_classes: int, features: str = "full") -> int:
-    """Width of :func:`trilateral_relations` for C classes."""
+    """Width F of :func:`trilateral_relations` for C classes: 5, 6, 9 or 11 values for each, in the order of FEATURES.
+
+    Raises:
+        ValueError: unknown ``features``.
+    """
     check_choice("features", features, FEATURES)
     return {"sg_tg": 5, "intra": 6, "full": 9, "angles": 11}[features] * num_classes
 
@@ -214,7 +223,7 @@ def baseline_fusion_ratio(
         Chengming0501/TGeo-KD; WLS: Zhou et al., ICLR 2021, arXiv:2102.00650.
     """
     check_choice("kind", kind, ("wls", "ada", "annealing"))
-    check_logits_pair(student_logits, teacher_logits)
+    check_logits_pair(student_logits, teacher_logits, min_classes=2)
     labels = check_labels(labels, *student_logits.shape)
     s, t = at_least_float32(student_logits.detach()), at_least_float32(teacher_logits.detach())
     if kind == "annealing":
@@ -297,7 +306,10 @@ class TGeoTraining(Training):
         """The teacher's average answers over the training set, where they are not given."""
         if self.class_means is None:
             with torch.no_grad(), preserved_rng(getattr(self.train_data, "generator", None)):
-                seen = [(self.teacher(x.to(run.device)), y.to(run.device)) for x, y in self.train_data]
+                seen = []
+                for x, y, *given in self.train_data:
+                    answers = given[0].to(run.device) if given else self.teacher(x.to(run.device))
+                    seen.append((answers, y.to(run.device)))
             logits, labels = (torch.cat(part) for part in zip(*seen, strict=True))
             self.class_means = class_mean_predictions(logits, labels, self.num_classes)
 
@@ -343,10 +355,12 @@ class TGeoTraining(Training):
 
     def outer_loss(self, x: Tensor, t: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         """Cross-entropy on validation data of the student after one virtual step; a gradient reaches the controller."""
-        s = self.student(x)
+        parameters = dict(self.student.named_parameters())
+        # Both passes move copies of the statistics (batch norm): the student's own move in its real step alone.
+        buffers = {name: b.clone() for name, b in self.student.named_buffers()}
+        s = functional_call(self.student, {**parameters, **buffers}, (x,))
         inner = tgeo_kd_loss(s, t, y, alpha=self.fusion_ratios(s, t, y), temperature=self.temperature)
-        virtual = functional_step(inner, dict(self.student.named_parameters()), lr=self.inner_lr)
-        buffers = {name: b.clone() for name, b in self.student.named_buffers()}  # statistics are not moved twice
+        virtual = functional_step(inner, parameters, lr=self.inner_lr)
         return F.cross_entropy(functional_call(self.student, {**virtual, **buffers}, (x_val,)), y_val)
 
     @property
@@ -423,7 +437,9 @@ class TGeoTrainer:
             student_optimizer=student_optimizer,
             controller_optimizer=controller_optimizer,
         )
-        self._events = Run(self.training, accelerator="cpu").run()
+        device = next(student.parameters()).device
+        seed = int(torch.randint(2**31, ()))  # a run seeds all generators as it begins: what follows is the caller's
+        self._events = Run(self.training, accelerator="cpu" if device.type == "cpu" else "auto", seed=seed).run()
 
     def step(
         self, inputs: Tensor, teacher_logits: Tensor, labels: Tensor, val_inputs: Tensor, val_labels: Tensor
@@ -439,8 +455,9 @@ class TGeoTrainer:
 
     @torch.no_grad()
     def fusion_ratios(self, inputs: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        """The weights ``(N,)`` of these samples as things stand."""
-        return self.training.fusion_ratios(self.training.student(inputs), teacher_logits, labels)
+        """The weights ``(N,)`` of these samples as things stand, the student in eval mode; nothing is changed."""
+        with evaluating(self.training.student):
+            return self.training.fusion_ratios(self.training.student(inputs), teacher_logits, labels)
 
 
 CARD = MethodCard(

@@ -202,6 +202,53 @@ def test_the_trainer_steps_like_the_training() -> None:
         trainer.step(x, t, y, x_val[:0], y_val[:0])
 
 
+def trainer_with_statistics(seed: int) -> tuple[TGeoTrainer, tuple[Tensor, ...]]:
+    """A student with batch norm and dropout, made from torch's global generator."""
+    torch.manual_seed(seed)
+    student = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3))
+    controller = FusionRatioController(relation_dim(3))
+    trainer = TGeoTrainer(
+        student,
+        controller,
+        torch.full((3, 3), 1 / 3),
+        student_optimizer=torch.optim.SGD(student.parameters(), lr=0.1),
+        controller_optimizer=torch.optim.Adam(controller.parameters(), lr=0.01),
+    )
+    _, batch = bilevel()
+    return trainer, tuple(b.float() if b.is_floating_point() else b for b in batch)
+
+
+def test_statistics_move_once_per_step_and_asking_moves_nothing() -> None:
+    with torch.random.fork_rng(devices=[]):
+        trainer, (x, t, y, x_val, y_val) = trainer_with_statistics(0)
+        student = trainer.training.student
+        trainer.step(x, t, y, x_val, y_val)
+        assert student[1].num_batches_tracked == 1
+        before = {name: b.clone() for name, b in student.state_dict().items()}
+        first, second = (trainer.fusion_ratios(x, t, y) for _ in range(2))
+        assert torch.equal(first, second), "dropout was at work"
+        assert all(torch.equal(before[name], b) for name, b in student.state_dict().items())
+        assert student.training, "the next step trains it as before"
+
+
+def test_what_a_trainer_draws_follows_the_global_seed() -> None:
+    def drawn(seed: int) -> float:
+        trainer, batch = trainer_with_statistics(seed)
+        trainer.step(*batch)
+        return torch.rand(()).item()
+
+    with torch.random.fork_rng(devices=[]):
+        assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_given_teacher_logits_serve_for_the_class_means() -> None:
+    training, (x, t, y, x_val, y_val) = bilevel()
+    for teacher, batch in ((None, (x, y, t)), (training.teacher, (x, y))):
+        other = TGeoTraining(teacher, training.student, None, [batch], [(x_val, y_val)], num_classes=3, epochs=1)
+        fit(other.double(), accelerator="cpu")
+        close(other.class_means, class_mean_predictions(t, y, 3), 1e-12)
+
+
 def test_a_student_that_cannot_be_stepped_is_refused() -> None:
     training, batch = bilevel()
     training.student[0].weight.requires_grad_(False)
@@ -255,7 +302,10 @@ S, Y, A = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((4,), 0.5)
         (lambda: trilateral_relations(S, S, Y, torch.zeros(3, 2)), r"class_means must be \(3, 3\)"),
         (lambda: trilateral_relations(S, S, Y, torch.eye(3), features="all"), "features must be one of"),
         (lambda: FusionRatioController(27)(torch.zeros(2, 3)), r"relations must be \(N, 27\)"),
+        (lambda: class_mean_predictions(S, Y, 4), r"teacher_logits_or_probs must be \(N, 4\)"),
+        (lambda: relation_dim(3, "all"), "features must be one of"),
         (lambda: baseline_fusion_ratio("best", S, S, Y), "kind must be one of"),
+        (lambda: baseline_fusion_ratio("ada", S[:, :1], S[:, :1], 0 * Y), "at least 2 classes"),
         (lambda: baseline_fusion_ratio("annealing", S, S, Y), r"progress must be in \[0, 1\]"),
         (
             lambda: TGeoTraining(nn.Linear(2, 3), nn.Linear(2, 3), None, [], [], num_classes=3, update="two_step"),
