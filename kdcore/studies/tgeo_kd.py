@@ -125,7 +125,7 @@ STUDY = Study(
     arms=arms,
     claims=claims,
     baseline=BOTH,
-    quick={"epochs": 40},
+    quick={"epochs": 60},
     full={"epochs": 60, "alphas": (0.0, 0.3, 0.5, 1.0)},
 )
 
