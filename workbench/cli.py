@@ -304,6 +304,7 @@ def study(
         list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set an option; repeatable.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Write the result to docs/results/<slug>.json.")] = False,
+    remark: Annotated[str, typer.Option(help="With --keep: what a reader must know of the result.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Run a paper's study without its notebook: numbers with intervals, and verdicts on the paper's claims."""
@@ -319,7 +320,7 @@ def study(
     with progress_bars(quiet=as_json) as bars:
         record = studies.run_study(slug, seeds=seeds, quick=not full, options=options, report=bars.report)
     if keep:
-        typer.echo(f"kept in {studies.keep(record)}", err=True)
+        typer.echo(f"kept in {studies.keep(record, remark=remark)}", err=True)
     if as_json:
         _json(record)
         return

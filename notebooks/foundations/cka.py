@@ -419,8 +419,8 @@ verdicts = check_claims(study.similarity_claims(numbers))
 display(*verdicts)
 
 # %% [markdown]
-# Few seeds leave much open. The same study was run once with ten, and its result kept; it is refused as soon as the
-# study changes:
+# Few seeds leave much open. The same study with ten, kept with the command that made it; it is refused as soon as the
+# study changes, and runs that it took the place of are named:
 
 # %%
 kept_verdicts("cka")

@@ -205,8 +205,8 @@ verdicts = check_claims(study.robustness_claims(comparison, quick=quick))
 display(*verdicts)
 
 # %% [markdown]
-# Few seeds leave much open. The same study was run once with ten, and its result kept; it is refused as soon as the
-# study changes:
+# Few seeds leave much open. The same study with ten, kept with the command that made it; it is refused as soon as the
+# study changes, and runs that it took the place of are named:
 
 # %%
 kept_verdicts("ortrack")

@@ -91,12 +91,27 @@ def test_a_lesson_shows_what_was_kept_and_nothing_stale(monkeypatch: pytest.Monk
     assert "kdw study pld --seeds 10 --keep makes one" in missing.lead and not missing.lines
     kdw("pld", "--seeds", "2", "--keep")
     shown = runs.kept_verdicts("pld")
-    assert shown.lead.startswith("Kept result, 2 seeds, run once and not tuned (kdw study pld --seeds 2")
+    assert shown.lead.startswith("Kept result, 2 seeds (kdw study pld --seeds 2")
     ((sign, sentence),) = shown.lines
     assert sign in VERDICT_SIGNS.values() and "KD beats CE" in sentence
     assert sentence in repr(shown) and "<li>" in shown._repr_html_()
     monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: replace(SMALL, quick={"epochs": 3}))
     assert "not shown: the study 'pld' has changed" in shown.lead and not shown.lines
+
+
+def test_a_result_that_is_replaced_stays_visible() -> None:
+    """Running a study until its numbers please leaves a trace on the page."""
+    kdw("pld", "--seeds", "2", "--keep", "--remark", "first try")
+    first = runs.kept_result("pld")
+    assert first is not None and first["remark"] == "first try" and first["earlier"] == []
+    kdw("pld", "--seeds", "3", "--keep", "--remark", "the paper's <epochs>")
+    kdw("pld", "--seeds", "4", "--keep")
+    kept = runs.kept_result("pld")
+    assert kept is not None and [e["seeds"] for e in kept["earlier"]] == [2, 3]
+    assert kept["earlier"][0]["verdicts"] == [v["sentence"] for v in first["verdicts"]]
+    shown = runs.kept_verdicts("pld")
+    assert len(shown.remarks) == 2 and "earlier run with 2 seeds (kdw study pld --seeds 2" in repr(shown)
+    assert "earlier run with 3 seeds" in shown._repr_html_()
 
 
 @pytest.mark.parametrize(

@@ -143,15 +143,31 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def keep(record: Mapping[str, Any], folder: Path | None = None) -> Path:
+def keep(record: Mapping[str, Any], folder: Path | None = None, *, remark: str = "") -> Path:
     """Write a record to ``docs/results/<slug>.json``.
+
+    A result that is already kept does not disappear: its command, commit and verdicts go with the new one
+    (``earlier``), so that a study that was run until its numbers pleased shows it.
+
+    Args:
+        record: of :func:`run_study`; folder: default ``docs/results``.
+        remark: what a reader must know of it, above all what was chosen after looking at numbers.
 
     Raises:
         ValueError: fewer than two seeds, whose claims are all open.
     """
     if record["seeds"] < 2:
         raise ValueError("a result of one seed settles nothing and is not kept: give --seeds 10 or more.")
-    return write_json((folder or project_root() / RESULTS) / f"{record['study']}.json", record)
+    before = kept_result(record["study"], folder)
+    earlier = [] if before is None else [*before.get("earlier", ()), _summary(before)]
+    path = (folder or project_root() / RESULTS) / f"{record['study']}.json"
+    return write_json(path, {**record, "remark": remark, "earlier": earlier})
+
+
+def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays of a kept result once another takes its place."""
+    said = {"remark": record.get("remark", ""), "verdicts": [v["sentence"] for v in record["verdicts"]]}
+    return {name: record[name] for name in ("command", "seeds", "commit")} | said
 
 
 def kept_result(slug: str, folder: Path | None = None) -> dict[str, Any] | None:
@@ -167,7 +183,7 @@ class KeptVerdicts:
         self.slug, self.record = slug, record
 
     def __repr__(self) -> str:
-        return "\n".join([self.lead, *(f"{sign} {sentence}" for sign, sentence in self.lines)])
+        return "\n".join([self.lead, *(f"{sign} {sentence}" for sign, sentence in self.lines), *self.remarks])
 
     @property
     def lead(self) -> str:
@@ -176,7 +192,7 @@ class KeptVerdicts:
             return f"No result of the study {self.slug!r} is kept: kdw study {self.slug} --seeds 10 --keep makes one."
         if why := stale(self.record):
             return f"The kept result is not shown: {why}"
-        return f"Kept result, {self.record['seeds']} seeds, run once and not tuned ({self.record['command']}):"
+        return f"Kept result, {self.record['seeds']} seeds ({self.record['command']}):"
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -185,9 +201,22 @@ class KeptVerdicts:
             return []
         return [(VERDICT_SIGNS.get(v.get("value"), "?"), str(v["sentence"])) for v in self.record["verdicts"]]
 
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know of the result: its own remark, and every run that it took the place of."""
+        if not self.lines or self.record is None:
+            return []
+        own = [self.record["remark"]] if self.record.get("remark") else []
+        return own + [
+            f"It replaces an earlier run with {e['seeds']} seeds ({e['command']}), which said: "
+            + " ".join(e["verdicts"])
+            for e in self.record.get("earlier", ())
+        ]
+
     def _repr_html_(self) -> str:
         shown = (tag("li", tag("span", sign, aria_hidden="true"), f" {sentence}") for sign, sentence in self.lines)
-        return tag("div", tag("p", self.lead), tag("ul", *shown) if self.lines else "", class_="kd-kept")
+        lists = tag("ul", *shown) if self.lines else ""
+        return tag("div", tag("p", self.lead), lists, *(tag("p", r) for r in self.remarks), class_="kd-kept")
 
 
 def kept_verdicts(slug: str, folder: Path | None = None) -> KeptVerdicts:
