@@ -29,6 +29,8 @@ from kdcore.methods.pcoreset import (
 )
 from kdcore.models import ConvNet
 from kdcore.models.dual_head import DualHeadStudent
+from kdcore.studies import find_study
+from kdcore.studies.pcoreset import PCORESET, PLAIN, RANDOM, STRATEGY_OF, aulc, radius
 
 TOLERANCE = 1e-10
 
@@ -397,6 +399,28 @@ def test_the_pool_may_run_out_and_a_run_may_be_stopped() -> None:
     stop = threading.Event()
     stopped = loop().run(x, y, *blobs(30, 1), progress=lambda *_: stop.set(), stop=stop)
     assert stopped.stopped and len(stopped.accuracy) == 1
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield find_study("pcoreset").run(seeds=2, epochs=1, rounds=2)
+
+
+def test_the_study_runs(comparison: Any) -> None:
+    study = find_study("pcoreset")
+    assert comparison.arms == (PLAIN, *STRATEGY_OF) and len(comparison.records) == 14
+    verdicts = study.verdicts(comparison)
+    assert len(verdicts) == 3 and all(v.claim.text.startswith("pool of 900") for v in verdicts)
+    first, second = (comparison.students[arm, 0].history for arm in (PCORESET, RANDOM))
+    assert first.accuracy[0] == second.accuracy[0] and first.coverage_radius[0] < second.coverage_radius[0]
+    assert (comparison.values(PCORESET, "radius") < comparison.values(RANDOM, "radius")).all()
+    for name in comparison.arms:
+        learner, task = comparison.students[name, 1], comparison.tasks[1]
+        assert learner.history.accuracy[-1] == pytest.approx(comparison.values(name)[1])
+        assert aulc(learner, task) == pytest.approx(np.mean(learner.history.accuracy))
+        assert radius(learner, task) == pytest.approx(learner.history.coverage_radius[0])
 
 
 # Borders --------------------------------------------------------------------------------------------------------------
