@@ -89,7 +89,7 @@ def coverage_view(
             part = slice(None) if group is None else kinds == group
             ax.plot(
                 *flat[part].T,
-                MARKERS[k % len(MARKERS)],
+                MARKERS[(k + k // len(CATEGORICAL)) % len(MARKERS)],  # ten classes, eight colours
                 color=CATEGORICAL[k % len(CATEGORICAL)],
                 ms=4,
                 alpha=0.45,
