@@ -15,9 +15,7 @@
 # About ten minutes of reading; the notebook computes for about half a minute on two CPU cores.
 
 # %% tags=["parameters"]
-quick: bool = (
-    True  # 3 rounds of one pass over the pool; False: 10 rounds of 3, also an imbalanced pool, 5 seeds or more
-)
+quick: bool = True  # 3 rounds of one pass over the pool; False: 10 of 3, also an imbalanced pool, at least 5 seeds
 seeds: int = 3  # runs per strategy; each has its own split, teacher, first labels and initial weights
 budget: int = 10  # labels bought between two rounds
 temperature: float = 2.0  # softens both distributions of the distillation terms
