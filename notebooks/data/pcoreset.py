@@ -229,9 +229,9 @@ cover
 # ## Verdict
 #
 # The paper's claims at this size: the teacher helps whatever is asked for; PCoreSet is not below random queries; and it
-# does what it is made for, it covers the probability space. On an easy pool like this one the choice of labels matters
-# far less than the teacher. A claim is settled where the whole interval of the differences, paired by seed, lies on one
-# side, corrected for the number of claims.
+# does what it is made for, it covers the probability space. Before you look: which matters more, the teacher or the
+# choice of labels, and is that the same where half of the digits are rare? A claim is settled where the whole interval
+# of the differences, paired by seed, lies on one side, corrected for the number of claims.
 
 # %%
 claims = study.STUDY.claimed(comparison, quick=quick)
