@@ -16,11 +16,12 @@ from kdcore import methods
 from kdcore.checkpoints import load_checkpoint, state_hash
 from kdcore.distillation import Distillation
 from kdcore.engine import NonFiniteLossError, Run, Step, Training, fit
+from kdcore.few_shot import PrototypeFitting
 
 
 def found() -> dict[str, type[Training]]:
-    """The trainings that papers define, and the distillation."""
-    trainings: dict[str, type[Training]] = {"distillation": Distillation}
+    """The trainings that papers define, the distillation, and that of a few-shot teacher."""
+    trainings: dict[str, type[Training]] = {"distillation": Distillation, "few_shot": PrototypeFitting}
     for info in pkgutil.iter_modules(methods.__path__):
         module = importlib.import_module(f"{methods.__name__}.{info.name}")
         for name, value in vars(module).items():
