@@ -59,7 +59,7 @@ def check_models(teachers: Mapping[str, nn.Module], student: nn.Module, methods:
             raise ValueError(f"the {role} is on the device 'meta', where tensors have no values: load its weights.")
     if not teachers:
         for m in methods:
-            if m.needs.teacher_logits or m.teacher_taps or type(m).prepare is not Method.prepare:
+            if m.taught:
                 raise ValueError(f"method {m.name!r} needs a teacher, got teacher=None.")
     for teacher in teachers.values():
         own = {id(p) for p in teacher.parameters()}

@@ -212,6 +212,11 @@ class Method(nn.Module):
     student_taps: tuple[str, ...] = ()
     teacher_taps: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
 
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher is needed: its logits, a layer of it, or a look at its answers before the start."""
+        return self.needs.teacher_logits or bool(self.teacher_taps) or type(self).prepare is not Method.prepare
+
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
         """Called once before the optimizer is built: choose taps, build projectors from a sample batch."""
 

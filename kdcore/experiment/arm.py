@@ -56,12 +56,12 @@ class Arm:
 
     @property
     def taught(self) -> bool:
-        """Whether a teacher is handed to the arm: not where its methods' cards say they have none, nor to ``run``."""
+        """Whether a teacher is handed to the arm: not where its methods need none, nor to ``run``."""
         if not self.by_method:
             return self.training is not None
         objective = self.objective()
         methods = objective if isinstance(objective, list) else [objective]
-        return any(m.card.axes.values("teachers") != ("none",) for m in methods)
+        return any(m.taught for m in methods)
 
     def objective(self) -> Method | list[Method]:
         """A fresh objective for one run."""

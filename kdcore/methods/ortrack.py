@@ -32,17 +32,20 @@ paper                        argument                   shape
 ===========================  =========================  =======================================================
 
 :math:`L_{pred}` = focal + 2 GIoU + 5 L1 is :func:`kdcore.functional.boxes.center_tracking_losses`; networks live in
-:mod:`kdcore.models.tracker`, stage 1 as an objective of the training loop in :mod:`kdcore.tasks.tracking_pairs`.
+:mod:`kdcore.models.tracker`, pairs of images in :mod:`kdcore.tasks.tracking_pairs`, whose loss is :math:`L_{pred}`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..card import Evidence, Knob, MethodCard, Parity
 from ..functional.boxes import cxcywh_to_xyxy, decode_center_boxes, generalized_iou, xywh_to_xyxy
-from ..functional.checks import check_features_pair, check_labels, describe
+from ..functional.checks import check_choice, check_features_pair, check_labels, describe
 from ..functional.masks import (
     apply_block_mask,
     cox_intensity,
@@ -54,9 +57,10 @@ from ..functional.masks import (
 from ..functional.reductions import at_least_float32, reduce
 from ..method import Method, Needs, Signals, ce_weight_knob
 from ..model_layers import embedding_tap
-from ..models.tracker import CenterHead, OcclusionRobustTracker, split_maps
+from ..models.tracker import CenterHead, OcclusionRobustTracker, PairTracker, split_maps
 
 _CODE = "wuyou3474/ORTrack"
+MASKS = ("cox", "uniform")
 
 
 def difficulty_weights(
@@ -151,13 +155,97 @@ def sample_difficulty(student_logits: Tensor, labels: Tensor | None) -> Tensor:
     return 1 - generalized_iou(boxes, xywh_to_xyxy(labels.to(boxes.dtype)).clamp(0, 1))
 
 
+def mask_drawer(tracker: OcclusionRobustTracker, kind: str, mask_ratio: float, sigma: float) -> Callable[[int], Tensor]:
+    """``draw(batch_size) -> (B, 1, h, w)`` over a tracker's template, one cell per patch."""
+    check_choice("mask", kind, MASKS)
+    if kind == "uniform":
+        return partial(sample_uniform_mask, (tracker.template_grid,) * 2, mask_ratio=mask_ratio)
+    intensity = cox_intensity(tracker.template_size, block_size=tracker.patch_size, sigma=sigma)
+    return partial(sample_cox_mask, intensity, mask_ratio=mask_ratio)
+
+
+class ORR(Method):
+    """Stage 1 as an objective: the task's own loss, and the template's tokens held still in a second, masked pass.
+
+    There is no teacher: a :class:`~kdcore.models.tracker.PairTracker` is its own. Every step costs two passes.
+    """
+
+    name, label = "orr", "ORTrack ORR"
+    knobs = (
+        Knob(
+            "gamma",
+            2e-4,
+            0.0,
+            1.0,
+            symbol="γ",
+            help="weight of the occlusion-robust loss; tokens of size 1 want about 0.05",
+            source=f"{_CODE}, with pretrained tokens",
+        ),
+        Knob("mask", "cox", symbol="m", choices=MASKS, help="law of the masked blocks", source="paper, section 3.2"),
+        Knob(
+            "mask_ratio",
+            0.3,
+            0.0,
+            0.9,
+            symbol="ρ",
+            help="mean number of points over number of blocks",
+            source=_CODE,
+        ),
+        Knob(
+            "sigma",
+            64.0,
+            4.0,
+            256.0,
+            symbol="s",
+            log=True,
+            help="width of the bell: variance s times half the template's side, in pixels",
+            source=_CODE,
+        ),
+        ce_weight_knob(1.0, source="paper: the prediction loss has weight 1"),
+    )
+    needs = Needs(teacher_logits=False)
+    student_taps = ("tracker.norm#0", "tracker.norm#1")
+    _template_tokens: int | None = None
+
+    def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
+        if not isinstance(student, PairTracker):
+            raise ValueError(f"orr needs a kdcore.models.tracker.PairTracker as student, got {type(student).__name__}.")
+        student.mask_with(mask_drawer(student.tracker, self.knob.mask, self.knob.mask_ratio, self.knob.sigma))
+        self._template_tokens = student.tracker.num_template_tokens
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        clean, masked = (s.student_features[name] for name in self.student_taps)
+        loss = occlusion_robust_loss(clean, masked, num_template_tokens=self._template_tokens)
+        return {"orr": self.knob.gamma * loss}
+
+    @classmethod
+    def example(
+        cls, *, batch: int = 6, classes: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0, match: bool = False
+    ) -> Signals:
+        """As the method of the base class, with 7 tokens of width 4 of both passes."""
+        signals = super().example(batch=batch, classes=classes, dtype=dtype, seed=seed, match=match)
+        g = torch.Generator().manual_seed(seed + 1)
+        clean, noise = torch.randn(2, batch, 7, 4, generator=g, dtype=torch.float64)
+        masked = clean if match else clean + noise
+        passes = (clean.to(dtype).requires_grad_(), masked.clone().to(dtype).requires_grad_())
+        signals.teacher_logits = None
+        signals.student_features = dict(zip(cls.student_taps, passes, strict=True))
+        return signals
+
+    @classmethod
+    def example_models(cls) -> tuple[nn.Module, nn.Module, Tensor]:
+        """A tracker of one block, its teacher that nobody asks, two pairs."""
+        tracker = OcclusionRobustTracker(template_size=32, search_size=32, embed_dim=8, depth=1, num_heads=1)
+        return PairTracker(tracker), nn.Identity(), torch.zeros(2, 6, 32, 32)
+
+
 def _tokens(features: Tensor) -> Tensor:
     """``(B, T, D)`` as it is; an embedding ``(B, D)`` is one token."""
     return features.unsqueeze(1) if features.ndim == 2 else features
 
 
 class AFKD(Method):
-    """Stage 2 as an objective: the prediction loss of the task (cross-entropy, or the tracking objective) + AFKD.
+    """Stage 2 as an objective: the task's own loss (boxes: :math:`L_{pred}`; classes: cross-entropy) + AFKD.
 
     Trackers (:class:`~kdcore.models.tracker.OcclusionRobustTracker`) are compared on all tokens of their final norm,
     other networks on their embedding, through a learned projection where the widths differ. To compare other layers,
@@ -240,7 +328,7 @@ CARD = MethodCard(
     slug="ortrack",
     summary="A tracker whose template tokens ignore random occlusions (masks of a spatial Cox process, training only), "
     "then a shallower student that copies its tokens, most where the student's own box is bad.",
-    objectives=(AFKD,),
+    objectives=(AFKD, ORR),
     losses=("occlusion_robust_loss", "adaptive_feature_kd_loss"),
     taps="all tokens of the final norm of both trackers; the embedding of any other network",
     invariances=("zero_at_match", "minimal_at_match", "sample_permutation"),
@@ -281,7 +369,7 @@ CARD = MethodCard(
             "student's stage",
             paper="prediction loss + AFKD",
             code="also keeps γ L_orr",
-            here="either: the ORR weight of the tracking objective is a knob",
+            here="either: [AFKD(), ORR()] are added",
         ),
     ),
     deviations=(
@@ -296,12 +384,15 @@ CARD = MethodCard(
 __all__ = [
     "AFKD",
     "CARD",
+    "MASKS",
+    "ORR",
     "CenterHead",
     "OcclusionRobustTracker",
     "adaptive_feature_kd_loss",
     "apply_block_mask",
     "cox_intensity",
     "difficulty_weights",
+    "mask_drawer",
     "masking_probability",
     "occlusion_robust_loss",
     "sample_cox_mask",

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..experiment import Arm, Claim, Comparison, compare
 from ..functional.masks import token_shift_map
 from ..inputs import input_normalization
-from ..methods.ortrack import AFKD
+from ..methods.ortrack import AFKD, ORR
 from ..models.tracker import PairTracker, pack_pair
-from ..tasks.tracking_pairs import TrackingObjective, TrackingTask, tracking_pairs
+from ..tasks.tracking_pairs import TrackingTask, tracking_pairs
 from ..tasks.tracking_videos import tracking_videos
 from . import Study
 
@@ -44,10 +44,6 @@ NO_ORR, UNIFORM, COX = "no ORR", "ORR, uniform", "ORR, Cox"
 NO_KD, FIXED, ADAPTIVE = "no KD", "fixed weight", "AFKD"
 
 
-def _objective(**knobs: Any) -> TrackingObjective:
-    return TrackingObjective(readout="target", **knobs)
-
-
 def orr_arms(*, gamma: float = 0.05, mask_ratio: float = 0.3, sigma: float = 64.0) -> list[Arm]:
     """The tracker without a masked pass, with uniform masks, with Cox masks.
 
@@ -56,9 +52,9 @@ def orr_arms(*, gamma: float = 0.05, mask_ratio: float = 0.3, sigma: float = 64.
         mask_ratio, sigma: of the masks; defaults 0.3 and 64 (paper).
     """
     return [
-        Arm(NO_ORR, _objective()),
-        Arm(UNIFORM, _objective(gamma=gamma, mask="uniform", mask_ratio=mask_ratio)),
-        Arm(COX, _objective(gamma=gamma, mask="cox", mask_ratio=mask_ratio, sigma=sigma)),
+        Arm(NO_ORR, "ce"),
+        Arm(UNIFORM, ORR(gamma=gamma, mask="uniform", mask_ratio=mask_ratio)),
+        Arm(COX, ORR(gamma=gamma, mask="cox", mask_ratio=mask_ratio, sigma=sigma)),
     ]
 
 
@@ -69,9 +65,9 @@ def afkd_arms(*, alpha: float = 0.5, beta: float = 0.5) -> list[Arm]:
         alpha, beta: default 0.5 (ours: the squared token error is of size 1 here; the paper's are 2e-4).
     """
     return [
-        Arm(NO_KD, _objective()),
-        Arm(FIXED, [_objective(), AFKD(alpha=alpha, beta=0.0)]),
-        Arm(ADAPTIVE, [_objective(), AFKD(alpha=alpha, beta=beta)]),
+        Arm(NO_KD, "ce"),
+        Arm(FIXED, AFKD(alpha=alpha, beta=0.0)),
+        Arm(ADAPTIVE, AFKD(alpha=alpha, beta=beta)),
     ]
 
 

@@ -1,20 +1,17 @@
-"""A task whose labels are boxes: pairs of a template and a search image, trackers, and what they learn from."""
+"""A task whose labels are boxes: pairs of a template and a search image, trackers, and their loss."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..card import Axes, Knob, MethodCard
 from ..functional.boxes import (
-    READOUTS,
     TRACKING_WEIGHTS,
     box_iou,
     center_tracking_losses,
@@ -23,22 +20,15 @@ from ..functional.boxes import (
     success_curve,
     xywh_to_xyxy,
 )
-from ..functional.checks import check_choice, describe
-from ..functional.masks import (
-    cox_intensity,
-    occlusion_robust_loss,
-    relative_token_shift,
-    sample_cox_mask,
-    sample_uniform_mask,
-)
-from ..method import Method, Needs, Signals, ce_weight_knob
+from ..functional.checks import describe
+from ..functional.masks import relative_token_shift
+from ..method import Method
 from ..metrics import SampleMean
-from ..models.tracker import OcclusionRobustTracker, PairTracker, pack_pair, split_maps
+from ..models.tracker import PairTracker, pack_pair, split_maps
+from ..registry import create_method
 from ..taps import evaluating, tap
 from ._data import SizedDataset
 from ._task import Task
-
-MASKS = ("cox", "uniform")
 
 
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -93,115 +83,19 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         return digest.hexdigest()
 
 
-# The objective --------------------------------------------------------------------------------------------------------
+# The loss -------------------------------------------------------------------------------------------------------------
 
 
-class TrackingObjective(Method):
-    """What a tracker learns from its labels, ``focal + 2 GIoU + 5 L1``, and, with ``gamma``, from its own masked pass.
+def tracking_loss(maps: Tensor, boxes: Tensor, *, readout: str = "target") -> dict[str, Tensor]:
+    """What a tracker learns from its labels: ``focal``, ``2 GIoU`` and ``5 L1``, by name.
 
-    It takes the place of cross-entropy: ``[TrackingObjective(), "ortrack"]`` is the student's stage of ORTrack,
-    ``TrackingObjective(gamma=2e-4)`` the teacher's. Students are :class:`~kdcore.models.tracker.PairTracker`.
+    Args:
+        maps: ``(B, 5, F, F)`` of a tracker; boxes: ``(B, 4)``, xywh in [0, 1] of the search image.
+        readout: whose cell's box is judged, ``"target"`` (default, ours: a new tracker's highest score is anywhere) or
+            ``"argmax"`` (OSTrack).
     """
-
-    card = MethodCard(
-        slug="tracking",
-        title="Tracking by a centre head (no teacher)",
-        authors="baseline",
-        year=2022,
-        family="foundations",
-        arxiv="2203.11991",
-        summary="The tracker learns from boxes: focal loss on the centre, GIoU and L1 on the box; optionally its "
-        "template tokens are kept where they are when blocks of the template are masked.",
-        axes=Axes(
-            knowledge="feature",
-            scheme="nokd",
-            signal="mse",
-            task="tracking",
-            modality="image",
-            teacher_access="none",
-            data_regime="labelled",
-            teachers="none",
-            arch="any",
-            goal="accuracy",
-        ),
-    )
-    name, label = "tracking", "tracking"
-    knobs = (
-        Knob(
-            "gamma",
-            0.0,
-            0.0,
-            1.0,
-            symbol="γ",
-            help="weight of the occlusion-robust loss; 0: no masked pass",
-            source="ours: off; ORTrack 2e-4 with pretrained tokens",
-        ),
-        Knob("mask", "cox", symbol="m", choices=MASKS, help="law of the masked blocks", source="ORTrack"),
-        Knob(
-            "mask_ratio",
-            0.3,
-            0.0,
-            0.9,
-            symbol="ρ",
-            help="mean number of points over number of blocks",
-            source="ORTrack",
-        ),
-        Knob(
-            "sigma",
-            64.0,
-            4.0,
-            256.0,
-            symbol="s",
-            log=True,
-            source="ORTrack",
-            help="width of the bell: variance s times half the template's side, in pixels",
-        ),
-        Knob(
-            "readout",
-            "argmax",
-            symbol="c",
-            choices=READOUTS,
-            help="cell whose box is judged while training",
-            source="OSTrack",
-        ),
-        ce_weight_knob(0.0, source="boxes have no classes"),
-    )
-    needs = Needs(teacher_logits=False)
-    _template_tokens: int | None = None
-
-    def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
-        if not isinstance(student, PairTracker):
-            raise ValueError(
-                f"tracking needs a kdcore.models.tracker.PairTracker as student, got {type(student).__name__}."
-            )
-        student.mask_with(
-            mask_drawer(student.tracker, self.knob.mask, self.knob.mask_ratio, self.knob.sigma)
-            if self.knob.gamma
-            else None
-        )
-        self._template_tokens = student.tracker.num_template_tokens
-        self.student_taps = ("tracker.norm#0", "tracker.norm#1") if self.knob.gamma else ()
-
-    def terms(self, s: Signals) -> dict[str, Tensor]:
-        if s.labels is None:
-            raise ValueError("labels are required: (B, 4) boxes, xywh in [0, 1].")
-        terms = center_tracking_losses(*split_maps(s.student_logits), s.labels, readout=self.knob.readout)
-        weighted = {name: w * t for w, (name, t) in zip(TRACKING_WEIGHTS, terms.items(), strict=True)}
-        if self.knob.gamma:
-            clean, masked = (s.student_features[name] for name in self.student_taps)
-            weighted["orr"] = self.knob.gamma * occlusion_robust_loss(
-                clean, masked, num_template_tokens=self._template_tokens
-            )
-        return weighted
-
-
-def mask_drawer(tracker: OcclusionRobustTracker, kind: str, mask_ratio: float, sigma: float) -> Callable[[int], Tensor]:
-    """``draw(batch_size) -> (B, 1, h, w)`` over a tracker's template, one cell per patch."""
-    check_choice("mask", kind, MASKS)
-    if kind == "uniform":
-        return partial(sample_uniform_mask, (tracker.template_grid,) * 2, mask_ratio=mask_ratio)
-    intensity = cox_intensity(tracker.template_size, block_size=tracker.patch_size, sigma=sigma)
-    return partial(sample_cox_mask, intensity, mask_ratio=mask_ratio)
+    terms = center_tracking_losses(*split_maps(maps), boxes, readout=readout)
+    return {name: w * t for w, (name, t) in zip(TRACKING_WEIGHTS, terms.items(), strict=True)}
 
 
 # The task -------------------------------------------------------------------------------------------------------------
@@ -247,6 +141,7 @@ class TrackingTask(Task):
 
     occluded: dict[str, SizedDataset]
     metrics: Callable[[], Mapping[str, Any]] = tracking_metrics
+    loss: Callable[[Any, Any], Any] = tracking_loss
 
     def __post_init__(self) -> None:
         self.more = {**self.more, **{f"test/{where}": data for where, data in self.occluded.items()}}
@@ -258,8 +153,8 @@ class TrackingTask(Task):
         return torch.stack([data[i][1] for i in range(len(data))])
 
     def teacher_objective(self) -> Method:
-        """Stage 1 with Cox masks at the scale of these small networks."""
-        return TrackingObjective(gamma=0.05, readout="target")
+        """Stage 1 of ORTrack, with Cox masks at the scale of these small networks."""
+        return create_method("orr", gamma=0.05)
 
     def check_model(self, model: nn.Module, name: str = "the model") -> nn.Module:
         """Return ``model`` if it gives ``(N, 5, F, F)`` maps on this task's pairs, else raise ``ValueError``."""

@@ -19,27 +19,23 @@ from ..functional.checks import check_choice, check_fraction
 from ..models.tracker import OcclusionRobustTracker, PairTracker
 from ._models import ModelSpec, Recipe
 from ._tracking import (
-    MASKS,
     PairDataset,
-    TrackingObjective,
     TrackingTask,
-    mask_drawer,
     paired_iou,
+    tracking_loss,
 )
 
 __all__ = [
-    "MASKS",
     "OCCLUDERS",
     "TASKS",
     "PairDataset",
-    "TrackingObjective",
     "TrackingTask",
     "bar_at",
-    "mask_drawer",
     "moving_target_pairs",
     "occlude",
     "occlude_pairs",
     "paired_iou",
+    "tracking_loss",
     "tracking_pairs",
     "tracking_task",
 ]

@@ -13,19 +13,19 @@ from kdcore.experiment import Arm
 from kdcore.functional.boxes import box_iou, success_curve, xywh_to_xyxy
 from kdcore.functional.masks import relative_token_shift
 from kdcore.method import Signals
+from kdcore.methods.ortrack import ORR, mask_drawer
 from kdcore.models import MLP
 from kdcore.studies import ortrack as studies
 from kdcore.tasks import list_tasks, load_task, task_info
 from kdcore.tasks.tracking_pairs import (
     PairDataset,
-    TrackingObjective,
     TrackingTask,
     bar_at,
-    mask_drawer,
     moving_target_pairs,
     occlude,
     occlude_pairs,
     paired_iou,
+    tracking_loss,
     tracking_pairs,
 )
 
@@ -182,27 +182,26 @@ def test_masks_of_the_objective_have_a_cell_per_patch(task: TrackingTask) -> Non
         mask_drawer(model.tracker, "perlin", 0.3, 64.0)  # type: ignore[arg-type]
 
 
-def test_terms_are_weighted_and_sum_to_the_papers_objective(task: TrackingTask) -> None:
+def test_loss_and_masked_pass_sum_to_the_papers_objective(task: TrackingTask) -> None:
     x, boxes = task.sample(n=4)
     model = task.student("tracker-2").eval()
-    method = TrackingObjective(gamma=0.5)
+    method = ORR(gamma=0.5)
     method.setup(model, None, x)
     tokens, moved = torch.randn(2, 4, 80, 16)
-    s = Signals(
-        student_logits=model(x), labels=boxes, student_features={"tracker.norm#0": tokens, "tracker.norm#1": moved}
-    )
-    terms = method.terms(s)
+    features = {"tracker.norm#0": tokens, "tracker.norm#1": moved}
+    maps = model(x)
+    signals = Signals(student_logits=maps, student_output=maps, labels=boxes, student_features=features)
     template, search = x[:, 3:, :32, :32], x[:, :3]
     losses = model.tracker.training_step_losses(template, search, boxes)  # type: ignore[operator, union-attr]
-    close(terms["focal"] + terms["giou"] + terms["l1"], losses["pred"], 1e-5)
-    close(terms["orr"], 0.5 * (tokens - moved)[:, :16].square().mean(), 1e-5)
-    plain = TrackingObjective()
-    plain.setup(model, None, x)
-    assert set(plain.terms(s)) == {"focal", "giou", "l1"} and model.draw_mask is None and not plain.student_taps
-    with pytest.raises(ValueError, match="labels are required"):
-        plain.terms(Signals(student_logits=model(x)))
-    with pytest.raises(ValueError, match=r"tracking needs a .*PairTracker"):
-        plain.setup(MLP(4, (4,), 2), None, torch.zeros(1, 4))
+    close(sum(tracking_loss(maps, boxes, readout="argmax").values()), losses["pred"], 1e-5)
+    close(method.terms(signals)["orr"], 0.5 * (tokens - moved)[:, :16].square().mean(), 1e-5)
+    signals.task_loss = task.loss
+    learnt = method.supervised(signals)
+    assert isinstance(learnt, dict) and list(learnt) == ["focal", "giou", "l1"]
+    for name, term in tracking_loss(maps, boxes).items():
+        close(learnt[name], term, 1e-6)
+    with pytest.raises(ValueError, match=r"orr needs a .*PairTracker as student, got MLP"):
+        method.setup(MLP(4, (4,), 2), None, torch.zeros(1, 4))
 
 
 # The task -------------------------------------------------------------------------------------------------------------
@@ -302,6 +301,7 @@ def test_the_full_tier_starts_and_takes_videos(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(studies, "FULL", few)
     found = studies.occlusion_robustness(quick=False, arms=studies.orr_arms()[2:], seeds=1)
     model = found.students[studies.COX, 0]
+    assert not found.teachers, "a masked pass needs no teacher"
     assert found.tasks[0].input_shape == (6, 128, 128) and len(model.tracker.blocks) == 6  # type: ignore[union-attr]
     taught = studies.afkd_students(model, quick=False, arms=studies.afkd_arms()[2:], seeds=1)
     assert len(taught.students[studies.ADAPTIVE, 0].tracker.blocks) == 3  # type: ignore[union-attr]
@@ -310,8 +310,7 @@ def test_the_full_tier_starts_and_takes_videos(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_arms_start_from_the_same_weights_and_masks_change_the_training(tiny: None) -> None:
-    objective = TrackingObjective(readout="target")
-    arms = [Arm("a", objective), Arm("b", objective), studies.orr_arms()[1]]
+    arms = [Arm("a", "ce"), Arm("b", "ce"), studies.orr_arms()[1]]
     twice = studies.occlusion_robustness(arms=arms, seeds=1)
     a, b, uniform = (twice.students[arm, 0].state_dict() for arm in twice.arms)
     assert all(torch.equal(v, b[k]) for k, v in a.items())
