@@ -1,7 +1,7 @@
 # Every target makes the environment (.venv) if it is missing or does not belong to this pyproject.toml.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help env demo test lab lint bench notebooks pair browser doctor clean
+.PHONY: help env demo test lab lint bench gpu notebooks pair browser doctor clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -49,6 +49,9 @@ pair: $(STAMP)  ## generate the notebooks from their scripts
 
 bench: $(STAMP)  ## measure what is claimed about speed: table, and runs/benchmarks.json
 	$(BIN)/python -m benchmarks
+
+gpu: $(STAMP)  ## on a CUDA card: its tests, values and speed in fp32, bf16, fp16, one CIFAR-10 study (8 minutes at most)
+	$(BIN)/python -m benchmarks.gpu
 
 doctor: $(STAMP)  ## look at versions, kernel, GPU, browser, folders
 	$(BIN)/kdw doctor

@@ -50,14 +50,17 @@ def batches(samples: int, size: int = _BATCH) -> list[Tensor]:
 def forwards(x: nn.Module, y: nn.Module, loader: list[Tensor]) -> None:
     """Both models over the loader, in eval mode, no hooks: what no map can do without."""
     with evaluating(x), evaluating(y):
-        for images in loader:
+        for on_cpu in loader:
+            images = on_cpu.to(next(x.parameters()).device)
             x(images)
             y(images)
 
 
-def our_map(x: nn.Module, y: nn.Module, loader: list[Tensor], *, keep_grams: bool = False) -> CKAResult:
+def our_map(
+    x: nn.Module, y: nn.Module, loader: list[Tensor], *, keep_grams: bool = False, device: str | None = None
+) -> CKAResult:
     """The map under test."""
-    return cka_map(x, y, loader, layers_x=LAYERS_X, layers_y=LAYERS_Y, keep_grams=keep_grams)
+    return cka_map(x, y, loader, layers_x=LAYERS_X, layers_y=LAYERS_Y, keep_grams=keep_grams, device=device)
 
 
 def hsic_reference(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
@@ -71,14 +74,15 @@ def hsic_reference(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
 @torch.no_grad()
 def reference_map(x: nn.Module, y: nn.Module, loader: list[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
     """Minibatch CKA pair by pair, as the popular implementation does it: ``(16, 12)``."""
-    sums = torch.zeros(3, len(LAYERS_X), len(LAYERS_Y), dtype=dtype)
+    sums = torch.zeros(3, len(LAYERS_X), len(LAYERS_Y), dtype=dtype, device=next(x.parameters()).device)
 
     def gram(features: Tensor) -> Tensor:
         flat = features.flatten(1).to(dtype)
         return (flat @ flat.T).fill_diagonal_(0)
 
     with evaluating(x), evaluating(y), tap(x, LAYERS_X) as features_x, tap(y, LAYERS_Y) as features_y:
-        for images in loader:
+        for on_cpu in loader:
+            images = on_cpu.to(sums.device)
             x(images)
             y(images)
             for i, a in enumerate(LAYERS_X):
@@ -88,7 +92,7 @@ def reference_map(x: nn.Module, y: nn.Module, loader: list[Tensor], dtype: torch
                     l = gram(features_y[b])  # noqa: E741
                     sums[0, i, j] += hsic_reference(k, l)
                     sums[2, i, j] += hsic_reference(l, l)
-    return sums[0] / (sums[1].sqrt() * sums[2].sqrt())
+    return (sums[0] / (sums[1].sqrt() * sums[2].sqrt())).cpu()
 
 
 def bare_products(x: nn.Module, y: nn.Module, images: Tensor) -> Callable[[], object]:
@@ -102,8 +106,10 @@ def bare_products(x: nn.Module, y: nn.Module, images: Tensor) -> Callable[[], ob
 
 def check_map(x: nn.Module, y: nn.Module) -> None:
     """Assert that the map is that of the pairwise way, in float64."""
-    small = [b.double() for b in batches(32, 16)]
-    must_agree("CKA map", our_map(x.double(), y.double(), small).matrix, reference_map(x, y, small, torch.float64))
+    device = next(x.parameters()).device
+    small = [b.to(device, torch.float64) for b in batches(32, 16)]
+    ours = our_map(x.double(), y.double(), small, device=str(device))
+    must_agree("CKA map", ours.matrix.cpu(), reference_map(x, y, small, torch.float64))
     x.float(), y.float()
 
 

@@ -105,12 +105,15 @@ PAIRS: dict[str, tuple[Loss, Prepare, float]] = {
 }
 
 
-def problem(samples: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Student logits (a leaf), teacher logits, labels."""
+def problem(
+    samples: int, classes: int, seed: int = 0, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Student logits (a leaf), teacher logits, labels; the same numbers on every device."""
     g = torch.Generator().manual_seed(seed)
     t = 3 * torch.randn(samples, classes, generator=g)
     s = 2 * torch.randn(samples, classes, generator=g) + 0.3 * t
-    return s.requires_grad_(), t, torch.randint(classes, (samples,), generator=g)
+    labels = torch.randint(classes, (samples,), generator=g)
+    return s.to(device, dtype).requires_grad_(), t.to(device, dtype), labels.to(device)
 
 
 def value_and_gradient(loss: Loss, s: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """How things are timed here, and how a result looks.
 
-Process CPU seconds on one thread (``OMP_NUM_THREADS=1``), the candidates taking turns in one process, the minimum over
-the turns: neighbours on the machine and its clock then hit all of them alike. Nothing here is a test: values are
+On CPUs: process CPU seconds on one thread (``OMP_NUM_THREADS=1``), the candidates taking turns in one process, the
+minimum over the turns: neighbours on the machine and its clock then hit all of them alike. On a CUDA card wall seconds
+take their place, from a device that has finished to a device that has finished. Nothing here is a test: values are
 asserted, times are reported.
 """
 
@@ -83,13 +84,26 @@ def cpu_seconds(function: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1) -> dict[str, float]:
-    """Minimum of :func:`cpu_seconds` per candidate over ``repeats`` rounds in which all take their turn."""
+def device_seconds(function: Callable[[], object], device: str = "cpu") -> float:
+    """:func:`cpu_seconds` of one call; on ``"cuda"`` wall seconds until the card has done all of it."""
+    if device == "cpu":
+        return cpu_seconds(function)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    function()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1, device: str = "cpu"
+) -> dict[str, float]:
+    """Minimum of :func:`device_seconds` per candidate over ``repeats`` rounds in which all take their turn."""
     torch.set_num_threads(1)
     for _ in range(warm_up):
         for function in candidates.values():
             function()
-    rounds = [{name: cpu_seconds(function) for name, function in candidates.items()} for _ in range(repeats)]
+    rounds = [{n: device_seconds(function, device) for n, function in candidates.items()} for _ in range(repeats)]
     return {name: min(r[name] for r in rounds) for name in candidates}
 
 

@@ -25,9 +25,21 @@ from kdcore.functional.divergences import kd_loss
 from kdcore.method import CrossEntropy, Method, Needs, Signals
 from kdcore.models.cifar_resnet import CifarResNet, resnet20, resnet56
 
-from .protocol import Row, cpu_seconds, must_agree
+from .protocol import Row, device_seconds, must_agree
 
 TAPS = ("layer1", "layer2", "layer3")
+#: Fabric's precisions and the type that autocast computes in.
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "32-true": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+#: By how much a first loss may differ, relative: a card sums in another order in every launch.
+TOLERANCES = {
+    (precision, device): small if device == "cpu" else large
+    for precision, small, large in (("32-true", 1e-6, 1e-4), ("bf16-mixed", 2e-2, 2e-2), ("16-mixed", 5e-3, 5e-3))
+    for device in ("cpu", "cuda")
+}
 _BATCH, _CLASSES, _PENALTY = 64, 100, 0.1
 
 
@@ -70,8 +82,21 @@ def sgd(student: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
 
-def by_hand(teacher: nn.Module, student: nn.Module, data: DataLoader, epochs: int) -> Iterator[Tensor]:
-    """Distillation with six taps, yielding the loss of every step."""
+def scaler_for(device: str, dtype: torch.dtype | None) -> torch.amp.GradScaler:
+    """What keeps gradients of float16 from vanishing; does nothing for other precisions."""
+    return torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+
+
+def by_hand(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: DataLoader,
+    epochs: int,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Iterator[Tensor]:
+    """Distillation with six taps, yielding the loss of every step; ``dtype``: of automatic mixed precision."""
+    mixed, scaler = torch.autocast(device, dtype, enabled=dtype is not None), scaler_for(device, dtype)
     kept: dict[tuple[str, str], Tensor] = {}
     handles = [
         model.get_submodule(name).register_forward_hook(
@@ -83,10 +108,12 @@ def by_hand(teacher: nn.Module, student: nn.Module, data: DataLoader, epochs: in
     optimizer = sgd(student)
     for _ in range(epochs):
         student.train()
-        for x, labels in data:
-            with torch.no_grad():  # inference tensors cannot be saved for the features' backward
-                theirs = teacher(x)
-            mine = student(x)
+        for on_cpu, labels_on_cpu in data:
+            x, labels = on_cpu.to(device), labels_on_cpu.to(device)
+            with torch.no_grad(), mixed:  # inference tensors cannot be saved for the features' backward
+                theirs = teacher(x).to(x.dtype)
+            with mixed:
+                mine = student(x).to(x.dtype)
             gaps = [F.mse_loss(kept["student", n], kept["teacher", n]) for n in TAPS]
             log_q, p = F.log_softmax(mine / 4.0, dim=1), F.softmax(theirs / 4.0, dim=1)
             loss = (
@@ -95,23 +122,30 @@ def by_hand(teacher: nn.Module, student: nn.Module, data: DataLoader, epochs: in
                 + F.cross_entropy(mine, labels)
             )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
             yield loss.detach()
     for handle in handles:
         handle.remove()
 
 
-def student_alone(student: nn.Module, data: DataLoader, epochs: int) -> Iterator[None]:
+def student_alone(
+    student: nn.Module, data: DataLoader, epochs: int, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Iterator[None]:
     """Cross-entropy, no teacher; yields at the end of every epoch."""
+    mixed, scaler = torch.autocast(device, dtype, enabled=dtype is not None), scaler_for(device, dtype)
     optimizer = sgd(student)
     for _ in range(epochs):
         student.train()
-        for x, labels in data:
-            loss = F.cross_entropy(student(x), labels)
+        for on_cpu, labels in data:
+            with mixed:
+                logits = student(on_cpu.to(device))
+            loss = F.cross_entropy(logits.float() if dtype is not None else logits, labels.to(device))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
         yield
 
 
@@ -122,6 +156,8 @@ def distiller(
     data: DataLoader,
     epochs: int,
     cache: TeacherCache | None = None,
+    device: str = "cpu",
+    precision: str = "32-true",
 ) -> Distiller:
     """The library's loop with the same settings."""
     return Distiller(
@@ -135,7 +171,8 @@ def distiller(
         student_transform=nn.Identity(),
         teacher_transform=nn.Identity(),
         cache=cache,
-        accelerator="cpu",
+        accelerator=device,
+        precision=precision,
     )
 
 
@@ -152,16 +189,17 @@ def check_losses(steps: int = 4, size: int = 8) -> None:
     must_agree("losses of the two loops in float64", torch.tensor(mine, dtype=torch.float64), theirs)
 
 
-def step_seconds(steps: int, dropped: int) -> dict[str, float]:
+def step_seconds(
+    steps: int, dropped: int, device: str = "cpu", precision: str = "32-true", *, size: int = 32
+) -> dict[str, float]:
     """Minimum over interleaved steps, the first ones dropped; the losses of both loops must agree."""
     teacher, student = networks()
-    data = loader(steps)
-    mine = (
-        e
-        for e in distiller(copy.deepcopy(teacher), copy.deepcopy(student), SixTaps(), data, 1).run()
-        if isinstance(e, Step)
+    data, dtype = loader(steps, size), PRECISIONS[precision]
+    loop = distiller(
+        copy.deepcopy(teacher), copy.deepcopy(student), SixTaps(), data, 1, device=device, precision=precision
     )
-    theirs = by_hand(teacher, student, data, 1)
+    mine = (event for event in loop.run() if isinstance(event, Step))
+    theirs = by_hand(teacher.to(device), student.to(device), data, 1, device, dtype)
     times: dict[str, list[float]] = {"ours": [], "by_hand": []}
     said: dict[str, Tensor] = {}
     turns = [
@@ -170,9 +208,9 @@ def step_seconds(steps: int, dropped: int) -> dict[str, float]:
     ]
     for number in range(steps):
         for name, turn in turns if number % 2 else turns[::-1]:
-            times[name].append(cpu_seconds(turn))
+            times[name].append(device_seconds(turn, device))
         if number == 0:
-            must_agree("loss of the first step", said["ours"], said["by_hand"])
+            must_agree("loss of the first step", said["ours"], said["by_hand"].cpu(), TOLERANCES[precision, device])
     mine.close()
     return {name: min(values[dropped:]) for name, values in times.items()}
 
@@ -187,23 +225,34 @@ def next_epoch(events: Generator[Step | Epoch, None, None]) -> list[float]:
     raise RuntimeError("the training ended before the epoch did.")
 
 
-def epoch_seconds(steps: int, epochs: int) -> dict[str, float]:
-    """Minimum over interleaved epochs; the cached run's losses equal the uncached run's to the last bit."""
+def epoch_seconds(
+    steps: int, epochs: int, device: str = "cpu", precision: str = "32-true", *, size: int = 32
+) -> dict[str, float]:
+    """Minimum over interleaved epochs; the cached run's losses equal the uncached run's (on a CPU to the last bit)."""
     teacher, student = networks()
-    data = loader(steps)
+    data, dtype = loader(steps, size), PRECISIONS[precision]
+
+    def run(cache: TeacherCache | None = None) -> Distiller:
+        return distiller(
+            teacher, copy.deepcopy(student), LogitsOnly(), data, epochs, cache, device=device, precision=precision
+        )
+
     with tempfile.TemporaryDirectory() as folder:
         cache = TeacherCache(Path(folder) / "cache").build(
-            teacher, data.dataset, batch_size=_BATCH, transform=nn.Identity()
+            teacher, data.dataset, batch_size=_BATCH, transform=nn.Identity(), device=device
         )
-        running = distiller(teacher, copy.deepcopy(student), LogitsOnly(), data, epochs)
-        cached_run = distiller(teacher, copy.deepcopy(student), LogitsOnly(), data, epochs, cache)
-        plain, cached, alone = running.run(), cached_run.run(), student_alone(student, data, epochs)
-        if next_epoch(cached) != next_epoch(plain):  # also the warm-up
+        running, cached_run = run(), run(cache)
+        plain, cached = running.run(), cached_run.run()
+        alone = student_alone(student.to(device), data, epochs, device, dtype)
+        kept, ran = next_epoch(cached), next_epoch(plain)  # also the warm-up
+        if device == "cpu" and dtype is None and kept != ran:
             raise AssertionError("the losses with a cached teacher differ from those with a running one.")
+        first = torch.tensor([kept[0], ran[0]])
+        must_agree("first loss with a cached teacher", first[0], first[1], TOLERANCES[precision, device])
         next(alone)
         turns = [("cached", lambda: next_epoch(cached)), ("alone", lambda: next(alone))]
         rounds = [
-            {name: cpu_seconds(turn) for name, turn in (turns if number % 2 else turns[::-1])}
+            {name: device_seconds(turn, device) for name, turn in (turns if number % 2 else turns[::-1])}
             for number in range(epochs - 1)
         ]
         if forwards := cached_run.result().teacher_forwards:

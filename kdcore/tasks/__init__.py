@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from ..functional.checks import check_choice, closest
+from ._augment import CropFlip
 from ._classification import Classification
 from ._data import ArrayDataset
 from ._folders import cache_folder, data_folder
@@ -114,6 +115,7 @@ def load_task(name: str, **options: Any) -> Any:
 __all__ = [
     "ArrayDataset",
     "Classification",
+    "CropFlip",
     "ModelSpec",
     "Recipe",
     "Task",

@@ -26,7 +26,7 @@ def test_both_loops_of_the_step_give_the_same_losses() -> None:
 
 
 def test_a_cached_teacher_gives_the_losses_of_a_running_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "loader", lambda steps, make=step.loader: make(steps, 8))
+    monkeypatch.setattr(step, "loader", lambda steps, size, make=step.loader: make(steps, 8))
     assert set(step.epoch_seconds(1, 2)) == {"cached", "alone"}  # asserts equality and zero forwards on the way
 
 
