@@ -9,6 +9,7 @@ from typing import Any
 #: Okabe-Ito, ordered for contrast on light and dark; black is replaced by the theme's ink.
 CATEGORICAL = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--", "++")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 SEQUENTIAL = "cividis"
 DIVERGING = "PuOr"

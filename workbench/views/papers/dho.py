@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pandas as pd
 
 from kdcore.functional.checks import check_choice
 
+from ..bars import bars_view
 from ..base import View
-from ..drawing import WIDTH, as_array, check_names, heatmap, join_words, legend_above, subplots, thin_labels
+from ..drawing import WIDTH, as_array, check_names, heatmap, join_words, legend_above, subplots
 from ..theme import CATEGORICAL, SEQUENTIAL, Theme
 
 if TYPE_CHECKING:
@@ -100,21 +102,19 @@ def head_bars_view(
     names = check_names("class_names", class_names, classes)
     said = [f"{name}: {names[int(p.argmax())]} ({100 * p.max():.0f} %)" for name, p in rows.items()]
     alt = f"The image shows {names[label]}. " + join_words(said) + "."
-    table = pd.DataFrame(rows)
-    table.insert(0, "class", names)
-
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 1.2 + 1.05 * len(rows), len(rows), 1, sharex=True, squeeze=False)
-        for ax, (name, p), colour in zip(axes[:, 0], rows.items(), CATEGORICAL * len(rows), strict=False):
-            bars = ax.bar(range(classes), p, color=colour)
-            bars[label].set(edgecolor=theme.ink, linewidth=2, hatch="//")
-            ax.set(ylim=(0, 1), yticks=[0, 1])
-            ax.set_ylabel(name, rotation=0, ha="right", va="center")
-        thin_labels(axes[-1, 0], "x", names)
-        axes[-1, 0].set_xlabel("class; the label is hatched")
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    view = bars_view(
+        np.stack(list(rows.values()), 1),
+        names,
+        list(rows),
+        mark=[i == label for i in range(classes)],
+        value_range=(0, 1),
+        value_label="probability",
+        group_label="class; the label is bold",
+        panels=True,
+        title=title,
+    )
+    table = pd.DataFrame({"class": names} | rows)
+    return replace(view, alt=alt, table=table, _png={})
 
 
 def conflict_view(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from ..bars import bars_view
 from ..base import View
-from ..drawing import WIDTH, Array, as_array, check_names, legend_above, subplots, thin_labels
+from ..drawing import WIDTH, Array, as_array, check_names, legend_above, subplots
 from ..theme import CATEGORICAL, MARKERS, Theme
 
 if TYPE_CHECKING:
@@ -140,21 +142,17 @@ def structure_view(
         f"classes are on top of a centre"
         for name, c in counts.items()
     ]
+    view = bars_view(
+        np.stack(list(counts.values()), 1),
+        names,
+        [f"{name}: inertia {ratios[name]:.3g} of that of even points" for name in counts],
+        value_label="centres",
+        group_label="class on top of the centre",
+        panels=True,
+        title=title,
+    )
     table = pd.DataFrame({"class": names, **{f"centres, {name}": c.astype(int) for name, c in counts.items()}})
-
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 1.0 + 1.4 * len(counts), len(counts), 1, sharex=True, squeeze=False)
-        for ax, (name, c), colour in zip(axes[:, 0], counts.items(), CATEGORICAL * len(counts), strict=False):
-            ax.bar(range(classes), c, color=colour, edgecolor=theme.ink, linewidth=0.5)
-            ax.set_title(f"{name}: inertia {ratios[name]:.3g} of that of even points", fontsize=10)
-            ax.set(ylim=(0, max(1, float(c.max())) * 1.1), ylabel="centres")
-            ax.yaxis.get_major_locator().set_params(integer=True)
-            ax.grid(axis="x", visible=False)
-        thin_labels(axes[-1, 0], "x", names)
-        axes[-1, 0].set_xlabel("class on top of the centre")
-        return figure
-
-    return View(title=title, alt="; ".join(said) + ".", table=table, draw=draw)
+    return replace(view, alt="; ".join(said) + ".", table=table, _png={})
 
 
 __all__ = ["coverage_view", "structure_view"]
