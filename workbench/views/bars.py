@@ -12,7 +12,7 @@ from .bars_drawing import Bars, lying, standing, too_long
 from .base import View
 from .drawing import Array, as_array, check_names
 from .theme import Theme, number
-from .words import counted, drawable, extremes, unknown
+from .words import counted, drawable, extremes, listed, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,11 +127,13 @@ def _words(
     group_label: str,
 ) -> str:
     several = len(kinds) > 1
-    told = [f"{k}: {extremes(values[:, i], names)}" if several else extremes(values[:, 0], names)
-            for i, k in enumerate(kinds[:6])]  # fmt: skip
+    told = [
+        f"{k}: {extremes(values[:, i], names)}" if several else extremes(values[:, 0], names)
+        for i, k in enumerate(kinds)
+    ]
     alt = f"{value_label} by {group_label}, {counted(len(names), 'group')}"
     alt += f" and {len(kinds)} series. " if several else ": "
-    alt += "; ".join(told) + ("; ..." if len(kinds) > 6 else "") + "."
+    alt += listed(told)
     pairs = np.isfinite(values).sum(1) > 1
     if several and pairs.any():
         spread = np.full(len(values), -1.0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .drawing import Array, join_words
-from .theme import CATEGORICAL, HATCHES, Theme, number
+from .theme import CATEGORICAL, DASHES, HATCHES, Theme, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +102,8 @@ def name_positions(
         if all(abs(i - j) >= stride for j in ticks):
             ticks.append(int(i))
     ticks.sort()
-    labels = [literal(drawable(names[i]) if straight else fitted(names[i], room / BOLD, size)) for i in ticks]
+    rooms = [math.inf if straight else room / (BOLD if i in strong else 1) for i in ticks]
+    labels = [literal(fitted(names[i], r, size)) for i, r in zip(ticks, rooms, strict=True)]
     if axis == "y":
         ax.set_yticks(ticks, labels, fontsize=size)
     else:
@@ -116,16 +117,24 @@ def keys_height(keys: int) -> float:
     return 0.24 * math.ceil(keys / 4)
 
 
-def keys_above(figure: Figure, theme: Theme, fills: Sequence[str], lines: Mapping[str, float]) -> None:
-    """A legend along the upper edge: filled patches in the order of colours and hatches, dashed lines with values."""
+def keys_above(
+    figure: Figure, theme: Theme, fills: Sequence[str], lines: Mapping[str, float], *, outlined: bool = False
+) -> None:
+    """A legend along the upper edge: filled patches in the order of colours and hatches (or, ``outlined``, pale with
+    dashed outlines), and dashed lines with values."""
+    from matplotlib.colors import to_rgb
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     size, room = 10, 1.55
-    keys: list[Any] = [
-        Patch(fc=CATEGORICAL[i % 8], ec=theme.ink, lw=0.5, hatch=HATCHES[i % 8], label=literal(fitted(k, room, size)))
-        for i, k in enumerate(fills)
-    ]
+    keys: list[Any] = []
+    for i, name in enumerate(fills):
+        key, colour = Patch(fc=CATEGORICAL[i % 8], label=literal(fitted(name, room, size))), CATEGORICAL[i % 8]
+        if outlined:
+            key.set(facecolor=(*to_rgb(colour), 0.25), edgecolor=colour, linewidth=2, linestyle=DASHES[i % len(DASHES)])
+        else:
+            key.set(edgecolor=theme.ink, linewidth=0.5, hatch=HATCHES[i % 8])
+        keys.append(key)
     for i, (name, value) in enumerate(lines.items()):
         words = f"{fitted(name, room - 0.5, size)} {number(value)}"
         keys.append(Line2D([], [], color=theme.ink, ls=LINES[i % len(LINES)], lw=1.3, label=literal(words)))
@@ -156,6 +165,11 @@ def named(names: Sequence[str], most: int = 3) -> str:
     """Up to ``most`` names, and how many more there are."""
     shown = list(names[:most])
     return join_words(shown if len(names) <= most else [*shown, f"{len(names) - most} more"])
+
+
+def listed(told: Sequence[str], most: int = 6) -> str:
+    """What is said of each of many, the first ones, as one sentence: ``"a: 1; b: 2; and 8 more."``."""
+    return "; ".join([*told[:most], *([f"and {len(told) - most} more"] if len(told) > most else [])]) + "."
 
 
 def counted(n: int, word: str, several: str | None = None) -> str:

@@ -14,7 +14,8 @@ from kdcore.functional.checks import check_choice
 from ..bars import bars_view
 from ..base import View
 from ..drawing import WIDTH, as_array, check_names, heatmap, join_words, legend_above, subplots
-from ..theme import CATEGORICAL, SEQUENTIAL, Theme
+from ..histogram import histogram_view
+from ..theme import SEQUENTIAL, Theme
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,8 +133,6 @@ def conflict_view(
         raise ValueError("cosines is empty: there is nothing to show.")
     all_values = {name: as_array(f"cosines[{name!r}]", v, ndim=1) for name, v in cosines.items()}
     values = {name: v[np.isfinite(v)] for name, v in all_values.items()}
-    edges = np.linspace(-1, 1, 21)
-    counts = {name: np.histogram(v, edges)[0] for name, v in values.items()}
     said = [
         f"{name}: mean {v.mean():.2f}, against each other in {100 * (v < 0).mean():.0f} % of {len(v)} steps"
         if len(v)
@@ -142,18 +141,14 @@ def conflict_view(
     ]
     lost = sum(len(all_values[n]) - len(values[n]) for n in values)
     alt = "; ".join(said) + "." + (f" {lost} steps have no cosine." if lost else "")
-    table = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **counts})
-
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(WIDTH, 3.2)
-        for (name, n), colour, hatch in zip(counts.items(), CATEGORICAL, ("", "//", "..", "xx"), strict=False):
-            ax.stairs(n, edges, fill=True, alpha=0.45, color=colour, label=name, hatch=hatch)
-        ax.axvline(0, color=theme.ink, lw=1, ls="--")
-        ax.set(xlabel="cosine of the two gradients", ylabel="steps", xlim=(-1, 1))
-        legend_above(ax)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    view = histogram_view(
+        values,
+        bins=np.linspace(-1, 1, 21).tolist(),
+        threshold={"right angle": 0.0},
+        value_label="cosine of the two gradients",
+        title=title,
+    )
+    return replace(view, alt=alt, _png={})
 
 
 __all__ = ["conflict_view", "head_bars_view", "mixture_view"]

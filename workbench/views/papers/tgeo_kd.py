@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from ..base import View
 from ..drawing import WIDTH, as_array, join_words, legend_above, subplots
+from ..histogram import histogram_view
 from ..theme import CATEGORICAL, STUDENT, TEACHER, Theme
 
 if TYPE_CHECKING:
@@ -94,24 +96,13 @@ def trust_view(groups: Mapping[str, Any], *, title: str = "How much the teacher 
     if not groups:
         raise ValueError("groups is empty: there is nothing to show.")
     values = {n: as_array(f"groups[{n!r}]", v, ndim=1) if len(v) else np.zeros(0) for n, v in groups.items()}
-    edges = np.linspace(0, 1, 21)
-    counts = {name: np.histogram(v, edges)[0] for name, v in values.items()}
+    edges = np.linspace(0, 1, 21).tolist()
     alt = "; ".join(f"{n}: mean {v.mean():.2f} of {len(v)}" if len(v) else f"{n}: no sample" for n, v in values.items())
-    table = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **counts})
-
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 0.8 + 1.05 * len(values), len(values), 1, sharex=True, squeeze=False)
-        for ax, (name, n), colour in zip(axes[:, 0], counts.items(), CATEGORICAL * len(counts), strict=False):
-            share = n / max(1, n.sum())
-            ax.stairs(share, edges, fill=True, color=colour)
-            if len(values[name]):
-                ax.axvline(values[name].mean(), color=theme.ink, ls="--", lw=1.5)
-            ax.set(xlim=(0, 1), ylim=(0, 1), yticks=[])
-            ax.set_title(name, loc="left", fontsize=10)
-        axes[-1, 0].set_xlabel("weight of the teacher; the dashed line is the mean")
-        return figure
-
-    return View(title=title, alt=alt + ".", table=table, draw=draw)
+    view = histogram_view(
+        values, bins=edges, measure="share", panels=True, value_label="weight of the teacher", title=title
+    )
+    counts = histogram_view(values, bins=edges).table
+    return replace(view, alt=alt + ".", table=counts, _png={})
 
 
 __all__ = ["triangle_view", "trust_view"]
