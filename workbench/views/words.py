@@ -79,6 +79,19 @@ def _cut(text: str, keep: int) -> str:
     return f"{text[:head].rstrip()}…{text[len(text) - (keep - head) :].lstrip() if keep > head else ''}"
 
 
+def wrapped(text: str, room: float, size: float, *, lines: int = 2) -> str:
+    """Up to ``lines`` lines of at most ``room`` inches, broken at spaces; the last one is fitted."""
+    made: list[str] = []
+    rest = drawable(text).split(" ")
+    while len(rest) > 1 and len(made) < lines - 1:
+        taken = 1
+        while taken < len(rest) and text_width(" ".join(rest[: taken + 1]), size) <= room:
+            taken += 1
+        made.append(fitted(" ".join(rest[:taken]), room, size))
+        rest = rest[taken:]
+    return "\n".join([*made, *([fitted(" ".join(rest), room, size)] if rest else [])])
+
+
 def name_positions(
     ax: Axes,
     axis: str,
