@@ -168,9 +168,10 @@ def extremes(values: Array, names: Sequence[str], *, high: str = "highest", low:
         return f"{names[int(known[0])]} has {number(top)}"
     if np.isclose(top, bottom, rtol=1e-9, atol=0):
         return f"all {len(known)} have {number(top)}"
-    who = {
-        v: named([names[int(i)] for i in known if np.isclose(values[i], v, rtol=1e-9, atol=0)]) for v in (top, bottom)
-    }
+    who = {}
+    for v in (top, bottom):
+        equal = known[np.isclose(values[known], v, rtol=1e-9, atol=0)]
+        who[v] = named([names[int(i)] for i in equal])
     return f"{high} {number(top)} ({who[top]}), {low} {number(bottom)} ({who[bottom]})"
 
 
