@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -51,19 +52,20 @@ def to_inputs(images: np.ndarray, layout: str = "auto", *, name: str = "images")
     """An array as network input: ``(N, C, H, W)`` or ``(N, D)``; uint8 stays uint8 (divided by 255 when read).
 
     Args:
-        images: any numeric array whose first axis counts samples.
+        images: any numeric array whose first axis counts samples; uint16 images are divided by 65535.
         layout: ``"nchw"``, ``"nhwc"``, ``"nhw"`` (grey), ``"nd"`` (vectors), or ``"auto"``: two axes are vectors, three
-            grey images, and of four the last is channels if it has 1, 3 or 4 entries and the second has not.
+            grey images, and of four the channels are those of :func:`channels_last`.
         name: for the error message.
 
     Raises:
-        ValueError: a layout that does not fit the number of axes; TypeError: not numbers.
+        ValueError: a layout that does not fit the number of axes, or that cannot be told; integer images of a range
+            that nobody knows; TypeError: not numbers.
     """
     check_choice("layout", layout, LAYOUTS)
     if images.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold numbers, got dtype {images.dtype}.")
     if layout == "auto":
-        last = images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4)
+        last = images.ndim == 4 and channels_last(images.shape[1:], name=name)
         layout = {2: "nd", 3: "nhw", 4: "nhwc" if last else "nchw"}.get(images.ndim, "nchw")
     if images.ndim != len(layout):
         raise ValueError(f"{name} must have {len(layout)} axes for layout {layout!r}, got shape {images.shape}.")
@@ -71,9 +73,58 @@ def to_inputs(images: np.ndarray, layout: str = "auto", *, name: str = "images")
         images = images.transpose(0, 3, 1, 2)
     elif layout == "nhw":
         images = images[:, None]
+    if layout != "nd":
+        images = _known_range(images, name)
     if images.dtype == np.uint8 and layout != "nd":
         return torch.from_numpy(np.ascontiguousarray(images))
     return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+
+
+def images_are_bytes(x: Tensor) -> bool:
+    """Whether floating images ``(N, C, H, W)`` look like bytes that nobody divided by 255."""
+    return x.ndim == 4 and x.is_floating_point() and bool(x.numel()) and float(x.min()) >= 0 and float(x.max()) > 16
+
+
+def channels_last(shape: Sequence[int], *, name: str = "images") -> bool:
+    """Whether of three axes the last one holds the channels; the first one otherwise.
+
+    An axis of 1, 3 or 4 entries at one end, and none at the other, is that of colours. Otherwise the two equal axes are
+    the sides (satellite images of 13 bands), and of two different sides the channels are fewer than either.
+
+    Raises:
+        ValueError: nothing tells them apart; the message asks for ``layout``.
+    """
+    first, middle, last = shape
+    if (first in (1, 3, 4)) != (last in (1, 3, 4)):
+        return last in (1, 3, 4)
+    if first in (1, 3, 4):
+        return middle == first != last  # (3, 20, 3) and (3, 3, 3) are read in torch's order
+    if (first == middle) != (middle == last):
+        return first == middle
+    if min(first, last) < middle and first != last:
+        return last < first
+    raise ValueError(
+        f"{name} of shape (N, {first}, {middle}, {last}): which axis holds the channels? Say layout='nchw' or 'nhwc'."
+    )
+
+
+def _known_range(images: np.ndarray, name: str) -> np.ndarray:
+    """Images in [0, 1], as uint8, or floating as they are; 16 bits become floating."""
+    if images.dtype == np.bool_:
+        return images.astype(np.float32)
+    if images.dtype == np.uint16:
+        return images.astype(np.float32) / np.float32(65535)
+    if images.dtype.kind in "iu" and images.dtype != np.uint8:
+        low, high = (int(images.min()), int(images.max())) if images.size else (0, 0)
+        if high <= 1 and low >= 0:
+            return images.astype(np.float32)
+        if low < 0 or not 128 <= high <= 255:
+            raise ValueError(
+                f"{name} has {images.dtype} values from {low} to {high}: save it as uint8, uint16, or floating in "
+                "[0, 1], so that it is known what is white."
+            )
+        return images.astype(np.uint8)
+    return images
 
 
 def to_labels(labels: np.ndarray, *, name: str = "labels") -> np.ndarray:
@@ -104,7 +155,7 @@ def arrays(
     Args:
         path: the file; it is read without unpickling.
         images, labels: names of the training arrays: ``(N, H, W, C)``, ``(N, C, H, W)``, ``(N, H, W)`` or ``(N, D)``,
-            and ``(N,)`` integers. uint8 images are divided by 255.
+            and ``(N,)`` integers. uint8 images are divided by 255, uint16 ones by 65535.
         test_images, test_labels: names of the test arrays; where the file has neither, the data are split by ``seed``.
         classes: name of an array of class names, or the names; numbers are used where the file has no such array.
         layout: order of the axes, see :func:`to_inputs`.
@@ -134,6 +185,12 @@ def arrays(
                 f"{images} and {test_images} must hold samples of one shape, got {tuple(x.shape[1:])} and "
                 f"{tuple(test.x.shape[1:])}."
             )
+    if images_are_bytes(x):
+        warnings.warn(
+            f"{images} of {path} holds floating values up to {float(x.max()):g} and none below 0; they are taken as "
+            "they are. Networks expect [0, 1] or their own normalisation: bytes saved as floats want / 255.",
+            stacklevel=3,
+        )
     names = _class_names(stored, classes, y if test is None else np.concatenate([y, test.y.numpy()]))
     return from_arrays(
         Path(path).stem,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,35 +13,13 @@ import torch
 from ..functional.checks import check_choice, closest
 from ._classification import Classification
 from ._data import ArrayDataset, check_class_counts, split_train, transfer_set
+from ._read_table import almost_numbers, read_table, row_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_CLASSES = 200
 MAX_CATEGORIES = 200
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A table by suffix: ``.csv``, ``.tsv`` (also compressed), ``.parquet``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: another suffix, or a file that cannot be parsed.
-    """
-    import pandas as pd
-
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no table at {path}.")
-    kind = next((s for s in reversed(path.suffixes) if s.lower() in (".csv", ".tsv", ".parquet", ".pq")), "").lower()
-    if not kind:
-        raise ValueError(f"a table must be .csv, .tsv or .parquet, got {path.name!r}.")
-    try:
-        if kind in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        return pd.read_csv(path, sep="\t" if kind == ".tsv" else ",")
-    except (ValueError, OSError) as error:  # parser, encoding, empty-data and arrow errors derive from these
-        raise ValueError(f"{path} cannot be read as {kind.removeprefix('.')}: {error}") from error
 
 
 def _columns(frame: pd.DataFrame, option: str, wanted: Sequence[str]) -> list[str]:
@@ -105,8 +84,9 @@ def table(
 ) -> Classification:
     """A CSV or parquet table: one row per sample, one column is the class.
 
-    Numeric columns are standardised and categorical ones turned into 0/1 columns, with statistics of the teacher's
-    training rows only. Column names in the order of the input are in ``task.notes``.
+    Separators, decimal commas and encodings are found out (see :func:`read_table`). A nameless column of row numbers is
+    left out. Numeric columns are standardised and categorical ones turned into 0/1 columns, with statistics of the
+    teacher's training rows only. Column names in the order of the input are in ``task.notes``.
 
     Args:
         path: the file, or a DataFrame.
@@ -126,9 +106,15 @@ def table(
     import pandas as pd
 
     frame = path if isinstance(path, pd.DataFrame) else read_table(path)
+    said = list(frame.attrs.get("said", ()))
     frame = frame.rename(columns=str)
+    if twice := sorted({name for name in frame.columns if list(frame.columns).count(name) > 1}):
+        raise ValueError(f"several columns are called {', '.join(twice)}: give each a name of its own.")
     _columns(frame, "target", [target])
-    used = _columns(frame, "columns", columns) if columns is not None else list(frame.columns)
+    if columns is not None:
+        used = _columns(frame, "columns", columns)
+    else:
+        used = _without_row_numbers(frame, {target, *drop}, said)
     dropped = {target, *_columns(frame, "drop", drop)}
     used = [c for c in used if c not in dropped]
     if not used or not len(frame):
@@ -139,10 +125,14 @@ def table(
         else {c for c in used if not pd.api.types.is_numeric_dtype(frame[c]) or pd.api.types.is_bool_dtype(frame[c])}
     )
     numeric, named = [c for c in used if c not in words], [c for c in used if c in words]
+    if categorical is None:
+        _check_almost_numbers(frame, named)
     if text := [c for c in numeric if not pd.api.types.is_numeric_dtype(frame[c])]:
         raise ValueError(f"columns {', '.join(text)} are not numbers: name them in categorical= or drop=.")
     _check_values(frame, numeric, named, missing)
     labels, names = _classes(frame[target])
+    for sentence in said:
+        warnings.warn(f"{'the table' if isinstance(path, pd.DataFrame) else path}: {sentence}", stacklevel=3)
     split = split_train(labels, class_names=names, seed=seed, train_fraction=train_fraction, val_fraction=val_fraction)
     inputs = _inputs(frame, numeric, named)
     encoder = _encoder(numeric, named).fit(inputs.iloc[split["train"]])
@@ -163,8 +153,31 @@ def table(
         class_names=names,
         seed=seed,
         words=f"{source}, target {target}",
-        notes=(f"input columns: {', '.join(features)}",),
+        notes=(f"input columns: {', '.join(features)}", *said),
     )
+
+
+def _without_row_numbers(frame: pd.DataFrame, left_out: set[str], said: list[str]) -> list[str]:
+    """All columns but a nameless one that counts the rows (``DataFrame.to_csv`` writes it); named ones are told."""
+    used = []
+    for name in frame.columns:
+        counts = name not in left_out and row_numbers(frame[name])
+        if counts and (name.startswith("Unnamed: ") or not name.strip()):
+            said.append(f"Column {name!r} numbers the rows and is left out (columns= takes it in).")
+            continue
+        if counts:
+            said.append(f"Column {name!r} numbers the rows: if it is no property of them, name it in drop=.")
+        used.append(name)
+    return used
+
+
+def _check_almost_numbers(frame: pd.DataFrame, named: Sequence[str]) -> None:
+    for name in named:
+        if odd := almost_numbers(frame[name]):
+            raise ValueError(
+                f"column {name!r} holds numbers but for {', '.join(map(repr, odd[:5]))}: clean it, or name it in "
+                "drop= or, if they are codes, in categorical=."
+            )
 
 
 def _inputs(frame: pd.DataFrame, numeric: list[str], categorical: list[str]) -> pd.DataFrame:
@@ -181,6 +194,13 @@ def _classes(column: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels and class names of the target column; classes are sorted."""
     import pandas as pd
 
+    kinds = {"text" if isinstance(v, str) else "numbers" for v in column.dropna()} if column.dtype == object else set()
+    if len(kinds) > 1:
+        texts = [v for v in column if isinstance(v, str)]
+        raise ValueError(
+            f"the target column {column.name!r} holds numbers and text, e.g. {texts[0]!r} in {len(texts)} of "
+            f"{len(column)} rows: bring all to one type, e.g. frame[{column.name!r}].astype(str)."
+        )
     if holes := int(column.isna().sum()):
         raise ValueError(f"the target column {column.name!r} has {holes} missing values of {len(column)}.")
     if pd.api.types.is_float_dtype(column) and not (column == column.round()).all():

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..functional.checks import check_fraction, check_positive
+from ._image_files import SUFFIXES, decoded
 from ._tracking import PairDataset, TrackingTask
-from .images import SUFFIXES
 from .tracking_pairs import tracking_task
 
 __all__ = ["TASKS", "Video", "find_videos", "tracking_videos", "video_pairs"]
@@ -145,12 +145,7 @@ def _crop(video: Video, at: int, about: np.ndarray, factor: float, size: int) ->
 
     side = max(2, round(factor * math.sqrt(about[2] * about[3])))
     left, top = (round(v) for v in about[:2] + about[2:] / 2 - side / 2)
-    path = video.frames[at]
-    try:
-        with Image.open(path) as image:
-            cut = image.convert("RGB").crop((left, top, left + side, top + side))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise OSError(f"cannot read the frame {path}: {error}") from error
+    cut = decoded(video.frames[at], "frame").crop((left, top, left + side, top + side))
     pixels = np.asarray(cut.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1).copy()
     x, y, w, h = video.boxes[at]
     ends = np.clip((np.array([x, y, x + w, y + h]) - [left, top, left, top]) / side, 0, 1)

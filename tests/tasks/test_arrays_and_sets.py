@@ -58,10 +58,42 @@ def test_other_names_and_a_split_by_seed(tmp_path: Path) -> None:
         ((5, 3, 8, 3), "nhwc", (3, 3, 8)),
         ((5, 8, 8, 1), "auto", (1, 8, 8)),
         ((5, 2, 8, 8), "auto", (2, 8, 8)),
+        ((5, 32, 32, 13), "auto", (13, 32, 32)),
+        ((5, 13, 32, 32), "auto", (13, 32, 32)),
+        ((5, 24, 32, 13), "auto", (13, 24, 32)),
+        ((5, 13, 32, 24), "auto", (13, 32, 24)),
+        ((5, 8, 8, 8), "nhwc", (8, 8, 8)),
     ],
 )
 def test_layouts(shape: tuple[int, ...], layout: str, expected: tuple[int, ...]) -> None:
     assert to_inputs(np.zeros(shape, np.float64), layout).shape[1:] == expected
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8, 8), (5, 12, 6, 12), (5, 20, 6, 30)])
+def test_layouts_that_cannot_be_told_are_asked_for(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"which axis holds the channels\? Say layout='nchw' or 'nhwc'"):
+        to_inputs(np.zeros(shape, np.float32))
+
+
+def test_ranges_of_whole_numbers_are_known_or_asked_for() -> None:
+    ramp = np.linspace(0, 65535, 64).reshape(1, 8, 8)
+    close = torch.from_numpy(ramp / 65535).float()[:, None]
+    torch.testing.assert_close(to_inputs(ramp.astype(np.uint16)), close, rtol=0, atol=2e-5)
+    assert to_inputs((ramp / 257).astype(np.int64)).dtype == torch.uint8
+    masks = to_inputs(np.eye(8, dtype=np.int64)[None])
+    assert masks.dtype == torch.float32 and masks.max() == 1
+    assert to_inputs(np.eye(8, dtype=bool)[None]).max() == 1
+    for odd in (ramp.astype(np.int32), -np.ones((1, 8, 8), np.int16), np.full((1, 8, 8), 16, np.int64)):
+        with pytest.raises(ValueError, match=r"so that it is known what is white"):
+            to_inputs(odd, name="x_train")
+    assert to_inputs(np.arange(6).reshape(2, 3)).tolist() == [[0, 1, 2], [3, 4, 5]]  # vectors are not images
+
+
+def test_bytes_saved_as_floats_are_told(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=np.arange(40) % 2)
+    with pytest.warns(UserWarning, match=r"x_train of .*a.npz holds floating values up to 255"):
+        load_task("arrays", path=tmp_path / "a.npz")
 
 
 def test_layouts_and_labels_that_do_not_fit() -> None:

@@ -18,8 +18,9 @@ from kdcore.experiment import Arm, compare
 from kdcore.inputs import Normalize
 from kdcore.models import ConvNet
 from kdcore.tasks import ModelSpec, Recipe, load_task
-from kdcore.tasks import images as images_module
-from kdcore.tasks.images import common_size, read_image, timm_model
+from kdcore.tasks import _image_files as images_module
+from kdcore.tasks._image_files import common_size, read_image
+from kdcore.tasks.images import timm_model
 
 NAMES = ("one", "three", "zero")
 
@@ -259,3 +260,155 @@ def test_without_a_size_squares_of_one_size_stay_as_they_are(tmp_path: Path, fol
     assert task.input_shape == task.test[0][0].shape == (3, 20, 20) and "20x20" in task.words
     assert load_task("images", root=tmp_path / "squares", size=16).input_shape == (3, 16, 16)
     assert load_task("images", root=folder).input_shape == (3, 64, 64)  # not square
+
+
+# Folders and files as they are found in practice ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", None, "Testing"),
+        ("TRAIN", "Validation", "Test"),
+        ("train", "valid", None),
+        ("trainset", "dev", None),
+    ],
+)
+def test_splits_are_known_by_their_usual_names(tmp_path: Path, train: str, val: str | None, test: str | None) -> None:
+    root = tmp_path / "set"
+    for name, first in ((train, 0), (val, 20), (test, 30)):
+        if name is not None:
+            write_digits(root / name, per_class=5, first=first)
+    task = load_task("images", root=root, size=16)
+    assert task.class_names == NAMES and (task.val is not None) == (val is not None)
+    held = {"val": val, "test": test}
+    for part, name in held.items():
+        if name is not None:
+            assert len(task.split(part)) == 15 and all(root / name in p.parents for p in task.split(part).files)
+    assert all(root / train in path.parents for path in task.train.files)
+
+
+def test_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
+    write_digits(tmp_path / "set" / "train", per_class=5)
+    write_digits(tmp_path / "set" / "raw", per_class=5)
+    with pytest.warns(UserWarning, match=r"has a training split: its folders raw are not read"):
+        load_task("images", root=tmp_path / "set", size=16)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("val", "valid", "train"), r"two val folders, val, valid: keep one"),
+        (("test", "rest"), r"has test with folders inside, but no training split: call it train"),
+    ],
+)
+def test_splits_that_are_not_clear_are_refused(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+    for name in folders:
+        write_digits(tmp_path / "set" / name, per_class=4)
+    with pytest.raises(ValueError, match=message):
+        load_task("images", root=tmp_path / "set")
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
+    root = write_digits(tmp_path / "set")
+    (root / "one").rename(root / "test")
+    assert load_task("images", root=root, size=16).class_names == ("test", "three", "zero")
+
+
+def test_one_class_is_none_and_the_folder_below_is_offered(tmp_path: Path) -> None:
+    write_digits(tmp_path / "archive" / "digits")
+    with pytest.raises(ValueError, match=r"one only, 'digits'\. It holds folders itself \(one, three, zero\): give "):
+        load_task("images", root=tmp_path / "archive")
+    only = tmp_path / "only" / "train" / "cat"
+    only.mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"train must hold one sub-folder per class, it has one only, 'cat'\.$"):
+        load_task("images", root=tmp_path / "only")
+
+
+def test_folders_one_level_too_deep_are_told(tmp_path: Path) -> None:
+    for site in ("north", "south"):
+        write_digits(tmp_path / "set" / site, per_class=4)
+    with pytest.warns(UserWarning, match=r"\(north, south\) hold the same folders \(one, three, zero\)"):
+        assert load_task("images", root=tmp_path / "set", size=16).class_names == ("north", "south")
+
+
+def test_copies_in_hidden_and_left_over_folders_are_no_samples(folder: Path) -> None:
+    for hidden in (".ipynb_checkpoints", "__MACOSX", ".thumbs/small"):
+        (folder / "one" / hidden).mkdir(parents=True)
+        for path in sorted((folder / "one").glob("*.png")):
+            (folder / "one" / hidden / path.name).write_bytes(path.read_bytes())
+    (folder / "__MACOSX").mkdir()
+    task = load_task("images", root=folder, size=16)
+    assert task.class_names == NAMES and len(task.train) + len(task.test) == 36 and task.notes == ()
+
+
+def test_files_of_other_kinds_are_counted_and_loose_ones_named(folder: Path) -> None:
+    for k in range(3):
+        (folder / "one" / f"{k}.heic").write_bytes(b"0")
+    (folder / "zero" / "a.svg").write_bytes(b"0")
+    (folder / "loose.png").write_bytes((folder / "one" / "000.png").read_bytes())
+    with pytest.warns(UserWarning) as told:
+        task = load_task("images", root=folder, size=16)
+    assert len(task.train) + len(task.test) == 36
+    said = " ".join(str(w.message) for w in told)
+    assert "4 files of other kinds are left out: .heic (3), .svg (1)." in said
+    assert f"1 images lie in {folder} itself, outside of class folders" in said
+
+
+def test_a_class_of_unknown_files_says_which(folder: Path) -> None:
+    for path in (folder / "one").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(ValueError, match=r"'one' has 0\. 12 files of other kinds are left out: \.heic \(12\)"):
+        load_task("images", root=folder)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".jp2", ".webp", ".PNG"])
+def test_all_usual_suffixes_are_read(tmp_path: Path, suffix: str) -> None:
+    root = write_digits(tmp_path / "set", suffix=suffix)
+    assert len(load_task("images", root=root, size=16).train) == 21
+
+
+def grey_levels(tmp_path: Path, values: np.ndarray, name: str) -> torch.Tensor:
+    Image.fromarray(values).save(tmp_path / name)
+    return read_image(tmp_path / name, values.shape[0])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bits_are_read_as_eight(tmp_path: Path, name: str) -> None:
+    ramp = np.linspace(0, 65535, 1024).reshape(32, 32).astype(np.uint16)
+    read = grey_levels(tmp_path, ramp, name)
+    expected = torch.from_numpy(np.round(ramp / 257).astype(np.uint8))
+    assert all(torch.equal(channel, expected) for channel in read) and read.unique().numel() == 256
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_numbers_without_a_known_range_are_refused(tmp_path: Path, dtype: type) -> None:
+    with pytest.raises(OSError, match=r"(32-bit|floating) numbers from 0 to 900: save it with 8 or 16 bits"):
+        grey_levels(tmp_path, np.linspace(0, 900, 256).reshape(16, 16).astype(dtype), "a.tif")
+
+
+def test_a_document_called_image_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError(f"a program was started: {args}")
+
+    for name in ("Popen", "check_call", "run"):
+        monkeypatch.setattr(subprocess, name, refused)
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(OSError, match="cannot identify image file"):
+        read_image(tmp_path / "a.png", 16)
+
+
+def test_huge_images_are_refused_or_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_module, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(images_module, "DRAFT_PIXELS", 5_000)
+    slope = np.linspace(0, 255, 256 * 128).reshape(128, 256).astype(np.uint8)
+    Image.fromarray(slope).save(tmp_path / "a.png")
+    Image.fromarray(slope).save(tmp_path / "a.jpg", quality=95)
+    with pytest.raises(OSError, match=r"256 x 128 = 0 megapixels, more than 0: save a smaller copy"):
+        read_image(tmp_path / "a.png", 16)
+    drafted = read_image(tmp_path / "a.jpg", 16)
+    monkeypatch.setattr(images_module, "MAX_PIXELS", 10**6)
+    assert (drafted.int() - read_image(tmp_path / "a.png", 16).int()).abs().max() <= 8

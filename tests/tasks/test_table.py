@@ -126,7 +126,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         ("empty.csv", b""),
         ("ragged.csv", b"a,b\n1,2\n1,2,3,4\n"),
         ("no.parquet", b"PAR"),
-        ("latin.csv", b"a,b\n\xff\xfe,1\n"),
+        ("undefined.csv", b"a,b\n\x81\x8d,1\n"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=r"must be \.csv|cannot be read as"):
@@ -139,3 +139,96 @@ def test_a_teacher_learns_a_real_table(tmp_path: Path, monkeypatch: pytest.Monke
     task = load_task("table", path=wine.frame, target="target")
     assert task.class_names == ("0", "1", "2") and list(task.teachers) == ["mlp"]
     assert task.accuracy(task.teacher()) > 0.9  # standardised wine is nearly separable; guessing gives 0.4
+
+
+# Files as programs write them -----------------------------------------------------------------------------------------
+
+
+def numbers(n: int = 60) -> pd.DataFrame:
+    rng = np.random.default_rng(2)
+    return pd.DataFrame(
+        {"length": rng.normal(5, 1, n), "width": rng.normal(2, 1, n), "art": np.tile(["a", "ö"], n // 2)}
+    )
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz"])
+def test_separators_are_found_and_told(tmp_path: Path, separator: str, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    numbers().to_csv(path, sep=separator, index=False)
+    read = read_table(path)
+    pd.testing.assert_frame_equal(read, numbers())
+    usual = separator == ("\t" if suffix == ".tsv" else ",")
+    assert (read.attrs["said"] == []) == usual
+
+
+def test_decimal_commas_are_read_and_told(tmp_path: Path) -> None:
+    numbers().to_csv(tmp_path / "a.csv", sep=";", decimal=",", index=False)
+    with pytest.warns(UserWarning) as told:
+        task = load_task("table", path=tmp_path / "a.csv", target="art")
+    assert task.input_shape == (2,) and task.class_names == ("a", "ö")
+    torch.testing.assert_close(task.train.x, load_task("table", path=numbers(), target="art").train.x)
+    said = " ".join(str(w.message) for w in told)
+    assert "separated by semicolons" in said and "decimal comma: length, width" in said
+    assert task.notes[1:] == (
+        "Its columns are separated by semicolons.",
+        "Numbers with a decimal comma: length, width.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"), [("utf-8", False), ("utf-8-sig", False), ("utf-16", False), ("cp1252", True)]
+)
+def test_encodings_are_found(tmp_path: Path, encoding: str, told: bool) -> None:
+    numbers().to_csv(tmp_path / "a.csv", index=False, encoding=encoding)
+    read = read_table(tmp_path / "a.csv")
+    pd.testing.assert_frame_equal(read, numbers())
+    assert bool(read.attrs["said"]) == (encoding == "cp1252")
+
+
+def write_lines(path: Path, header: str, row: str, n: int = 60) -> Path:
+    path.write_text(header + "\n" + "".join(row.format(i=i, c=i % 2, d=i % 3) + "\n" for i in range(n)))
+    return path
+
+
+def test_rows_that_end_in_a_separator_move_no_column(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.csv", "label,code,big", "{c},{d},1{i:03d},")
+    read = read_table(path)
+    assert list(read.columns) == ["label", "code", "big"] and read.label.tolist() == [0, 1] * 30
+    assert read.big.tolist() == list(range(1000, 1060)) and "ends with a separator" in read.attrs["said"][0]
+
+
+@pytest.mark.parametrize("row", ["r{i},{c},{d},1{i:03d}", "r{i},{c},{d},1{i:03d},x", "{c},{d},1{i:03d},,"])
+def test_rows_longer_than_their_header_are_refused(tmp_path: Path, row: str) -> None:
+    path = write_lines(tmp_path / "a.csv", "label,code,big", row)
+    with pytest.raises(ValueError, match=r"rows have \d fields but the header has 3 names \(label, code, big"):
+        read_table(path)
+
+
+def test_nameless_row_numbers_are_left_out_and_named_ones_told(tmp_path: Path) -> None:
+    numbers().sample(frac=1, random_state=0).to_csv(tmp_path / "a.csv")
+    with pytest.warns(UserWarning, match=r"Column 'Unnamed: 0' numbers the rows and is left out"):
+        assert load_task("table", path=tmp_path / "a.csv", target="art").input_shape == (2,)
+    named = numbers().assign(subject=np.arange(1, 61))
+    with pytest.warns(UserWarning, match=r"Column 'subject' numbers the rows: if it is no property of them"):
+        assert load_task("table", path=named, target="art").input_shape == (3,)
+    for options in ({"drop": ["subject"]}, {"columns": ["length", "subject"]}):
+        assert load_task("table", path=named, target="art", **options).input_shape == (2,)
+
+
+def test_numbers_with_a_few_words_are_refused_and_codes_are_not() -> None:
+    frame = numbers().assign(age=[*map(str, range(20, 78)), "?", "n/a"])
+    with pytest.raises(ValueError, match=r"column 'age' holds numbers but for '\?', 'n/a': clean it"):
+        load_task("table", path=frame, target="art")
+    assert load_task("table", path=frame, target="art", categorical=["age"]).input_shape[0] > 20
+    codes = numbers().assign(zone=["1", "2", "B"] * 20)
+    assert load_task("table", path=codes, target="art").input_shape == (5,)
+
+
+def test_columns_of_one_name_and_mixed_targets_are_refused() -> None:
+    twice = pd.concat([numbers(), numbers()[["width"]]], axis=1)
+    with pytest.raises(ValueError, match="several columns are called width"):
+        load_task("table", path=twice, target="art")
+    mixed = numbers().assign(art=[1, 2] * 15 + ["2", "x"] * 15)
+    with pytest.raises(ValueError, match=r"'art' holds numbers and text, e.g. '2' in 30 of 60 rows"):
+        load_task("table", path=mixed, target="art")
