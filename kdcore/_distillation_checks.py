@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from .checkpoints import preserved_rng
 from .engine.teachers import BatchNormAdvice
 from .functional.checks import describe
-from .inputs import Batch, Normalize, read_batch
+from .inputs import INPUT_KEYS, LABEL_KEYS, Batch, Normalize, read_batch
+from .labels import class_labels, known_labels
 from .method import Method
-from .metrics import label_fault
+from .metrics import device_of, evaluation_labels, reads_classes
+from .outputs import as_float32
 from .registry import create_method
+from .taps import evaluating
 
 _SAMPLE = 8  # samples that methods see in setup()
 
@@ -90,7 +93,8 @@ def check_range(x: Any, given: Sequence[Any], transforms: Sequence[Any]) -> None
             "pass student_transform and teacher_transform that do."
         )
     own = [g for g in given if g is not None]
-    automatic = any(isinstance(t, Normalize) and not any(t is g for g in own) for t in transforms)
+    made = [t for t in transforms if not any(t is g for g in own)]
+    automatic = any(isinstance(part, Normalize) for t in made if isinstance(t, nn.Module) for part in t.modules())
     if automatic and isinstance(x, Tensor) and (x.min() < -0.5 or x.max() > 1.5):
         raise ValueError(
             f"images must be in [0, 1], got [{x.min().item():.3g}, {x.max().item():.3g}]: the model's "
@@ -99,20 +103,58 @@ def check_range(x: Any, given: Sequence[Any], transforms: Sequence[Any]) -> None
         )
 
 
-def check_known_labels(loader: Any, weight: float, classes: int) -> None:
-    """Labels that the dataset lists are checked at once, all others batch by batch."""
-    dataset = getattr(loader, "dataset", None)
-    labels = (
-        dataset.tensors[1]
-        if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1
-        else getattr(dataset, "targets", None)
-    )
-    if labels is None or not weight:
+def check_known_labels(loader: Any, logits: Tensor, where: str = "") -> None:
+    """Labels that the data set lists are all checked at once, others batch by batch.
+
+    Args:
+        loader: of the data; logits: of a few samples ``(n, C, ...)``, for the classes and the shape.
+        where: put before the message.
+    """
+    labels = known_labels(getattr(loader, "dataset", None))
+    if labels is None or not len(labels) or labels.ndim < logits.ndim - 1:
         return
-    labels = torch.as_tensor(labels)
-    fault = None if labels.is_floating_point() else label_fault(labels, classes)
-    if fault:
-        raise ValueError(fault)
+    try:
+        class_labels(labels, logits[:1].expand(len(labels), *logits.shape[1:]))
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from None
+
+
+@torch.no_grad()
+def check_validation(
+    loader: Any, student: nn.Module, metrics: Mapping[str, Any], readout: Callable[[Any], Tensor], transform: Any
+) -> None:
+    """Refuse validation data that the student cannot read, or whose labels the metrics cannot, before anything is
+    trained.
+
+    All labels are looked at where the data set lists them, and those of a few samples, which go through the student. A
+    generator, which can be read once only, is left alone.
+    """
+    if isinstance(loader, Iterator):
+        return
+    batch = sample_batch(loader, 1)
+    if batch.labels is None:
+        raise ValueError("validation data has no labels: give (x, y).")
+    with preserved_rng(), evaluating(student):
+        x = transform(batch.to(device_of(student)).x)
+        scores = as_float32(readout(answer_of("student", student, x))).cpu()
+    evaluation_labels(batch.labels.cpu(), scores, metrics.values())
+    if any(map(reads_classes, metrics.values())):
+        check_known_labels(loader, scores, "validation data: ")
+
+
+def answer_of(role: str, model: nn.Module, x: Any) -> Any:
+    """What a model says to a few samples; one that cannot read them is named with what came."""
+    try:
+        return model(x)
+    except (RuntimeError, TypeError, AttributeError, IndexError, KeyError, AssertionError) as error:
+        if isinstance(x, Mapping):
+            form = f"a dict with the keys {', '.join(map(repr, x))}"
+            advice = (
+                f" (a batch's input is found under {', '.join(INPUT_KEYS)}, its labels under {', '.join(LABEL_KEYS)})"
+            )
+        else:
+            form, advice = describe(x), ""
+        raise ValueError(f"the {role} cannot read the batches, {form}{advice}: {error}") from error
 
 
 def check_last_batch(

@@ -11,6 +11,7 @@ import io
 import pickle
 import random
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -333,18 +334,65 @@ def restore_rng(state: Mapping[str, Any], *generators: torch.Generator | None) -
             generator.set_state(saved)
 
 
+#: Held while somebody draws from the global random states for a purpose of his own: threads share those states.
+_DRAWING = threading.RLock()
+
+
 @contextmanager
 def preserved_rng(*generators: torch.Generator | None) -> Iterator[None]:
-    """What is drawn inside leaves no trace: validation, a sample batch, building a cache do not change the training."""
-    state = capture_rng(*generators)
-    try:
-        yield
-    finally:
-        restore_rng(state, *generators)
+    """What is drawn inside leaves no trace: validation, a sample batch, building a cache do not change the training.
+
+    Threads take turns, so that a training beside it is not disturbed.
+    """
+    with _DRAWING:
+        state = capture_rng(*generators)
+        try:
+            yield
+        finally:
+            restore_rng(state, *generators)
+
+
+class OwnRandomStates:
+    """Global random states of one run, apart from those of the caller and of other runs.
+
+    ``with own():`` puts them in place of the current ones, and takes them out afterwards; what the caller draws between
+    is his own, and neither he nor another thread's run changes what this one draws.
+    """
+
+    def __init__(self) -> None:
+        self._own: tuple[Any, ...] | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with _DRAWING:
+            theirs = _states()
+            if self._own is not None:
+                _put(self._own)
+            try:
+                yield
+            finally:
+                self._own = _states()
+                _put(theirs)
+
+
+def _states() -> tuple[Any, ...]:
+    """As :func:`capture_rng`, in the libraries' own form: this is done at every step."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda  # noqa: NPY002
+
+
+def _put(states: tuple[Any, ...]) -> None:
+    python, numpy, cpu, cuda = states
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
 
 
 __all__ = [
     "CheckpointError",
+    "OwnRandomStates",
     "capture_rng",
     "check_writable",
     "hash_tensor",

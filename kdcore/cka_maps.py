@@ -19,7 +19,7 @@ from .functional.checks import check_choice, check_non_negative
 from .functional.cka import KERNELS, CKAMap, cka_matrix
 from .functional.gram import ucentered_gram
 from .functional.pooling import POOLINGS, pool_features
-from .inputs import Batch, read_batch
+from .inputs import Batch, own_type, read_batch
 from .model_layers import feature_kind, layers
 from .taps import Taps, evaluating, resolve_names
 
@@ -42,7 +42,8 @@ class _Side:
         settings: dict[str, Any],
         dtype: torch.dtype | None,
     ) -> None:
-        self.names, self.transform = names, transform
+        self.names = names
+        self.transform = transform
         self.exact, self.settings, self.dtype = exact, settings, dtype
         self.kept: KeptGrams | None = None
         self.model: nn.Module | None = None
@@ -55,6 +56,9 @@ class _Side:
             self.layers, self.shapes, self.device = self.kept.layers, self.kept.shapes, torch.device("cpu")
             return
         self.model = source
+        cast = own_type(source)
+        if transform is None and not isinstance(cast, nn.Identity):
+            self.transform = cast
         if names is not None:
             resolve_names(source, names)  # unknown layers are refused before anything runs
         self.device = next((p.device for p in source.parameters()), torch.device("cpu"))

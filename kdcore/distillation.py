@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, TensorDataset
 
 from ._distillation_checks import (
+    answer_of,
     as_methods,
     check_known_labels,
     check_last_batch,
     check_models,
     check_range,
+    check_validation,
     loader_length,
     sample_batch,
 )
@@ -26,9 +28,10 @@ from .checkpoints import preserved_rng
 from .engine import Learn, Run, Stage, Training
 from .engine.optim import optimizer_name
 from .functional.checks import describe
-from .inputs import Batch, Paired, check_finite, input_normalization, read_batch, rebuild_loader
+from .inputs import LABEL_KEYS, Batch, Paired, check_finite, input_normalization, read_batch, rebuild_loader
+from .labels import class_labels
 from .method import Answer, Method, Signals, TrainingOutputs
-from .metrics import Metrics, evaluate, is_better, label_fault, named_metrics
+from .metrics import Metrics, evaluate, is_better, named_metrics
 from .outputs import as_float32, logits_of
 from .taps import Taps, evaluating
 from .teachers import OneTeacher, Teachers, named_teachers, resolved, sub_cache, taps_of
@@ -225,9 +228,13 @@ class Distillation(Training):
         """Everything the objectives may look at, on the device, before the student has run."""
         batch, beside = batches
         fault = None
-        if batch.labels is not None and not batch.labels.is_floating_point() and self.loss is None:
-            fault = label_fault(batch.labels, self.classes)
-            batch = replace(batch, labels=batch.labels.long())
+        if batch.labels is not None and self.loss is None:
+            try:
+                batch = replace(
+                    batch, labels=class_labels(batch.labels, self.form.expand(batch.size, *self.form.shape[1:]))
+                )
+            except ValueError as error:
+                fault = str(error)
         local = batch.to(run.device)
         for method in self.objectives:
             local = method.on_batch(local, run.generator)
@@ -300,7 +307,11 @@ class Distillation(Training):
         }
         sample = sample_batch(self.train_data, self.views)
         if sample.labels is None and (needy := next((m for m in self.objectives if m.needs.labels), None)):
-            raise ValueError(f"method {needy.name!r} needs labels, but the batches have none: give (x, y).")
+            came = f", got the keys {', '.join(map(repr, sample.x))}" if isinstance(sample.x, Mapping) else ""
+            raise ValueError(
+                f"method {needy.name!r} needs labels, but the batches have none: give (x, y), or a dict with labels "
+                f"under one of {', '.join(LABEL_KEYS)}{came}."
+            )
         self._setup_methods(sample, transform, transforms)
         loader = self._prepare_loader(sample)
         self.answering = self._prepare_teachers(stack, transforms)
@@ -325,7 +336,7 @@ class Distillation(Training):
             with torch.enable_grad():
                 self.student = method.wrap_student(self.student, x).to(self.run.device)
         with preserved_rng(), evaluating(self.student):
-            output = self.student(transform(x))
+            output = answer_of("student", self.student, transform(x))
         try:
             logits = self.readout(output)
         except ValueError as error:
@@ -333,18 +344,19 @@ class Distillation(Training):
         if not isinstance(logits, Tensor) or (logits.ndim < 2 and self.loss is None):
             raise ValueError(f"the student must return logits (N, C, ...), got {describe(logits)}.")
         self.classes = logits.shape[1] if logits.ndim > 1 else 1
+        self.form = logits[:1].detach()
         strict = all(m.needs.same_classes for m in self.objectives if m.needs.teacher_logits)
         for name, model in self.teachers.items() if self.wants_logits else ():
             with preserved_rng():
-                theirs = logits_of(model(transforms[name](x)))
+                said = answer_of(f"teacher {name!r}" if self.by_name else "teacher", model, transforms[name](x))
+            theirs = logits_of(said)
             if strict and theirs.shape[1:2] != logits.shape[1:2]:
                 raise ValueError(
                     f"the student has {self.classes} classes and the teacher answers {describe(theirs)}: "
                     "logit distillation needs the same classes in the same order."
                 )
         if self.loss is None:
-            weight = self.ce_weight if self.ce_weight is not None else self.objectives[0].knob.ce_weight
-            check_known_labels(self.train_data, weight, self.classes)
+            self._check_labels(sample, logits)
         theirs_ids = {id(p) for p in self.teachers.parameters()}
         for method in self.objectives:
             with torch.enable_grad():
@@ -355,6 +367,18 @@ class Distillation(Training):
             if theirs_ids & {id(p) for p in method.parameters()}:
                 raise ValueError(f"method {method.name!r} holds the teacher: it would be trained and saved with it.")
         check_last_batch(self.train_data, self.objectives, self.student, transform, x, self.views)
+        if self.val is not None:
+            check_validation(self.val, self.student, self.metrics, self.readout, transform)
+
+    def _check_labels(self, sample: Batch, logits: Tensor) -> None:
+        """Labels that cross-entropy cannot take are refused now, where it has a weight: those of the sample, and all
+        that the data set lists."""
+        first = self.objectives[0]
+        weight = self.ce_weight if self.ce_weight is not None else first.knob.ce_weight
+        if not weight or type(first).supervised is not Method.supervised or sample.labels is None:
+            return
+        class_labels(sample.labels.to(logits.device), logits[: len(sample.labels)])
+        check_known_labels(self.train_data, logits)
 
     def _prepare_loader(self, sample: Batch) -> Iterable[Any]:
         """The loader with sample positions where they are needed, sharded over processes, restartable when saving."""

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, defa
 
 from .functional.checks import describe
 
-INPUT_KEYS = ("x", "image", "input")
-LABEL_KEYS = ("y", "label", "labels")
+#: Keys of dicts, in the order in which they are looked for; image processors give ``pixel_values`` and ``labels``.
+INPUT_KEYS = ("x", "image", "input", "pixel_values", "img", "images", "inputs")
+LABEL_KEYS = ("y", "label", "labels", "target", "targets")
 #: Entries of a graph that do not have one row per node (named as in PyTorch Geometric).
 GRAPH_KEYS = ("edge_index", "edge_attr", "edge_weight", "adj", "ptr")
 
@@ -50,7 +51,27 @@ class Normalize(nn.Module):
         return f"mean={[round(v, 6) for v in self.mean.tolist()]}, std={[round(v, 6) for v in self.std.tolist()]}"
 
 
-def input_normalization(model: nn.Module | None) -> nn.Module:
+class Cast(nn.Module):
+    """Floating input in another type; the rest as it is.
+
+    Args:
+        dtype: the type.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Any) -> Any:
+        if isinstance(x, Mapping):
+            return {key: self(value) for key, value in x.items()}
+        return x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    def extra_repr(self) -> str:
+        return str(self.dtype)
+
+
+def stated_normalization(model: nn.Module | None) -> nn.Module:
     """The normalisation a timm model was trained with, for images in ``[0, 1]``; identity where none is stated.
 
     Reads ``model.pretrained_cfg`` (or ``default_cfg``). A network whose first convolution takes another number of
@@ -68,6 +89,20 @@ def input_normalization(model: nn.Module | None) -> nn.Module:
     if channels != len(mean):
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
     return Normalize(mean, std)
+
+
+def input_normalization(model: nn.Module | None) -> nn.Module:
+    """What comes before a model: :func:`stated_normalization`, then :func:`own_type`."""
+    stated, cast = stated_normalization(model), own_type(model)
+    if isinstance(cast, nn.Identity):
+        return stated
+    return cast if isinstance(stated, nn.Identity) else nn.Sequential(stated, cast)
+
+
+def own_type(model: nn.Module | None) -> nn.Module:
+    """A :class:`Cast` to the half precision of a model whose weights are all in it; identity for any other."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()} if model is not None else set()
+    return Cast(next(iter(types))) if types in ({torch.float16}, {torch.bfloat16}) else nn.Identity()
 
 
 @dataclass(kw_only=True)
@@ -118,7 +153,7 @@ def read_batch(raw: Any, *, views: int = 1) -> Batch:
     """Bring what a loader gives into one form.
 
     Accepted: ``(x,)``, ``(x, y)``, ``(x, y, index)``, ``(x, y, index, view)``, a tensor ``x``, or a dict with one of
-    the input keys ``x``/``image``/``input``, one of the label keys ``y``/``label``/``labels``, ``index`` and ``view``.
+    :data:`INPUT_KEYS`, one of :data:`LABEL_KEYS`, ``index`` and ``view``.
     A dict without an input key is passed to the model as one dict argument, less labels, index and view; so is a graph,
     a dict with one of ``edge_index``, ``edge_attr``, ``edge_weight``, ``adj``, ``ptr``, whose samples are its nodes.
 
@@ -129,7 +164,9 @@ def read_batch(raw: Any, *, views: int = 1) -> Batch:
     Raises:
         ValueError: any other form, sizes that disagree, or an input that is NaN or infinite (the position is named).
     """
-    if isinstance(raw, IndexedBatch):
+    if isinstance(raw, Batch):
+        batch = raw
+    elif isinstance(raw, IndexedBatch):
         batch = read_batch(raw.batch, views=views)
         batch.index, batch.view = raw.position, raw.view
     elif isinstance(raw, Mapping):
@@ -140,8 +177,8 @@ def read_batch(raw: Any, *, views: int = 1) -> Batch:
         batch = Batch(**dict(zip(("x", "labels", "index", "view"), raw, strict=False)))
     else:
         raise ValueError(
-            "a batch must be (x, y), (x, y, index) or a dict with the keys x (or image, input), y (or "
-            f"label, labels) and index, got {_shape_of(raw)}."
+            f"a batch must be (x, y), (x, y, index) or a dict with the keys x (or {', '.join(INPUT_KEYS[1:])}), y (or "
+            f"{', '.join(LABEL_KEYS[1:])}) and index, got {_shape_of(raw)}."
         )
     return _checked(batch, views)
 
@@ -313,12 +350,15 @@ def rebuild_loader(
 
 __all__ = [
     "Batch",
+    "Cast",
     "Indexed",
     "IndexedBatch",
     "Normalize",
     "Paired",
     "check_finite",
     "input_normalization",
+    "own_type",
     "read_batch",
     "rebuild_loader",
+    "stated_normalization",
 ]

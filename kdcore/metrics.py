@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .checkpoints import preserved_rng
 from .functional.checks import check_choice
 from .inputs import check_finite, input_normalization, read_batch
+from .labels import class_labels, hard_labels
 from .outputs import as_float32, logits_of
 from .taps import evaluating
 
@@ -111,7 +112,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of every entry that counts (labels other than -100), ``(n,)``."""
+    """Cross-entropy of every entry that counts (labels other than -100), ``(n,)``; labels may be probabilities."""
+    if labels.is_floating_point():
+        return F.cross_entropy(logits, labels.to(logits.dtype), reduction="none").flatten()
     return F.cross_entropy(logits, labels.long(), reduction="none")[labels != -100]
 
 
@@ -207,16 +210,33 @@ def is_better(metric: Any) -> bool:
     return getattr(metric, "higher_is_better", None) is not False
 
 
-def label_fault(labels: Tensor, classes: int) -> str | None:
-    """What is wrong with integer class labels, if anything; -100 is torch's 'ignore'."""
-    outside = (labels != -100) & ((labels < 0) | (labels >= classes))
-    if not bool(outside.any()):
-        return None
-    where = outside.nonzero()[0].tolist()
-    return (
-        f"labels must be in [0, {classes}) as the student has {classes} classes, got {labels[outside][0].item()} "
-        f"(at position {where[0] if len(where) == 1 else where})."
-    )
+def reads_classes(metric: Any) -> bool:
+    """Whether a metric is this module's accuracy, which wants one class per entry."""
+    return getattr(metric, "values", None) is hits
+
+
+def evaluation_labels(
+    labels: Tensor, scores: Tensor, metrics: Iterable[Any], *, where: str = "validation data"
+) -> tuple[Tensor, Tensor | None]:
+    """Labels for metrics, and for the cross-entropy (``None``: they are no classes, so there is none).
+
+    Accuracy wants classes: it gets the most probable one of one-hot rows and probabilities, and any fault ends here.
+    Other metrics get labels as they are, whole numbers as ``(N, ...)`` int64.
+
+    Raises:
+        ValueError: classes out of range, or labels that accuracy cannot read; see :func:`kdcore.labels.class_labels`.
+    """
+    whole = not labels.is_floating_point() and labels.shape != scores.shape
+    wanted = any(map(reads_classes, metrics))
+    try:
+        read = class_labels(labels, scores) if scores.ndim > 1 else labels
+    except ValueError as error:
+        if wanted or (whole and labels.ndim == scores.ndim - 1):
+            raise ValueError(f"{where}: {error}") from None
+        return labels, None
+    if wanted:
+        return hard_labels(read), read
+    return (read if whole else labels), (read if whole else None)
 
 
 @torch.no_grad()
@@ -261,12 +281,9 @@ def evaluate(
             if batch.labels is None:
                 raise ValueError(f"validation batch {number} has no labels: give (x, y).")
             scores = as_float32(readout(model(transform(batch.to(device).x)))).cpu()
-            labels = batch.labels.cpu()
-            if not labels.is_floating_point() and labels.shape == scores.shape[:1] + scores.shape[2:]:
-                fault = label_fault(labels, scores.shape[1])
-                if fault:
-                    raise ValueError(f"validation data: {fault}")
-                entropy.update(scores, labels)
+            labels, classes = evaluation_labels(batch.labels.cpu(), scores, metrics.values())
+            if classes is not None:
+                entropy.update(scores, classes)
             for one in metrics.values():
                 one.update(scores, labels)
     if number < 0:

@@ -199,7 +199,7 @@ def canvases(net: Net, sample: Sample) -> list[Change]:
 
 def scalings(net: Net, sample: Sample) -> list[Change]:
     """A grid of scales and offsets of the model's input, in units of its own mean and spread."""
-    x = net.input(sample.x).float().cpu()
+    x = net.transform(sample.x.to(net.device)).cpu()
     mean, spread = float(x.mean()), float(x.std())
     found = []
     for scale in (1 / 16, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 16.0):
@@ -216,7 +216,7 @@ def scalings(net: Net, sample: Sample) -> list[Change]:
 
 
 def _distinct(found: list[Change], net: Net, x: Tensor) -> list[Change]:
-    seen, kept = [net.input(x).cpu()], []
+    seen, kept = [net.transform(x.to(net.device)).cpu()], []
     for change in found:
         value = change.apply(x.to(net.device)).cpu()
         if not any(value.shape == s.shape and torch.allclose(value, s, rtol=1e-4, atol=1e-5) for s in seen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,13 +13,15 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from ..functional.agreement import paired_gain
 from ..functional.checks import check_labels, describe
-from ..inputs import input_normalization, read_batch
+from ..inputs import own_type, read_batch, stated_normalization
+from ..outputs import logits_of
 
 Transform = Callable[[Tensor], Tensor]
 Role = Literal["teacher", "student"]
 ROLES: tuple[Role, Role] = ("teacher", "student")
 #: A stated normalisation is dropped only for a gain in accuracy of this size, with this probability by chance.
 RAW_GAIN, RAW_P = 0.1, 0.01
+MIN_SAMPLES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,11 @@ def draw(data: Any, *, limit: int, batch_size: int, seed: int) -> tuple[Sample, 
             f"{type(parts[0].x).__name__}: wrap the two models so that each takes one tensor."
         )
     x = torch.cat([p.x for p in parts])[:limit]
+    if len(x) < MIN_SAMPLES:
+        raise ValueError(
+            f"data gave {len(x)} sample{'s' if len(x) > 1 else ''}: a diagnosis needs at least {MIN_SAMPLES} (unbiased "
+            "CKA has no value for fewer), and a few hundred to say much."
+        )
     labelled = [p.labels for p in parts if p.labels is not None]
     labels = torch.cat(labelled)[:limit] if len(labelled) == len(parts) else None
     indexed = [p.index for p in parts if p.index is not None]
@@ -133,16 +140,11 @@ def _first(loader: Iterable[Any], limit: int) -> Iterator[Any]:
 
 
 def read_logits(output: Any) -> Tensor:
-    """The class scores in what a model returned: a tensor, ``.logits``, ``["logits"]``, or the first of a tuple."""
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    elif hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, tuple | list) and output:
-        output = output[0]
-    if not isinstance(output, Tensor) or output.ndim != 2 or not output.is_floating_point():
-        raise ValueError(f"a model must give (N, C) class scores, got {describe(output)}: wrap it so that it does.")
-    return output
+    """The class scores in what a model returned, see :func:`kdcore.outputs.logits_of`."""
+    scores = logits_of(output)
+    if scores.ndim != 2 or not scores.is_floating_point():
+        raise ValueError(f"a model must give (N, C) class scores, got {describe(scores)}: wrap it so that it does.")
+    return scores
 
 
 @dataclass(kw_only=True)
@@ -169,11 +171,11 @@ class Net:
 
     def input(self, x: Tensor) -> Tensor:
         """What the model is given for the loader's ``x``."""
-        return self.transform(x.to(self.device))
+        return own_type(self.model)(self.transform(x.to(self.device)))
 
     def logits(self, x: Tensor, transform: Transform | None = None) -> Tensor:
         """``(N, C)`` on the CPU, float32 at least; ``transform`` in place of the model's own."""
-        given = self.input(x) if transform is None else transform(x.to(self.device))
+        given = self.input(x) if transform is None else own_type(self.model)(transform(x.to(self.device)))
         scores = read_logits(self.model(given)).detach().cpu()
         return scores if scores.dtype == torch.float64 else scores.float()
 
@@ -191,7 +193,7 @@ def prepare(role: Role, model: nn.Module, given: Any, sample: Sample) -> Net:
     net = Net(
         role=role,
         model=model,
-        stated=input_normalization(model),
+        stated=stated_normalization(model),
         flags=frozenset(n for n, m in model.named_modules() if m.training),
     )
     if given is None or callable(given):

@@ -212,7 +212,7 @@ def _uniform(values: Tensor, bound: float) -> bool:
 
 
 def _some(values: Tensor) -> Tensor:
-    flat = values.flatten()
+    flat = values.flatten().float()
     return flat[:: max(1, len(flat) // _VALUES)][:_VALUES]
 
 

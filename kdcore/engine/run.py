@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from ..checkpoints import (
     CheckpointError,
+    OwnRandomStates,
     capture_rng,
     check_writable,
     restore_rng,
@@ -157,6 +158,20 @@ class Run(Updates):
         if self._begun:
             raise RuntimeError("this training has been run already: build another one to train again.")
         self._begun = True
+        events, own = self._events(), OwnRandomStates()
+        try:
+            while True:
+                with own():
+                    event = next(events, None)
+                if event is None:
+                    return
+                yield event
+        finally:
+            with own():
+                events.close()
+
+    def _events(self) -> Generator[Step | Epoch, None, None]:
+        """The run itself; between two events the caller has his own random states back."""
         with ExitStack() as stack:
             checkpoint = self._prepare(stack)
             at = self._progress
@@ -249,13 +264,19 @@ class Run(Updates):
             chosen = tuple(dict.fromkeys(p for learn in stage.learners.values() for p in learn.players))
         for name in chosen:
             self.training.get_submodule(name).train()
+        for module in self._at_rest:
+            module.eval()
 
     # The end of an epoch ----------------------------------------------------------------------------------------------
 
     def _finish_epoch(self, stage: Stage) -> Epoch | None:
         """Validate, note the best state, save; ``None`` if stopped during validation (it is then done on resuming)."""
         at, began = self._progress, time.perf_counter()
-        metrics = dict(stage.evaluate()) if stage.evaluate is not None else {}
+        try:
+            metrics = dict(stage.evaluate()) if stage.evaluate is not None else {}
+        except Exception:
+            self._save()  # what the epoch learnt is not lost; a resumed run validates again
+            raise
         if self.fabric.world_size > 1 and stage.evaluate is not None:
             metrics = self.fabric.broadcast(metrics)
         if not metrics and stage.evaluate is not None and self._stop_asked():
@@ -327,6 +348,7 @@ class Run(Updates):
         }
         stack.enter_context(Untouched(teachers, train_mode=self.teacher_train_mode))
         self.resuming = checkpoint is not None
+        self._at_rest = frozen_in_eval_mode(self.training)
         self.training.begin(self, stack)
         stack.callback(self._rest)
         return checkpoint
@@ -476,6 +498,27 @@ def fit(training: Training, **options: Any) -> Trained:
     for _ in run.run():
         pass
     return run.result()
+
+
+def frozen_in_eval_mode(training: Training) -> list[nn.Module]:
+    """Parts of players that were handed over in eval mode with every parameter frozen, the topmost ones.
+
+    They stay in eval mode, so that a frozen backbone keeps the running statistics of its batch norm.
+    """
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module) -> None:
+        parameters = list(module.parameters())
+        if not module.training and parameters and not any(p.requires_grad for p in parameters):
+            found.append(module)
+            return
+        for child in module.children():
+            look(child)
+
+    for name, player in training.named_children():
+        if not training.is_frozen(name):
+            look(player)
+    return found
 
 
 def length_of(data: Any) -> int | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from .. import labels
 from ..functional.checks import check_fraction, describe
 
 
@@ -95,12 +96,9 @@ def collate(batch: Any) -> Any:
 
 
 def known_labels(data: SizedDataset) -> Tensor | None:
-    """All labels ``(N,)`` where the data set has them at hand (``y``, ``labels`` or ``targets``), else ``None``."""
-    for name in ("y", "labels", "targets"):
-        found = getattr(data, name, None)
-        if found is not None and not callable(found):
-            return torch.as_tensor(np.asarray(found)).long()
-    return None
+    """All labels ``(N,)`` int64 where the data set has them at hand (see :func:`kdcore.labels.known_labels`)."""
+    found = labels.known_labels(data)
+    return None if found is None else found.long()
 
 
 def labels_of(data: SizedDataset) -> Tensor:
@@ -120,8 +118,8 @@ def fingerprint(data: SizedDataset) -> str:
     if callable(own):
         return str(own())
     digest = hashlib.sha256(str(len(data)).encode())
-    if (labels := known_labels(data)) is not None:
-        digest.update(labels.numpy().tobytes())
+    if (known := known_labels(data)) is not None:
+        digest.update(known.numpy().tobytes())
     for i in np.linspace(0, len(data) - 1, min(64, len(data))).astype(int):
         x, y = data[int(i)][:2]
         digest.update(np.ascontiguousarray(torch.as_tensor(x).cpu().numpy()).tobytes() + str(int(y)).encode())

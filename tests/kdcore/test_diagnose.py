@@ -350,3 +350,26 @@ def test_rearranged_channels_that_cost_few_answers_are_seen_by_the_likelihood_of
     assert first.code == "swapped_channels" and first.alarm and first.evidence["model"] == "student"
     assert first.evidence["p_likelihood"] <= LIKELIER
     assert diagnose(Tinted(), Tinted(), (x, y), **LIGHT).healthy
+
+
+def test_few_samples_are_counted_and_four_are_enough() -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+
+    torch.manual_seed(0)
+    for n in (1, 3):
+        with pytest.raises(ValueError, match=rf"data gave {n} samples?: a diagnosis needs at least 4"):
+            diagnose(net(), net(), (torch.rand(n, 12), torch.arange(n)))
+    assert diagnose(net(), net(), (torch.rand(4, 12), torch.arange(4))) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_teacher_in_half_precision_is_examined(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    teacher, student = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+        for _ in range(2)
+    )
+    data = (torch.rand(32, 3, 8, 8), torch.arange(32) % 4)
+    full, half = diagnose(teacher, student, data), diagnose(teacher.to(dtype), student, data)
+    assert half.to_dict().keys() == full.to_dict().keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from kdcore.cka_maps import cka_map
+from kdcore.distiller import distill, evaluate
 from kdcore.inputs import Normalize, check_finite, input_normalization, read_batch, rebuild_loader
 
 X, Y, I = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]), torch.arange(4) + 10  # noqa: E741
@@ -139,3 +142,74 @@ def test_streams_have_no_positions() -> None:
         rebuild_loader(DataLoader(Stream()), index=True)
     with pytest.raises(ValueError, match="batch_size=None"):
         rebuild_loader(DataLoader(TensorDataset(X), batch_size=None), index=True)
+
+
+# Forms of input and weights that users have ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [("pixel_values", "labels"), ("img", "label"), ("image", "target"), ("images", "targets")]
+)
+def test_dicts_of_image_libraries_are_read(x: str, y: str) -> None:
+    batch = read_batch({x: torch.rand(4, 3), y: torch.arange(4)})
+    assert batch.x.shape == (4, 3) and batch.labels is not None
+
+
+def test_a_dict_that_nobody_can_read_is_named() -> None:
+    student = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    for keys, message in (
+        (("picture", "kind"), r"needs labels, .* under one of y, .*, got the keys 'picture', 'kind'"),
+        (
+            ("picture", "label"),
+            r"the student cannot read the batches, a dict with the keys 'picture' ",
+        ),
+    ):
+        rows = [dict(zip(keys, (torch.rand(12), i % 4), strict=True)) for i in range(16)]
+        with pytest.raises(ValueError, match=message):
+            distill(None, student, "ce", DataLoader(rows, 8), epochs=1)
+
+
+@pytest.mark.parametrize(("role", "shape"), [("student", (1, 2)), ("teacher", (2, 1))])
+def test_a_network_for_other_inputs_is_named(role: str, shape: tuple[int, int]) -> None:
+    def net(channels: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+    student, teacher = net(shape[0]), net(shape[1])
+    data = DataLoader(TensorDataset(torch.rand(8, 2, 8, 8), torch.arange(8) % 2), 4)
+    with pytest.raises(ValueError, match=rf"the {role} cannot read the batches, .*\(8, 2, 8, 8\).*channels"):
+        distill(teacher, student, "kd", data, epochs=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("config", [None, {"mean": (0.5,), "std": (0.2,)}])
+def test_a_teacher_in_half_precision_gets_its_input_in_that_type(dtype: torch.dtype, config: Any) -> None:
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    teacher.pretrained_cfg = config  # type: ignore[assignment]
+    student = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    x, y = torch.rand(16, 1, 12), torch.arange(16) % 3
+    data = DataLoader(TensorDataset(x, y), 8)
+    full = distill(copy.deepcopy(teacher), copy.deepcopy(student), "kd", data, epochs=1)
+    half = distill(teacher.to(dtype), student, "kd", data, data, epochs=1)
+    assert half.history[0].terms["kd"] == pytest.approx(full.history[0].terms["kd"], rel=0.02)
+    assert input_normalization(teacher)(x).dtype == dtype
+    assert evaluate(teacher, data)["accuracy"] >= 0
+    assert cka_map(teacher, student, data, layers_x=["1"], layers_y=["1"]).matrix.isfinite().all()
+
+
+def test_a_frozen_backbone_keeps_its_statistics_and_the_rest_does_not() -> None:
+    torch.manual_seed(0)
+
+    def body() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    student = nn.Sequential(body(), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    student[0].requires_grad_(False).eval()
+    before = copy.deepcopy(student[0].state_dict())
+    data = DataLoader(TensorDataset(torch.rand(16, 3, 8, 8), torch.arange(16) % 2), 8)
+    distill(None, student, "ce", data, data, epochs=2)
+    assert all(torch.equal(before[k], v) for k, v in student[0].state_dict().items())
+    assert student[2].running_mean.abs().max() > 0
+    unfrozen = nn.Sequential(body(), nn.Linear(4, 2)).eval()
+    distill(None, unfrozen, "ce", data, epochs=1)
+    assert unfrozen[0][1].running_mean.abs().max() > 0, "eval mode alone freezes nothing"
