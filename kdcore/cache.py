@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 
 from ._cache_source import CacheError, Source, describe_transform
 from .checkpoints import check_writable, preserved_rng, state_hash, write_checked
+from .files import as_path
 from .functional.checks import describe
 from .inputs import Batch, check_finite
 from .taps import Taps, evaluating, resolve_names
@@ -62,7 +63,7 @@ class TeacherCache:
     def __init__(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype!r}.")
-        self.folder, self.dtype = Path(folder), dtype
+        self.folder, self.dtype = as_path(folder), dtype
         self._manifest: dict[str, Any] | None = None
         self._maps: dict[tuple[str, int], np.ndarray] = {}
 

@@ -1,4 +1,4 @@
-"""What is written to disk survives a crash: atomic files, checksummed checkpoints, weights without unpickling.
+"""What is written to disk survives a crash: checksummed checkpoints; and random states. Weights: :mod:`kdcore.weights`.
 
 A checkpoint file is one line ``KDCKPT1 <sha256 of the rest>`` followed by what :func:`torch.save` wrote. It is read
 with ``weights_only=True``: a checkpoint holds tensors, numbers, strings, lists and dicts, never code.
@@ -22,48 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .files import Content, write_atomic
+from .files import as_path
+from .weights import CheckpointError, load_weights, read_weights, save_weights, write_checked
 
 _MAGIC = b"KDCKPT1 "
 _PATTERN = "step-*.ckpt"
-_TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint or weights file cannot be read or written.
-
-    Attributes:
-        path: the file (or folder) concerned.
-        previous: the newest older checkpoint in the same folder that is intact, or ``None``.
-    """
-
-    def __init__(self, message: str, path: Path, previous: Path | None = None) -> None:
-        super().__init__(message)
-        self.path, self.previous = path, previous
-
-
-def write_checked(path: str | Path, content: Content) -> Path:
-    """:func:`~kdcore.files.write_atomic`, whose failure says what to do.
-
-    Raises:
-        CheckpointError: disk full, folder read-only or not a folder; no part of the file is left behind and what was
-            there before is untouched.
-    """
-    path = Path(path)
-    try:
-        return write_atomic(path, content)
-    except OSError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        raise CheckpointError(
-            f"cannot write {path.name} in folder {path.parent}: {cause.strerror or cause}. Nothing "
-            "half-written was left there; free space or choose a writable folder.",
-            path,
-        ) from error
 
 
 def check_writable(folder: str | Path) -> None:
     """Raise :class:`CheckpointError` unless files can be written in ``folder`` (created if missing)."""
-    folder = Path(folder)
+    folder = as_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -77,7 +45,8 @@ def check_writable(folder: str | Path) -> None:
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
     """Checkpoint files of a folder, newest step first; a missing folder has none."""
-    return sorted(Path(folder).glob(_PATTERN), key=_step_of, reverse=True)
+    found = (path for path in as_path(folder).glob(_PATTERN) if path.is_file())  # no folders, no dangling links
+    return sorted(found, key=_step_of, reverse=True)
 
 
 def _step_of(path: Path) -> int:
@@ -108,7 +77,7 @@ def save_checkpoint(folder: str | Path, state: Mapping[str, Any], *, step: int, 
         file.write(header)
         file.write(payload)
 
-    folder = Path(folder)
+    folder = as_path(folder)
     path = write_checked(folder / f"step-{step:09d}.ckpt", write)
     older = [p for p in list_checkpoints(folder) if p != path]
     for stale in [*older[keep - 1 :], *folder.glob(f".{_PATTERN}.*.tmp")]:
@@ -139,7 +108,7 @@ def load_checkpoint(source: str | Path, *, fall_back: bool = False) -> dict[str,
 
 def newest_checkpoint(source: str | Path) -> Path:
     """``source`` itself if it is a file, the newest checkpoint if it is a folder; else :class:`CheckpointError`."""
-    source = Path(source)
+    source = as_path(source)
     if source.is_file():
         return source
     found = list_checkpoints(source)
@@ -164,123 +133,20 @@ def _read(path: Path) -> dict[str, Any]:
         )
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} holds more than tensors and plain values: it is not read.", path) from error
 
 
 def _verified(path: Path) -> bytes | None:
-    """The payload of a checkpoint file, or ``None`` if the checksum does not fit."""
-    header, _, payload = path.read_bytes().partition(b"\n")
+    """The payload of a checkpoint file, or ``None`` if the checksum does not fit; CheckpointError: not to be read."""
+    try:
+        header, _, payload = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.", path) from error
     return payload if header == _MAGIC + hashlib.sha256(payload).hexdigest().encode() else None
 
 
-# Weights -------------------------------------------------------------------------------------------------------------
-
-
-def save_weights(module: nn.Module, path: str | Path) -> Path:
-    """Save a module's parameters and buffers, atomically.
-
-    Args:
-        module: what to save; tied weights are stored once.
-        path: ``.safetensors`` (recommended), or ``.pt``/``.pth``/``.th``/``.bin`` for a torch state dict.
-
-    Raises:
-        ValueError: another suffix.
-        CheckpointError: the folder cannot be written.
-    """
-    path = Path(path)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save
-
-        names: dict[tuple[int, torch.Size, tuple[int, ...], int], str] = {}
-        kept, aliases = {}, {}
-        for name, tensor in module.state_dict().items():
-            storage = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.numel())
-            first = names.setdefault(storage, name) if tensor.numel() else name
-            if first == name:
-                kept[name] = state[name].clone()
-            else:
-                aliases[name] = first
-        return write_checked(path, lambda file: file.write(save(kept, metadata=aliases)))
-    if path.suffix in _TORCH_SUFFIXES:
-        return write_checked(path, lambda file: torch.save(state, file))
-    raise ValueError(f"path must end in .safetensors or {', '.join(_TORCH_SUFFIXES)}, got {str(path)!r}.")
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a weights file, on the CPU, without ever running code from the file.
-
-    Args:
-        path: ``.safetensors``, or a torch file that ``weights_only=True`` can read; a state dict one level down
-            (``{"state_dict": ...}``, ``{"model": ...}``) is found.
-
-    Raises:
-        CheckpointError: missing, damaged, or a pickle that needs code to be read.
-        ValueError: unknown suffix.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"there is no weights file at {path}.", path)
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                aliases = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}.", path) from error
-        return state | {name: state[first] for name, first in aliases.items() if first in state}
-    if path.suffix not in _TORCH_SUFFIXES:
-        raise ValueError(f"path must end in .safetensors or {', '.join(_TORCH_SUFFIXES)}, got {str(path)!r}.")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is refused: it is a pickle that holds more than weights, and reading it could run code. If you "
-            "trust its source, convert it once: torch.save(torch.load(path, weights_only=False).state_dict(), "
-            "'weights.pt') for a pickled module; or save its state dict as .safetensors.",
-            path,
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or not a torch weights file: {error}", path) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not (isinstance(loaded, Mapping) and loaded and all(isinstance(v, Tensor) for v in loaded.values())):
-        raise CheckpointError(f"{path} holds no state dict (a mapping from names to tensors).", path)
-    return dict(loaded)
-
-
-def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
-    """Read weights into ``module`` (strictly: every name and shape must fit) and return it.
-
-    Raises:
-        CheckpointError: unreadable file (see :func:`read_weights`), or names or shapes that do not fit; the module is
-            then unchanged.
-    """
-    path, own, state = Path(path), module.state_dict(), read_weights(path)
-    faults = [
-        f"{what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-        for what, names in (
-            ("missing", [n for n in own if n not in state]),
-            ("unexpected", [n for n in state if n not in own]),
-            (
-                "another shape",
-                [
-                    f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}"
-                    for n in own
-                    if n in state and state[n].shape != own[n].shape
-                ],
-            ),
-        )
-        if names
-    ]
-    if faults:
-        raise CheckpointError(f"{path} does not fit {type(module).__name__}; {'; '.join(faults)}.", path)
-    module.load_state_dict(state)
-    return module
+# Hashes ---------------------------------------------------------------------------------------------------------------
 
 
 def state_hash(module: nn.Module) -> str:
@@ -291,8 +157,11 @@ def state_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def hash_tensor(digest: Any, name: str, tensor: Tensor) -> None:
-    """Feed one named tensor into a running ``hashlib`` digest."""
+def hash_tensor(digest: Any, name: str, tensor: Any) -> None:
+    """Feed one named tensor into a running ``hashlib`` digest; other values (extra state) by their text."""
+    if not isinstance(tensor, Tensor):
+        digest.update(f"{name}|{tensor!r}|".encode())
+        return
     digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 

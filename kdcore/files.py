@@ -11,6 +11,11 @@ from typing import BinaryIO
 Content = bytes | str | Callable[[BinaryIO], object]
 
 
+def as_path(path: str | Path) -> Path:
+    """A path as a user means it: ``~`` is the home folder."""
+    return Path(path).expanduser()
+
+
 def write_atomic(path: str | Path, content: Content) -> Path:
     """Write a whole file or nothing: temporary name in the same folder, flushed to disk, then renamed.
 
@@ -25,7 +30,7 @@ def write_atomic(path: str | Path, content: Content) -> Path:
         OSError: (of the kind that came) disk full, folder read-only or not a folder; names the file. No part of it is
             left behind, and what was there before is untouched. Other errors of ``content`` pass through.
     """
-    path = Path(path)
+    path = as_path(path)
     # Unique, so that two threads may write one file; made by open, so that it has the permissions of any new file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -57,4 +62,4 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-__all__ = ["write_atomic"]
+__all__ = ["as_path", "write_atomic"]

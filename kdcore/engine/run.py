@@ -24,10 +24,13 @@ from ..checkpoints import (
     seed_everything,
     state_hash,
 )
+from ..files import as_path
 from ..functional.checks import check_choice, describe
 from ..metrics import StopSignal
+from ..weights import copied_state
 from .events import Epoch, Step, Trained
 from .optim import Learner, make_learners
+from .ownership import Ownership, check_plain, owned
 from .processes import gathered, leave_process_group_at_exit
 from .stage import Learn, Stage, Training
 from .state import Progress, check_identity, find_checkpoint, generators_of
@@ -92,7 +95,7 @@ class Run(Updates):
             raise TypeError(f"training must be a kdcore.engine.Training, got {describe(training)}.")
         self.training, self.accumulate, self.seed, self.stop = training, accumulate, seed, stop
         self.callbacks, self.resume, self.teacher_train_mode = tuple(callbacks), resume, teacher_train_mode
-        self.checkpoint_dir = Path(checkpoint_dir) if checkpoint_dir is not None else None
+        self.checkpoint_dir = as_path(checkpoint_dir) if checkpoint_dir is not None else None
         self.checkpoint_every = checkpoint_every
         self.fabric_options: dict[str, Any] = {
             "accelerator": accelerator,
@@ -107,6 +110,7 @@ class Run(Updates):
         self._progress = Progress()
         self._learners: dict[str, Learner] = {}
         self._last_checkpoint: Path | None = None
+        self._ownership: Ownership | None = None
         self._total_steps: int | None = None
         self._epoch_length: int | None = None
         self._reset_step()
@@ -291,7 +295,7 @@ class Run(Updates):
         is_best = value is None or best is None or math.isnan(best) or sign * value > sign * best
         if is_best:
             at.best_metric, at.best_epoch = value, at.epoch
-            at.best_state = {k: v.detach().cpu().clone() for k, v in self.training.deployed().state_dict().items()}
+            at.best_state = copied_state(self.training.deployed())
         at.total_seconds += (validating := time.perf_counter() - began)
         event = Epoch(
             at.epoch,
@@ -336,6 +340,7 @@ class Run(Updates):
             leave_process_group_at_exit()
         if self.checkpoint_dir is not None and fabric.is_global_zero:
             check_writable(self.checkpoint_dir)
+            self._ownership = stack.enter_context(owned(self.checkpoint_dir))
         seed_everything(self.seed)
         self.generator = torch.Generator(device=fabric.device).manual_seed(self.seed)
         self.training.to(fabric.device)
@@ -350,6 +355,8 @@ class Run(Updates):
         self.resuming = checkpoint is not None
         self._at_rest = frozen_in_eval_mode(self.training)
         self.training.begin(self, stack)
+        if self.checkpoint_dir is not None:
+            check_plain(self.training.learned_state())
         stack.callback(self._rest)
         return checkpoint
 
@@ -410,6 +417,8 @@ class Run(Updates):
         """Write everything a bit-identical continuation needs."""
         if self.checkpoint_dir is None:
             return
+        if self._ownership is not None:
+            self._ownership.check()
         at, fabric = self._progress, self.fabric
         rng, epoch_rng = gathered(fabric, self._rng()), gathered(fabric, at.epoch_rng)
         if fabric.is_global_zero:

@@ -208,7 +208,7 @@ class Training(nn.Module):
         faults = [f"{what} {', '.join(sorted(names)[:5])}" for what, names in (
             ("missing", own.keys() - state.keys()),
             ("unexpected", state.keys() - own.keys()),
-            ("another shape", {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}),
+            ("another shape", {k for k in own.keys() & state.keys() if _shape(own[k]) != _shape(state[k])}),
         ) if names]  # fmt: skip
         if faults:
             raise ValueError(f"the checkpoint belongs to another training: {'; '.join(faults)}.")
@@ -251,3 +251,8 @@ def _has_tensor(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(_has_tensor(v) for v in value)
     return isinstance(value, Tensor) and value.ndim > 0
+
+
+def _shape(value: Any) -> Any:
+    """Of a tensor its shape; extra state has none."""
+    return value.shape if isinstance(value, Tensor) else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import CheckpointError, list_checkpoints, load_checkpoint, newest_checkpoint
+from ..files import as_path
 from .events import Epoch
 
 
@@ -88,7 +89,7 @@ def find_checkpoint(folder: Path | None, resume: bool | str | Path) -> dict[str,
         if folder is None or not list_checkpoints(folder):
             return None
         return load_checkpoint(folder, fall_back=True)
-    source = folder if resume is True else Path(resume)
+    source = folder if resume is True else as_path(resume)
     assert source is not None
     return load_checkpoint(newest_checkpoint(source))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..checkpoints import read_weights
 from ..functional.checks import describe
 from ..metrics import accuracy
+from ..weights import fitting_names, read_weights
 from ._data import known_labels, labels_of
 from ._models import reference_models
 from ._task import Task
@@ -68,7 +68,8 @@ class Classification(Task):
             ValueError: the checkpoint's classifier has another number of classes; both numbers are named.
             kdcore.checkpoints.CheckpointError: a file that cannot be read or fits another network.
         """
-        own, stored = model.state_dict(), read_weights(weights)
+        own = model.state_dict()
+        stored = fitting_names(own, read_weights(weights))
         other = {
             key: len(stored[key])
             for key, mine in own.items()

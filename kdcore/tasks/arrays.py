@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import as_path
 from ..functional.checks import check_choice
 from ._classification import Classification
 from ._data import ArrayDataset, split_train, transfer_set
@@ -27,7 +28,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         FileNotFoundError: no such file.
         ValueError: not an .npz file, damaged, or with arrays of Python objects.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file at {path}.")
     try:
