@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import collections
 import copy
 import pathlib
 import pickle
@@ -176,7 +175,7 @@ def _unpickled(path: Path, first: bytes) -> Any:
 
 def _short(error: Exception) -> str:
     """What torch says of a file, without its advice to read the file unsafely."""
-    inner = re.search(r"WeightsUnpickler error: ([^\n]*)", str(error))
+    inner = re.search(r"WeightsUnpickler error:\s*([^\n]+)", str(error))
     return inner[1] if inner else (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -186,13 +185,14 @@ def _plain_types() -> list[Any]:
     scalars = [np.dtype, np.ndarray, inside.scalar, inside._reconstruct]
     dtypes = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdUSO"]
     paths = [getattr(pathlib, n) for n in ("PurePosixPath", "PosixPath", "PureWindowsPath", "WindowsPath", "Path")]
-    spaces = [argparse.Namespace, types.SimpleNamespace, collections.defaultdict]
+    spaces = [argparse.Namespace, types.SimpleNamespace]
     return [*scalars, *dtypes, *paths, *spaces, list, dict, set, tuple, int, float, str, bool]
 
 
 def _code_needed(said: str) -> str:
     found = re.findall(r"GLOBAL ([\w.]+)", said)
-    return ", ".join(dict.fromkeys(found)) or ("a pickled object" if "Unsupported" in said else "")
+    other = re.search(r"Can only (?:SETITEM|BUILD|REDUCE)[^\n]* got ([^\n]*)", said)
+    return ", ".join(dict.fromkeys(found)) or (other[1] if other else "")
 
 
 def what_it_is(path: Path, first: bytes) -> str:

@@ -71,7 +71,6 @@ EXTRAS: dict[str, Any] = {
     "best_acc": np.float64(91.2),
     "curve": np.arange(3, dtype=np.float32),
     "config": SimpleNamespace(depth=20),
-    "meters": collections.defaultdict(list, {"loss": [1.0]}),
     "epoch": 3,
     "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
 }
@@ -96,6 +95,13 @@ def test_code_is_never_run_and_the_advice_works(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"would run code .*mkdir.*torch.save\(model.state_dict\(\)") as caught:
         read_weights(tmp_path / "a.pt")
     assert not marker.exists() and "weights_only" not in str(caught.value)
+
+
+def test_values_that_torch_cannot_read_safely_are_named(tmp_path: Path) -> None:
+    torch.save({"model": net().state_dict(), "meters": collections.defaultdict(list, a=[1.0])}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"refused: .*collections.defaultdict.* save the weights alone") as caught:
+        read_weights(tmp_path / "a.pt")
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_file_without_weights_says_what_it_holds(tmp_path: Path) -> None:
