@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ._layer_trace import CONV, POOL, LayerInfo, Trace, feature_kind, format_shape, token_grid
 from .functional.pooling import pool_features
+from .inputs import INPUT_KEYS
 from .taps import Taps, evaluating
 from .taps._names import unwrap
 
@@ -327,8 +328,7 @@ def batch_inputs(batch: Any) -> Tensor:
         TypeError: something else.
     """
     if isinstance(batch, Mapping):
-        keys = ("x", "image", "images", "pixel_values", "input", "inputs")
-        batch = next((batch[k] for k in keys if k in batch), batch)
+        batch = next((batch[k] for k in INPUT_KEYS if k in batch), batch)
     elif isinstance(batch, tuple | list) and batch:
         batch = batch[0]
     if not isinstance(batch, Tensor):

@@ -90,8 +90,10 @@ def decoded(path: Path, what: str = "image", size: int | None = None) -> Image:
         raise OSError(f"cannot read the {what} {path}: {error}") from error
 
 
-def read_image(path: Path, size: int) -> Tensor:
+def read_image(path: Path, size: int, *, grey: bool = False) -> Tensor:
     """An image as uint8 ``(3, size, size)``: shorter side resized (bicubic, anti-aliased), then the centre cut out.
+
+    ``grey``: its brightness (ITU-R 601), ``(1, size, size)``.
 
     Raises:
         OSError: as :func:`decoded`.
@@ -99,6 +101,8 @@ def read_image(path: Path, size: int) -> Tensor:
     from PIL import Image, ImageOps
 
     fitted = ImageOps.fit(decoded(path, size=size), (size, size), Image.Resampling.BICUBIC)
+    if grey:
+        return torch.from_numpy(np.asarray(fitted.convert("L"))[None].copy())
     return torch.from_numpy(np.asarray(fitted).transpose(2, 0, 1).copy())
 
 
@@ -151,34 +155,41 @@ def common_size(files: Sequence[Path], *, look_at: int = 64, most: int = 256) ->
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Image files read when asked for; ``x (3, size, size)`` float in [0, 1].
+    """Image files read when asked for; ``x (3, size, size)`` float in [0, 1], of one channel if ``grey``.
 
     Args:
         files: paths, all readable (see :func:`scan`).
         labels: ``(N,)`` integers.
         size: side in pixels.
         augment: ``augment(x) -> x`` applied to every image read (training only), or ``None``.
+        grey: read their brightness.
     """
 
     def __init__(
-        self, files: Sequence[Path], labels: np.ndarray, size: int, augment: Callable[[Tensor], Tensor] | None = None
+        self,
+        files: Sequence[Path],
+        labels: np.ndarray,
+        size: int,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        grey: bool = False,
     ) -> None:
         self.files, self.labels, self.size, self.augment = list(files), np.asarray(labels), size, augment
+        self.grey = grey
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        x = read_image(self.files[index], self.size).float().div_(255)
+        x = read_image(self.files[index], self.size, grey=self.grey).float().div_(255)
         return (x if self.augment is None else self.augment(x)), int(self.labels[index])
 
     def subset(self, rows: np.ndarray, augment: Callable[[Tensor], Tensor] | None = None) -> ImageFiles:
         """The files at ``rows``."""
-        return ImageFiles([self.files[i] for i in rows], self.labels[rows], self.size, augment)
+        return ImageFiles([self.files[i] for i in rows], self.labels[rows], self.size, augment, self.grey)
 
     def fingerprint(self) -> str:
         """Hash of every file's name, size and time of change, the labels, and how images are read."""
-        return _stamp(self.files, f"{_READER}|{self.size}|{self.augment!r}|{self.labels.tolist()}")
+        return _stamp(self.files, f"{_READER}|{self.size}|{self.grey}|{self.augment!r}|{self.labels.tolist()}")
 
 
 def _stamp(files: Sequence[Path], extra: str = "") -> str:

@@ -31,7 +31,7 @@ TIMM_RECIPE = Recipe(epochs=30, batch_size=64, lr=1e-3, weight_decay=0.05)
 Network = str | nn.Module | ModelSpec
 
 
-def timm_model(name: str, num_classes: int, size: int, *, pretrained: bool = False) -> nn.Module:
+def timm_model(name: str, num_classes: int, size: int, *, pretrained: bool = False, channels: int = 3) -> nn.Module:
     """Any timm architecture for images of ``size`` pixels; networks that fix the size at construction are told it.
 
     Raises:
@@ -41,7 +41,7 @@ def timm_model(name: str, num_classes: int, size: int, *, pretrained: bool = Fal
 
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}.{closest(name, timm.list_models())}")
-    options: dict[str, Any] = {"num_classes": num_classes, "pretrained": pretrained}
+    options: dict[str, Any] = {"num_classes": num_classes, "pretrained": pretrained, "in_chans": channels}
     try:
         return timm.create_model(name, img_size=size, **options)
     except TypeError as error:
@@ -58,6 +58,7 @@ def _menu(
     num_classes: int,
     size: int,
     pretrained: bool,
+    channels: int,
 ) -> dict[str, ModelSpec]:
     """``group`` with the chosen network first."""
     path = None if weights is None else Path(weights)
@@ -87,9 +88,26 @@ def _menu(
                 f"{role} must be a timm name, one of {', '.join(group)}, or a module, got {chosen!r}."
                 f"{closest(chosen, [*group, *timm.list_models()])}"
             )
-        build = partial(timm_model, chosen, num_classes, size, pretrained=pretrained)
+        build = partial(timm_model, chosen, num_classes, size, pretrained=pretrained, channels=channels)
         spec = ModelSpec(build=build, recipe=TIMM_RECIPE, words="timm" + ", pretrained" * pretrained, weights=path)
     return {chosen: spec, **{name: other for name, other in group.items() if name != chosen}}
+
+
+def _reads_grey(given: dict[str, Network | None]) -> bool:
+    """Whether the modules among the networks take one channel; those that take neither 1 nor 3 are refused."""
+    taken = {}
+    for role, network in given.items():
+        layers = network.modules() if isinstance(network, nn.Module) else ()
+        first = next((m for m in layers if isinstance(m, nn.Conv2d)), None)
+        if first is not None:
+            taken[role] = first.in_channels
+    odd = [f"the {role} takes {count} channels" for role, count in taken.items() if count not in (1, 3)]
+    if odd or len(set(taken.values())) > 1:
+        shown = odd or [f"the {role} takes {count}" for role, count in taken.items()]
+        raise ValueError(
+            f"images are read with 3 channels, or with 1 (grey=True), for both networks: {', '.join(shown)}."
+        )
+    return 1 in taken.values()
 
 
 def images(
@@ -106,6 +124,7 @@ def images(
     train_size: int | None = None,
     omit_classes: Sequence[int | str] = (),
     augment: Callable[[Tensor], Tensor] | None = None,
+    grey: bool | None = None,
 ) -> Classification:
     """Your own folder of images (one sub-folder per class), any timm networks, your own checkpoints.
 
@@ -126,6 +145,7 @@ def images(
         train_fraction, val_fraction: shares where no ``test/`` or ``val/`` folder exists.
         train_size, omit_classes: what the student sees, as for the digits.
         augment: ``augment(x (3, size, size)) -> x`` for training images, e.g. a torchvision transform.
+        grey: read the brightness of images as one channel; ``None``: if the networks that are given take one channel.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -136,13 +156,15 @@ def images(
         raise ValueError(f"size must be a whole number of pixels >= 8, got {size!r}.")
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root} (option root).")
+    grey = _reads_grey({"teacher": teacher, "student": student}) if grey is None else grey
+    channels = 1 if grey else 3
     splits, words = find_splits(root)
     scans = {"train": scan(splits.get("train", root))}
     labels, names = scans["train"].labels, scans["train"].classes
     scans |= {name: scan(folder, names) for name, folder in splits.items() if name != "train"}
     if size is None:
         size = common_size(scans["train"].files) or SIZE
-    sets = {name: ImageFiles(found.files, found.labels, size) for name, found in scans.items()}
+    sets = {name: ImageFiles(found.files, found.labels, size, grey=grey) for name, found in scans.items()}
     pool = sets.pop("train")
     given = sets
     split = split_train(
@@ -156,19 +178,19 @@ def images(
     seen = transfer_set(
         labels[split["train"]], class_names=names, seed=seed, train_size=train_size, omit_classes=omit_classes
     )
-    teachers, students = reference_models((3, size, size), len(names))
+    teachers, students = reference_models((channels, size, size), len(names))
     task = Classification(
         name=f"images-{root.resolve().name}",
         class_names=names,
         seed=seed,
-        words=f"images of {root}, {size}x{size} colour pixels",
+        words=f"images of {root}, {size}x{size} {'grey' if grey else 'colour'} pixels",
         train=pool.subset(split["train"][seen], augment),
         teacher_train=pool.subset(split["train"], augment),
         val=parts.get("val"),
         test=parts["test"],
         notes=(*_notes(list(scans.values())), *words),
-        teachers=_menu("teacher", teachers, teacher, teacher_weights, len(names), size, pretrained),
-        students=_menu("student", students, student, student_weights, len(names), size, pretrained),
+        teachers=_menu("teacher", teachers, teacher, teacher_weights, len(names), size, pretrained, channels),
+        students=_menu("student", students, student, student_weights, len(names), size, pretrained, channels),
     )
     for note in task.notes:
         warnings.warn(note, stacklevel=3)

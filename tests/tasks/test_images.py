@@ -95,9 +95,9 @@ def test_scan_is_kept_until_a_file_changes(folder: Path, cache: Path, monkeypatc
     read: list[Path] = []
     real = images_module.read_image
 
-    def counted(path: Path, size: int) -> Any:
+    def counted(path: Path, size: int, **options: Any) -> Any:
         read.append(path)
-        return real(path, size)
+        return real(path, size, **options)
 
     monkeypatch.setattr(images_module, "read_image", counted)
     load_task("images", root=folder, size=16)
@@ -412,3 +412,33 @@ def test_huge_images_are_refused_or_decoded_small(tmp_path: Path, monkeypatch: p
     drafted = read_image(tmp_path / "a.jpg", 16)
     monkeypatch.setattr(images_module, "MAX_PIXELS", 10**6)
     assert (drafted.int() - read_image(tmp_path / "a.png", 16).int()).abs().max() <= 8
+
+
+def grey_net(channels: int) -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(channels, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)
+    )
+
+
+def test_networks_of_one_channel_get_grey_images(folder: Path) -> None:
+    task = load_task("images", root=folder, size=16, student=grey_net(1))
+    assert task.input_shape == (1, 16, 16) and "16x16 grey pixels" in task.words
+    colour = load_task("images", root=folder, size=16)
+    assert task.fingerprint != colour.fingerprint
+    assert (task.train[0][0][0] - colour.train[0][0].mean(0)).abs().max() <= 2 / 255
+    assert task.predict(task.student())[0].shape == (15, 3)
+    assert task.predict(task.student("cnn-small"))[0].shape == (15, 3)
+    named = load_task("images", root=folder, size=32, teacher="resnet10t", grey=True)
+    assert named.spec("teacher").make(0)(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        ({"teacher": grey_net(3), "student": grey_net(1)}, "the teacher takes 3, the student takes 1"),
+        ({"student": grey_net(4)}, "the student takes 4 channels"),
+    ],
+)
+def test_networks_of_other_channels_are_refused(folder: Path, networks: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_task("images", root=folder, **networks)
