@@ -1,8 +1,9 @@
 """Teacher outputs computed once: one memory-mapped file per output and view, and a manifest that says whose they are.
 
 A cache belongs to one teacher (hash of its weights), one input transform, one set of taps, one number type and one
-dataset (length and the bytes of a few samples). Anything else is refused: nothing is recomputed or transformed behind
-the reader's back. The manifest is written last and atomically, so a cache whose making was interrupted does not exist.
+dataset (length and the bytes of a few samples at once, every sample when it is used). Anything else is refused: nothing
+is recomputed or transformed behind the reader's back. One process builds at a time, others wait and read. The manifest,
+with a hash of every file, is written last and atomically, so a cache whose making was interrupted does not exist.
 
 Views. An augmented sample has as many cached outputs as it has views. A dataset declares reproducible views by an
 attribute ``views`` (their number) and by serving ``dataset[index, view]`` (a sampler may yield such pairs); a
@@ -13,6 +14,7 @@ sees.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -23,17 +25,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ._cache_source import CacheError, Source, describe_transform
+from ._cache_source import CacheError, Source, describe_transform, sample_marks
 from .checkpoints import check_writable, preserved_rng, state_hash, write_checked
 from .files import as_path
 from .functional.checks import describe
 from .inputs import Batch, check_finite
 from .taps import Taps, evaluating, resolve_names
 
-_FORMAT = 1
+_FORMAT = 2
 _DTYPES: dict[torch.dtype, Any] = {
     torch.float64: np.float64,
     torch.float32: np.float32,
@@ -41,6 +44,7 @@ _DTYPES: dict[torch.dtype, Any] = {
     torch.bfloat16: np.int16,
 }
 _LOGITS = ":logits"  # no tap can be called that
+_MARKS = "marks.npy"  # of the samples that the teacher saw
 
 
 class StaleCacheError(CacheError):
@@ -146,9 +150,14 @@ class TeacherCache:
             self._refuse_stale(key)
             return self
         check_writable(self.folder)
-        self._drop()
-        outputs = self._fill(teacher, source, names, batch_size, transform, num_workers, device, on_batch)
-        self._publish(key, outputs)
+        # Random states before the folder: whoever waits for the folder holds nothing that its builder needs.
+        with preserved_rng(), FileLock(self.folder / ".lock", thread_local=False):
+            if self.complete and not overwrite:  # another process has made it in the meantime
+                self._refuse_stale(key)
+                return self
+            self._drop()
+            outputs = self._fill(teacher, source, names, batch_size, transform, num_workers, device, on_batch)
+            self._publish(key, outputs)
         return self
 
     def validate(
@@ -239,6 +248,7 @@ class TeacherCache:
         """Write all files; returns what each output is."""
         device = torch.device(device) if device is not None else _device_of(teacher)
         outputs: dict[str, dict[str, Any]] = {}
+        marks = np.zeros((source.views, len(source)), dtype=np.int64)
         done, total = 0, len(source) * source.views
         with preserved_rng(), evaluating(teacher), torch.no_grad(), ExitStack() as stack:
             teacher.to(device)
@@ -254,11 +264,14 @@ class TeacherCache:
                     if tapped is not None:
                         values |= tapped.features
                     self._write(maps, outputs, view, batch, values, len(source))
+                    marks[view, cast(Tensor, batch.index).numpy()] = sample_marks(x).cpu().numpy()
                     done += batch.size
                     if on_batch is not None:
                         on_batch(done, total)
                 for file in maps.values():
                     file.flush()
+        with open(self.folder / _MARKS, "wb") as opened:
+            np.save(opened, marks)
         return outputs
 
     def _write(
@@ -296,14 +309,12 @@ class TeacherCache:
             ).numpy()
 
     def _publish(self, key: dict[str, Any], outputs: dict[str, dict[str, Any]]) -> None:
+        files = [self._file(o, v) for o in outputs.values() for v in range(key["views"])] + [self.folder / _MARKS]
         manifest = {
             "key": key,
             "outputs": outputs,
-            "bytes": {
-                self._file(o, v).name: self._file(o, v).stat().st_size
-                for o in outputs.values()
-                for v in range(key["views"])
-            },
+            "bytes": {file.name: file.stat().st_size for file in files},
+            "sha256": {file.name: _digest(file) for file in files},
         }
         write_checked(self._manifest_path, json.dumps(manifest, indent=1))
         self._manifest = manifest
@@ -346,16 +357,46 @@ class TeacherCache:
 
     def _map(self, name: str, view: int) -> np.ndarray:
         if (name, view) not in self._maps:
-            self._maps[name, view] = np.load(self._file(self.manifest["outputs"][name], view), mmap_mode="r")
+            self._maps[name, view] = self._opened(self._file(self.manifest["outputs"][name], view))
         return self._maps[name, view]
+
+    def _opened(self, path: Path) -> np.ndarray:
+        """A file of the cache, mapped once its content is known to be what was written."""
+        known = self.manifest.get("sha256", {}).get(path.name)
+        try:
+            if known is None or _digest(path) != known:
+                raise CacheError(f"{path} is damaged or of another build: build(..., overwrite=True) makes it again.")
+            return np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise CacheError(f"{path} cannot be read ({error}): build(..., overwrite=True) makes it again.") from error
+
+    def check_samples(self, index: Tensor, x: Any, view: int | Tensor = 0) -> None:
+        """Refuse samples that are not those the teacher answered for.
+
+        Args:
+            index: ``(N,)`` positions; x: the batch's input, ``(N, ...)`` or a dict; view: one for all, or ``(N,)``.
+
+        Raises:
+            StaleCacheError: the data set has changed since; the first positions are named.
+        """
+        if (_MARKS, 0) not in self._maps:
+            self._maps[_MARKS, 0] = self._opened(self.folder / _MARKS)
+        kept = self._maps[_MARKS, 0][_integers(view), _integers(index)]
+        changed = np.flatnonzero(kept != sample_marks(x).cpu().numpy())
+        if len(changed):
+            raise StaleCacheError(
+                f"the data set has changed since the teacher cache in {self.folder} was made: {len(changed)} of "
+                f"{len(kept)} samples of this batch are others, e.g. at positions "
+                f"{_integers(index)[changed][:5].tolist()}. Use another folder, or build(..., overwrite=True)."
+            )
 
     def _drop(self) -> None:
         """Remove what an earlier build left; the manifest first, so that nothing half-removed reads as whole."""
         self._manifest = None
         self._maps.clear()
         self._manifest_path.unlink(missing_ok=True)
-        for file in self.folder.glob("*.view*.npy"):
-            file.unlink()
+        for file in [*self.folder.glob("*.view*.npy"), self.folder / _MARKS]:
+            file.unlink(missing_ok=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": {}}
@@ -385,6 +426,11 @@ def _new_map(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
             "cache fewer taps, or use dtype=torch.float16."
         ) from error
     return created
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _integers(value: Tensor | Sequence[int] | int) -> np.ndarray:

@@ -89,6 +89,9 @@ class OneTeacher:
 
     def _cached(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert self.cache is not None and batch.index is not None
+        views = enumerate(batch.x) if isinstance(batch.x, tuple) else [(batch.view, batch.x)]
+        for view, x in views:
+            self.cache.check_samples(batch.index, x, 0 if view is None else view)
         if isinstance(batch.x, tuple):
             parts = [self.cache.read(batch.index, view) for view in range(len(batch.x))]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -16,7 +17,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..files import write_atomic
 from ..weights import CheckpointError
 
 _OWNER = ".owner.json"
@@ -83,7 +83,9 @@ def _locked(folder: Path) -> FileLock:
             f"{folder} is in use by another training{_who(folder)}: wait for it or stop it, or choose another folder.",
             folder,
         ) from None
-    write_atomic(folder / _OWNER, json.dumps({"process": os.getpid(), "host": platform.node(), "since": time.time()}))
+    who = json.dumps({"process": os.getpid(), "host": platform.node(), "since": time.time()})
+    with contextlib.suppress(OSError):  # only for the message to others; a full disk is told by what matters
+        (folder / _OWNER).write_text(who, encoding="utf-8")
     return lock
 
 

@@ -115,14 +115,15 @@ class Study:
     def fingerprint(self) -> str:
         """sha256 of what the numbers of this study depend on in its own files and its methods'.
 
-        The code of the study's file, of the paper's method, of what studies share, and of the methods of its arms,
-        without comments, layout and docstrings; and the options of both tiers. Data, networks and the training loop are
-        not in it: a kept result names the versions it was made with.
+        The code of the study's file, of the paper's method, of what studies share, and of the papers of its arms,
+        without comments, layout and docstrings; and the options of both tiers. Data, networks, the training loop and
+        cross-entropy, which is part of it, are not in it: a kept result names the versions it was made with.
         """
         methods = [m for study in (self, *self.also) for arm in study.arms() if arm.by_method for m in _methods(arm)]
         files = {Path(inspect.getfile(self.claims)), Path(__file__).with_name("_shared.py")}
-        files |= {Path(inspect.getfile(type(method))) for method in methods}
-        own = Path(__file__).parents[1] / "methods" / f"{self.slug}.py"  # also where arms are trainings or loops
+        papers = Path(__file__).parents[1] / "methods"
+        files |= {path for m in methods if (path := Path(inspect.getfile(type(m)))).parent == papers}
+        own = papers / f"{self.slug}.py"  # also where arms are trainings or loops
         files |= {own} if own.is_file() else set()
         parts = [_code(path) for path in sorted(files, key=lambda path: path.parts[-2:])]
         parts += [_plain(tier) for study in (self, *self.also) for tier in (study.quick, study.full)]

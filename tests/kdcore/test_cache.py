@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from kdcore._cache_source import sample_marks
 from kdcore.cache import CacheError, StaleCacheError, TeacherCache
 from kdcore.checkpoints import CheckpointError
 from kdcore.distiller import distill
@@ -170,7 +173,7 @@ def test_a_full_disk_is_known_before_the_first_write(
         patch.setattr(os, "posix_fallocate", full)
         with pytest.raises(CacheError, match=r"cannot reserve .* MiB for .*logits.view0.npy: No space left on device"):
             TeacherCache(tmp_path).build(teacher(), data)
-    assert list(tmp_path.iterdir()) == [] and not TeacherCache(tmp_path).complete
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"] and not TeacherCache(tmp_path).complete
     assert TeacherCache(tmp_path).build(teacher(), data).complete
 
 
@@ -342,3 +345,85 @@ def test_a_sampler_may_choose_the_view(tmp_path: Path) -> None:
             torch.testing.assert_close(net(x), logits)
     assert torch.equal(torch.cat([x for x, _ in seen])[1], data.x[1])  # view 0 of sample 1
     assert torch.equal(torch.cat([x for x, _ in seen])[0], data.x[0].flip(-1))
+
+
+# Several processes, other data, damage --------------------------------------------------------------------------------
+
+BUILD = """
+import sys, torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from kdcore.cache import TeacherCache
+torch.manual_seed(0)
+teacher, data = nn.Linear(64, 32), TensorDataset(torch.rand(4000, 64), torch.zeros(4000).long())
+sys.stdin.readline()
+cache = TeacherCache(sys.argv[1]).build(teacher, data, batch_size=16)
+rows = torch.arange(4000)
+with torch.no_grad():
+    found = cache.read(rows)[0]
+    assert torch.allclose(found, teacher(data.tensors[0]), atol=1e-5), f"{int((found == 0).all(1).sum())} rows are zero"
+print("right")
+"""
+
+
+def race(folder: Path, processes: int) -> list[str]:
+    """What so many processes say that build one cache at the same moment and read it."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD, str(folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for _ in range(processes)
+    ]  # fmt: skip
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [process.communicate()[0].strip() for process in started]
+
+
+@pytest.mark.slow
+def test_processes_that_build_one_cache_at_once_all_read_what_the_teacher_says(tmp_path: Path) -> None:
+    # KDCORE_RACES=10 repeats it: the stress of docs/architecture.md
+    for turn in range(int(os.environ.get("KDCORE_RACES", "1"))):
+        assert race(tmp_path / str(turn), 4) == ["right"] * 4
+
+
+def test_a_changed_data_set_is_refused_wherever_it_changed(data: TensorDataset, tmp_path: Path) -> None:
+    net = teacher()
+    student = Counted()
+    cache = TeacherCache(tmp_path).build(net, data)
+    for k, position in enumerate((1, len(data) // 2, len(data) - 2)):
+        x = data.tensors[0].clone()
+        x[position].view(-1)[k] += 1e-3
+        other = DataLoader(TensorDataset(x, data.tensors[1]), batch_size=4)
+        with pytest.raises(StaleCacheError, match=r"the data set has changed since|it differs in data") as caught:
+            distill(net, student, "kd", other, epochs=1, cache=cache)
+        assert "data" in str(caught.value)
+
+
+def test_the_marks_of_samples_are_exact_and_notice_order(data: TensorDataset) -> None:
+    x = torch.rand(6, 3, 5)
+    marks = sample_marks(x)
+    assert torch.equal(marks, torch.cat([sample_marks(part) for part in x.split(2)]))
+    assert torch.equal(marks[[2, 0]], sample_marks(x[[2, 0]])) and len(marks.unique()) == 6
+    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int64):
+        assert sample_marks((100 * x).to(dtype)).shape == (6,)
+    pair = {"a": x, "b": x.flip(0)}
+    assert not torch.equal(sample_marks(pair), sample_marks({"a": pair["b"], "b": pair["a"]}))
+
+
+def test_one_flipped_bit_is_refused(data: TensorDataset, tmp_path: Path) -> None:
+    TeacherCache(tmp_path).build(teacher(), data)
+    for name in ("logits.view0.npy", "marks.npy"):
+        path = tmp_path / name
+        whole = path.read_bytes()
+        changed = bytearray(whole)
+        changed[-3] ^= 1
+        path.write_bytes(bytes(changed))
+        cache = TeacherCache(tmp_path)
+        with pytest.raises(CacheError, match=rf"{name} is damaged or of another build: build"):
+            cache.read([0])
+            cache.check_samples(torch.tensor([0]), data.tensors[0][:1])
+        path.write_bytes(whole)
+    assert TeacherCache(tmp_path).read([0])[0].shape[0] == 1
