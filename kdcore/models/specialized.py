@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -179,6 +181,92 @@ class SpecializedTeacher(nn.Module):
         return f"layer={self.layer!r}"
 
 
+class Unmasked(nn.Module):
+    """A mask of ones, for controls."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.new_ones(features.shape[:2])
+
+
+class Specialists(nn.Module):
+    """Several specialized teachers of a few networks, in the order of their layers.
+
+    The networks are not parts of it: they belong to whoever trains them.
+
+    Args:
+        networks: by name.
+        layers: ``(network, layer)`` of every teacher.
+        inputs: what each network reads of a batch, by name; a first batch tells how wide the masks must be.
+        masked: off gives masks of ones.
+        **mask_options: of :class:`MaskNet`.
+
+    Raises:
+        KeyError: a layer that is not there. ValueError: one whose output is no ``(N, D)`` or ``(N, D, H, W)``.
+            TypeError: one that gives something other than a tensor.
+    """
+
+    losses: Tensor
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        layers: Sequence[tuple[str, str]],
+        inputs: Mapping[str, tuple[Tensor, ...]],
+        *,
+        masked: bool = True,
+        **mask_options: Any,
+    ) -> None:
+        super().__init__()
+        self.layers, masks, teachers = list(layers), [], []
+        for name, layer in layers:
+            teacher = SpecializedTeacher(networks[name], layer, Unmasked())
+            with torch.no_grad():
+                teacher(*inputs[name])
+            assert teacher.last_features is not None  # the layer ran, else the teacher had said so
+            mask = self._mask(teacher.last_features, layer, mask_options) if masked else teacher.mask
+            teacher.mask = mask.to(next(teacher.model.parameters()))
+            teachers.append(teacher)
+            masks.append(teacher.mask)
+        self.teachers: Sequence[SpecializedTeacher] = tuple(teachers)
+        self.masks, self.best = nn.ModuleList(masks), nn.ModuleList(map(copy.deepcopy, masks))
+        device = next(teachers[0].model.parameters()).device
+        self.register_buffer("losses", torch.full((len(masks),), torch.inf, device=device))
+
+    def __len__(self) -> int:
+        return len(self.teachers)
+
+    def forward(self, inputs: Mapping[str, tuple[Tensor, ...]], *, stacked: bool = False) -> Tensor:
+        """Logits of all, ``(E, N, C[, H, W])``; ``stacked``: each with the masks before it in its network as well."""
+        out = []
+        for e, (teacher, (name, _)) in enumerate(zip(self.teachers, self.layers, strict=True)):
+            with ExitStack() as stack:
+                for before in self.teachers[:e] if stacked else ():
+                    if before.model is teacher.model:
+                        stack.enter_context(before.masking())
+                out.append(teacher(*inputs[name]))
+        return torch.stack(out)
+
+    def keep_best(self, losses: Sequence[float]) -> None:
+        """Keep a copy of every mask whose loss is its lowest so far."""
+        for e, loss in enumerate(losses):
+            if loss < self.losses[e]:
+                self.losses[e] = loss
+                self.best[e].load_state_dict(self.masks[e].state_dict())
+
+    def load_best(self) -> None:
+        """Put the kept masks in place; those of which none was kept stay."""
+        for mask, best, loss in zip(self.masks, self.best, self.losses, strict=True):
+            if loss.isfinite():
+                mask.load_state_dict(best.state_dict())
+
+    @staticmethod
+    def _mask(features: Tensor, layer: str, options: Mapping[str, Any]) -> nn.Module:
+        shape = tuple(features.shape)
+        if len(shape) not in (2, 4):
+            raise ValueError(f"layer {layer!r} must give (N, D) or (N, D, H, W) to be masked, got {shape}.")
+        return MaskNet(shape[1], spatial=len(shape) == 4 and shape[2:] != (1, 1), **options)
+
+
 @contextmanager
 def replacing(model: nn.Module, layer: str, change: Callable[[Any], Any]) -> Iterator[None]:
     """Within the block the output of a layer is what ``change`` makes of it."""
@@ -189,4 +277,4 @@ def replacing(model: nn.Module, layer: str, change: Callable[[Any], Any]) -> Ite
         handle.remove()
 
 
-__all__ = ["GateNet", "MaskNet", "SpecializedTeacher", "replacing"]
+__all__ = ["GateNet", "MaskNet", "Specialists", "SpecializedTeacher", "Unmasked", "replacing"]

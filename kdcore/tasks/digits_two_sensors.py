@@ -50,9 +50,11 @@ class TwoSensorTask(Classification):
 
     Attributes:
         profile: numbers of the profile; the rest is the image.
+        noise: standard deviation of what was added to the profile.
     """
 
     profile: int = PROFILE
+    noise: float
 
     def paired(self, split: str = "train", **options: Any) -> TwoSensors:
         """Batches ``(profile, image, labels)``; options as of :meth:`loader`."""
@@ -103,6 +105,7 @@ def digits_two_sensors(
         students={
             "profile": ModelSpec(build=partial(ProfileNet, PROFILE), recipe=recipe, words="perceptron on the profile")
         },
+        noise=noise,
         seed=seed,
         words="real digits; the student sees 16 noisy numbers, its teachers the image too",
         notes=(f"numbers 1 to {PROFILE} are ink per column and row with noise of sd {noise:g}, the rest is the image",),

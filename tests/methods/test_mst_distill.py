@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ import torch.nn.functional as F
 from support.golden import Case, close, grad_of, parity
 from torch import Tensor, nn
 
+from kdcore.engine import Epoch, fit
+from kdcore.experiment import Arm, compare
 from kdcore.methods.mst_distill import (
     GateNet,
     MaskNet,
@@ -21,6 +25,9 @@ from kdcore.methods.mst_distill import (
     routed_distillation_loss,
     stage_weights,
 )
+from kdcore.studies import find_study
+from kdcore.studies import mst_distill as study
+from kdcore.tasks.digits_two_sensors import TwoSensorTask
 
 TOLERANCE = 1e-10
 
@@ -238,8 +245,6 @@ def test_masknet_takes_maps_of_one_place() -> None:
 
 
 def test_the_stages_train_whom_they_should() -> None:
-    from kdcore.engine import Epoch, fit
-
     training, seen = MSTTraining.example(), {}
 
     def look(event: object) -> None:
@@ -265,14 +270,12 @@ def test_the_stages_train_whom_they_should() -> None:
 
 
 def test_stacked_masks_change_the_second_teacher_of_a_network_only() -> None:
-    from kdcore.engine import fit
-
     training = MSTTraining.example()
     fit(training, accelerator="cpu")
     x, other, _ = next(iter(training.data))
     with torch.no_grad():
         alone = training.answers(x, other)
-        training.cumulative_masks = True
+        training.options["cumulative_masks"] = True
         stacked = training.answers(x, other)
     same = [torch.equal(a, b) for a, b in zip(alone, stacked, strict=True)]
     assert same == [True, False, True]
@@ -281,14 +284,77 @@ def test_stacked_masks_change_the_second_teacher_of_a_network_only() -> None:
 def test_the_distiller_keeps_the_best_student() -> None:
     example = MSTTraining.example()
     distiller = MSTDistiller(
-        example.student, example.auxiliary, example.multimodal, auxiliary_layers=("2",),
-        multimodal_layers=("net.0", "net.1"), num_classes=3, epochs=(1, 1, 3), lr=(1e-2, 1e-2, 0.5),
+        example.student, example.auxiliary, example.multimodal, auxiliary_layers=("fc1",),
+        multimodal_layers=("fc1", "fc2"), num_classes=3, epochs=(1, 1, 3), lr=(1e-2, 1e-2, 0.5),
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     result = distiller.fit(example.data, example.held_out, accelerator="cpu")
     routed = [e.metrics["ce"] for e in distiller.history if e.stage == "route"]
     x, _, y = example.held_out[0]
     assert F.cross_entropy(result.student(x), y).item() == pytest.approx(min(routed), rel=1e-5)
+
+
+# The study ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TwoSensorTask:
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
+    return study.task_of(0, train_size=60, test_size=100)
+
+
+def test_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
+    found = find_study("mst_distill")
+    comparison = found.run(seeds=2, epochs=2, train_size=60, test_size=100)
+    staged = (study.MST, study.UNMASKED, study.FIRST)
+    assert comparison.arms == (study.CE, study.KD_BOTH, study.KD_IMAGE, *staged)
+    for arm in comparison.arms:
+        stages = [e.stage for e in comparison.histories[arm, 1]]
+        masks = ["masks"] if arm in (study.MST, study.FIRST) else []
+        assert stages == (["co-train", *masks, "route"] if arm in staged else ["", ""]), arm
+    verdicts = found.verdicts(comparison)
+    assert len(verdicts) == 6 and all(v.n == 2 for v in verdicts)
+    for name, (masked, unmasked) in study.drift(comparison).items():
+        assert name in study.TEACHERS and masked.shape == unmasked.shape == (2,) and (masked != unmasked).all()
+    always = comparison.histories[study.FIRST, 0][-1].logged
+    assert list(always.values()) == [1.0, 0.0, 0.0]
+
+
+def test_stages_share_the_student_s_epochs() -> None:
+    assert study.stage_epochs(100) == (20, 10, 80)
+    assert study.stage_epochs(2) == (1, 1, 1)
+    for arm in study.arms(epochs=30):
+        assert arm.train["epochs"] == (33 if arm.label.startswith("MST") else 30)
+
+
+def test_kd_from_a_chosen_teacher_is_the_kd_of_an_arm(small: TwoSensorTask) -> None:
+    options = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 1.0}
+    own = partial(study.taught_by, name="both", epochs=3, temperature=4.0)
+    both = [Arm("arm", "kd", options, train={"epochs": 3}), Arm("training", training=own, train={"epochs": 3})]
+    found = compare(small, both, seeds=1)
+    states = [found.students[arm, 0].state_dict() for arm in found.arms]
+    assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
+
+
+def test_masks_see_the_test_samples_only_to_be_measured(small: TwoSensorTask) -> None:
+    """Training with other held-out samples ends in the same weights."""
+    ends = []
+    for other in (False, True):
+        made = study.training(small, None, small.student(seed=0), 0, epochs=5)
+        if other:
+            made.held_out = small.paired("train", shuffle=False)
+        fit(made, accelerator="cpu", seed=0)
+        ends.append({n: v for n, v in made.state_dict().items() if "best" not in n and "losses" not in n})
+    assert all(torch.equal(a, b) for a, b in zip(*(e.values() for e in ends), strict=True))
+
+
+def test_masks_learn_towards_the_student(small: TwoSensorTask) -> None:
+    made = study.training(small, None, small.student(seed=0), 0, epochs=50)
+    masks = [e.metrics for e in fit(made, accelerator="cpu", seed=0).history if e.stage == "masks"]
+    for name in study.TEACHERS:
+        assert masks[-1][f"masked {name}"] < masks[0][f"masked {name}"]
+        assert masks[-1][f"open {name}"] == pytest.approx(masks[0][f"open {name}"], rel=1e-6), "teachers stand still"
 
 
 # Borders --------------------------------------------------------------------------------------------------------------
