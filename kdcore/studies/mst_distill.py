@@ -109,7 +109,7 @@ def claims(comparison: Comparison) -> list[Claim]:
     return [
         *(Claim(f"{where}: MST beats {w}", left=values(MST), right=values(arm)) for arm, w in opponents.items()),
         *(
-            Claim(f"{where}: the mask brings {name} nearer to the student", op="<", left=m, right=o, unit="nats")
+            Claim(f"{where}: the mask brings {name} nearer to the student", op="<", left=m, right=o, unit="tau^2 nats")
             for name, (m, o) in drift(comparison).items()
         ),
     ]
