@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import cka, losses, occlusion, protocol, step
+from benchmarks import cka, losses, occlusion, protocol, routing, step
 from kdcore.functional.occlusion import occlusion_windows
 from kdcore.models.cifar_resnet import resnet20
 
@@ -19,6 +19,12 @@ def test_each_loss_equals_its_reference(name: str) -> None:
     wrong = losses.unprepared(lambda s, t, y: 1.001 * reference(s, t, y))
     with pytest.raises(AssertionError, match=f"value of {name}.*off by 1.00e-03"):
         losses.check(name, reference, wrong, 6, 11)
+
+
+def test_the_routed_loss_equals_its_loop() -> None:
+    routing.check(6, 11)
+    with pytest.raises(AssertionError, match=r"value of the routed loss .*off by 1\.00e-03"):
+        routing.check(6, 11, lambda s, z, g: 1.001 * routing.loop(s, z, g))
 
 
 def test_both_loops_of_the_step_give_the_same_losses() -> None:
