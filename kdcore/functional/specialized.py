@@ -20,6 +20,8 @@ from .routing import cv_balance, kl_balance, select_experts, top_k_gate
 
 ROUTINGS = ("topk", "weighted", "soft")
 BALANCES = ("kl", "cv")
+#: Up to so many logits, copying them for each of k teachers costs less than k calls.
+_FEW = 2**18
 
 
 def kd_per_sample(student_logits: Tensor, teacher_logits: Tensor, temperature: float, *, detach: bool = True) -> Tensor:
@@ -138,6 +140,9 @@ def routed_distillation_loss(
         return kd_per_sample(s, mixed, temperature).mean(), gate_probs
     if routing == "topk":
         chosen = top_k_gate(gate_probs, top_k).indices
+        if top_k > 1 and s.numel() > _FEW:
+            each = (select_experts(z, one).squeeze(1) for one in chosen.split(1, dim=1))
+            return torch.stack([kd_per_sample(s, t, temperature).mean() for t in each]).mean(), chosen
         routed = select_experts(z, chosen)
         return kd_per_sample(s.unsqueeze(1).expand_as(routed), routed, temperature).mean(), chosen
     every = z.movedim(0, 1)

@@ -34,7 +34,7 @@ from IPython.display import Markdown, display
 from kdcore import get_card
 from kdcore.checkpoints import preserved_rng
 from kdcore.engine import Epoch, fit
-from kdcore.experiment import check_claims, effects, tally
+from kdcore.experiment import check_claims, effects, paired_difference, tally
 from kdcore.methods import mst_distill
 from kdcore.methods.mst_distill import MaskNet, cotraining_loss, load_balancing_loss, routed_distillation_loss
 from kdcore.studies import mst_distill as study
@@ -45,6 +45,7 @@ from kdcore.tasks.digits_two_sensors import PROFILE
 from workbench import views
 from workbench.panels import Explorer, dropdown, progress_line, slider
 from workbench.runs import kept_verdicts, record
+from workbench.runs.study import kept_result
 
 n_seeds = seeds if quick else max(seeds, 5)
 
@@ -275,16 +276,24 @@ kept_verdicts("mst_distill")
 # What do the parts add? Differences to the whole method, paired by seed; where an interval holds zero, the part has not
 # been shown to do anything.
 
+
 # %%
-parts = comparison.table(study.MST).loc[[study.UNMASKED, study.FIRST], ["difference", "diff_low", "diff_high"]]
+def parts_of(values, where):
+    """In words, what is lost without masks and without routing; values per seed by arm."""
+    for arm in (study.UNMASKED, study.FIRST):
+        d = paired_difference(values[arm], values[study.MST])
+        low, high = 100 * d["diff_low"], 100 * d["diff_high"]
+        shown = "" if low > 0 or high < 0 else ", so the part is not shown to add anything"
+        words = f"{100 * d['difference']:+.1f} points ({low:+.1f} to {high:+.1f})"
+        yield f"- {where}: *{arm}* against *{study.MST}* {words}{shown}."
+
+
 settled = effects(comparison, study.CE)
 lines = [f"- {tally(verdicts)}", *(f"- {sentence}" for sentence in settled)]
 lines += [f"- No difference to *{study.CE}* is settled with {n_seeds} seeds."] * (not settled)
-lines += [
-    f"- {arm}: {100 * row.difference:+.1f} points against {study.MST} ({100 * row.diff_low:+.1f} to "
-    f"{100 * row.diff_high:+.1f})."
-    for arm, row in parts.iterrows()
-]
+lines += parts_of({arm: comparison.values(arm) for arm in comparison.arms}, f"Here, {n_seeds} seeds")
+for part in (kept_result("mst_distill") or {"experiments": ()})["experiments"]:
+    lines += parts_of({arm: v["last"] for arm, v in part["values"].items()}, f"Kept result, {part['words']}")
 Markdown("\n".join(lines))
 
 # %% [markdown]

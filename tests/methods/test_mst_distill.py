@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.golden import Case, close, grad_of, parity
 from torch import Tensor, nn
 
 from kdcore.engine import Epoch, fit
 from kdcore.experiment import Arm, compare
+from kdcore.functional import specialized
 from kdcore.methods.mst_distill import (
     GateNet,
     MaskNet,
@@ -142,6 +145,42 @@ def test_routing_equals_a_loop_over_samples(routing: str) -> None:
             total += kd(s[n], sum(g[n, e] * z[e, n] for e in range(3)), 2.0)
     loss, _ = routed_distillation_loss(s, z, g, routing=routing, top_k=2, temperature=2.0)
     close(loss, total / 5, 1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(2, 5), st.integers(2, 6), st.sampled_from(["topk", "weighted", "soft"]),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_routed_losses_know_no_order_and_no_offset(
+    samples: int, experts: int, classes: int, way: str, seed: int
+) -> None:
+    gen = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randn, generator=gen, dtype=torch.float64)
+    s, z, g = draw(samples, classes), draw(experts, samples, classes), draw(samples, experts).softmax(1)
+    k, order = 1 + seed % experts, torch.randperm(experts, generator=gen)
+    loss, chosen = routed_distillation_loss(s, z, g, routing=way, top_k=k)
+    assert loss >= -1e-12
+    other, moved = routed_distillation_loss(s + draw(samples, 1), z[order], g[:, order], routing=way, top_k=k)
+    close(other, loss, 1e-10)
+    assert torch.equal(chosen, order[moved]) if way == "topk" else torch.equal(chosen[:, order], moved)
+    same, _ = routed_distillation_loss(s, s.expand_as(z), g, routing=way, top_k=k)
+    close(same, torch.zeros_like(same), 1e-10)
+
+
+def test_many_logits_take_another_way_to_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    gen = torch.Generator().manual_seed(3)
+    draw = partial(torch.randn, generator=gen, dtype=torch.float64)
+    for shape in ((4, 3), (2, 3, 2, 2)):
+        s, z, g = draw(*shape).requires_grad_(), draw(3, *shape), draw(shape[0], 3).softmax(1)
+        found = []
+        for few in (2**18, 0):
+            monkeypatch.setattr(specialized, "_FEW", few)
+            loss, chosen = routed_distillation_loss(s, z, g, top_k=2)
+            found.append((loss, grad_of(loss, s), chosen))
+        close(found[1][0], found[0][0], 1e-12)
+        close(found[1][1], found[0][1], 1e-12)
+        assert torch.equal(found[0][2], found[1][2])
 
 
 def test_who_gets_a_gradient() -> None:
