@@ -66,7 +66,8 @@ def six_divergences(logits: Tensor, labels: Tensor) -> Tensor:
 
 def cotrained(logits: Tensor, labels: Tensor) -> Tensor:
     """The library's."""
-    return cotraining_loss(*logits, labels, temperature=TEMPERATURE)["loss"]
+    s, a, m = logits
+    return cotraining_loss(s, a, m, labels, temperature=TEMPERATURE)["loss"]
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,8 @@ def routed_distillation_loss(
     if routing == "topk":
         chosen = top_k_gate(gate_probs, top_k).indices
         if top_k > 1 and s.numel() > _FEW:
-            each = (select_experts(z, one).squeeze(1) for one in chosen.split(1, dim=1))
-            return torch.stack([kd_per_sample(s, t, temperature).mean() for t in each]).mean(), chosen
+            turns = (select_experts(z, chosen[:, i : i + 1]).squeeze(1) for i in range(top_k))
+            return torch.stack([kd_per_sample(s, t, temperature).mean() for t in turns]).mean(), chosen
         routed = select_experts(z, chosen)
         return kd_per_sample(s.unsqueeze(1).expand_as(routed), routed, temperature).mean(), chosen
     every = z.movedim(0, 1)
