@@ -147,6 +147,18 @@ def test_routing_equals_a_loop_over_samples(routing: str) -> None:
     close(loss, total / 5, 1e-12)
 
 
+def test_cotraining_is_six_divergences_and_three_cross_entropies() -> None:
+    gen = torch.Generator().manual_seed(4)
+    logits = [torch.randn(5, 3, generator=gen, dtype=torch.float64) for _ in range(3)]
+    y = torch.tensor([0, 2, 1, 1, 0])
+    out = cotraining_loss(*logits, y, temperature=2.0)
+    for name, i in (("student", 0), ("auxiliary", 1), ("multimodal", 2)):
+        own = logits[i]
+        hard = -torch.stack([own[n].log_softmax(0)[y[n]] for n in range(5)]).mean()
+        close(out[name], hard + sum(kd(own, logits[j], 2.0).mean() for j in range(3) if j != i), 1e-12)
+    close(out["loss"], sum(out[n] for n in ("student", "auxiliary", "multimodal")), 1e-12)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 4), st.integers(2, 5), st.integers(2, 6), st.sampled_from(["topk", "weighted", "soft"]),
