@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import cka, losses, occlusion, protocol, step
+from benchmarks import cka, losses, occlusion, protocol, specialized, step
 from kdcore.functional.occlusion import occlusion_windows
 from kdcore.models.cifar_resnet import resnet20
 
@@ -19,6 +19,14 @@ def test_each_loss_equals_its_reference(name: str) -> None:
     wrong = losses.unprepared(lambda s, t, y: 1.001 * reference(s, t, y))
     with pytest.raises(AssertionError, match=f"value of {name}.*off by 1.00e-03"):
         losses.check(name, reference, wrong, 6, 11)
+
+
+@pytest.mark.parametrize("name", specialized.CONTESTS)
+def test_losses_of_specialized_teachers_equal_their_references(name: str) -> None:
+    specialized.check(name, 6, 11)
+    ours = specialized.CONTESTS[name].ours
+    with pytest.raises(AssertionError, match=r"value of .*off by 1\.00e-03"):
+        specialized.check(name, 6, 11, lambda *inputs: 1.001 * ours(*inputs))
 
 
 def test_both_loops_of_the_step_give_the_same_losses() -> None:

@@ -67,6 +67,18 @@ def test_faults_do_what_they_say(fault: str, value: float, gradient: float | Non
         close(grad_of(result, student), gradient)
 
 
+def test_results_may_be_dicts() -> None:
+    def named(x: Tensor) -> dict[str, Tensor]:
+        return {"loss": 3 * x, "count": torch.tensor(2.0)}
+
+    x = torch.tensor(2.0, requires_grad=True)
+    out = mutate(named, "halve_gradient")(x)
+    assert list(out) == ["loss", "count"]
+    close(out["loss"], 6.0)
+    close(grad_of(out["loss"], x), 1.5)
+    close(mutate(named, "flip_sign")(x)["count"], -2.0)
+
+
 def test_results_may_be_tuples() -> None:
     assert mutate(lambda x: (x, 2 * x), "flip_sign")(3.0) == (-3.0, -6.0)
 

@@ -20,9 +20,11 @@ Call = Callable[..., Any]
 
 
 def _each(result: Any, change: Callable[[Any], Any]) -> Any:
-    """Apply ``change`` to a result, or to every member of a tuple of results."""
+    """Apply ``change`` to a result, or to every member of a tuple or dict of results."""
     if isinstance(result, tuple):
         return tuple(change(r) for r in result)
+    if isinstance(result, dict):
+        return {name: change(r) for name, r in result.items()}
     return change(result)
 
 
