@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_positive, describe
+from .checks import check_positive, describe, names_arguments
 from .divergences import kl_with_temperature
 from .reductions import at_least_float32, reduce
 
 
+@names_arguments
 def sample_gram(features: Tensor) -> Tensor:
     """``F F^T`` between the samples of a batch, each row brought to length 1.
 
@@ -37,6 +38,7 @@ def sample_gram(features: Tensor) -> Tensor:
     return F.normalize(x @ x.T, dim=1)
 
 
+@names_arguments
 def channel_gram(feature_map: Tensor) -> Tensor:
     """``M M^T`` between the channels of every sample, each row brought to length 1.
 
@@ -59,6 +61,7 @@ def channel_gram(feature_map: Tensor) -> Tensor:
     return F.normalize(x @ x.transpose(1, 2), dim=2)
 
 
+@names_arguments
 def spatial_affinity(feature_map: Tensor, *, eps: float = 1e-8, pool: int | None = None) -> Tensor:
     """Cosine between all pairs of positions of a map; the number of channels drops out.
 
@@ -103,6 +106,7 @@ def _maps(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
     return s, t
 
 
+@names_arguments
 def pixel_cosine_distance(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """``1 - cos`` over channels at every position: ``(N, H, W)`` in [0, 2]; 1 where a vector is zero.
 
@@ -120,6 +124,7 @@ def pixel_cosine_distance(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     return 1 - (F.normalize(s, dim=1) * F.normalize(t, dim=1)).sum(1)
 
 
+@names_arguments
 def hierarchical_context(student_map: Tensor, teacher_map: Tensor, *, levels: Sequence[int] = (4, 2, 1)) -> Tensor:
     """Mean squared error at full size and after pooling, weighted 1, 1/2, 1/4 ... and divided by the sum of weights.
 
@@ -149,6 +154,7 @@ def hierarchical_context(student_map: Tensor, teacher_map: Tensor, *, levels: Se
     return loss / total
 
 
+@names_arguments
 def channel_wise_kl(
     student_map: Tensor, teacher_map: Tensor, *, temperature: float = 1.0, reduction: str = "mean"
 ) -> Tensor:

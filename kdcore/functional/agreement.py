@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_labels, check_logits_pair, describe
+from .checks import check_labels, check_logits_pair, describe, names_arguments
 
 
+@names_arguments
 def top_k_agreement(student_logits: Tensor, teacher_logits: Tensor, *, k: int = 1) -> Tensor:
     """Share of the teacher's ``k`` highest classes that are among the student's ``k`` highest, per sample.
 
@@ -34,6 +35,7 @@ def top_k_agreement(student_logits: Tensor, teacher_logits: Tensor, *, k: int = 
     return (ours[:, :, None] == theirs[:, None, :]).any(2).double().mean(1)
 
 
+@names_arguments
 def confusion_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """``(C, C)`` int64: how many samples of class ``row`` were called ``column``.
 
@@ -48,6 +50,7 @@ def confusion_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
     return (labels * num_classes + predicted).bincount(minlength=num_classes**2).view(num_classes, num_classes)
 
 
+@names_arguments
 def best_matching(scores: Tensor) -> Tensor:
     """The one-to-one renaming of columns with the highest total score: ``matching[row]`` is the column of that row.
 
@@ -89,6 +92,7 @@ class PairedGain(NamedTuple):
     p: float
 
 
+@names_arguments
 def paired_gain(before: Tensor, after: Tensor) -> PairedGain:
     """Is ``after`` right more often than ``before`` on the same samples?
 
@@ -111,6 +115,7 @@ def paired_gain(before: Tensor, after: Tensor) -> PairedGain:
     return PairedGain((fixed - broken) / len(before), fixed, broken, p)
 
 
+@names_arguments
 def paired_rise(before: Tensor, after: Tensor) -> float:
     """Are the values ``after`` larger than those ``before`` on the same samples?
 

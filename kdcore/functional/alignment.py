@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_features_pair, describe
+from .checks import check_features_pair, describe, names_arguments
 
 
 class Alignment(NamedTuple):
@@ -43,6 +43,7 @@ def _principal(x: Tensor, name: str) -> Tensor:
     return left * strength
 
 
+@names_arguments
 def procrustes_coordinates(student_features: Tensor, teacher_features: Tensor, *, dim: int = 2) -> Alignment:
     """Principal coordinates of the teacher, and the student rotated onto them as well as can be.
 
@@ -74,6 +75,7 @@ def procrustes_coordinates(student_features: Tensor, teacher_features: Tensor, *
     )
 
 
+@names_arguments
 def effective_rank(x: Tensor) -> float:
     """Participation ratio of the covariance's eigenvalues, ``(sum l)^2 / sum l^2``: how many directions are used.
 
@@ -100,6 +102,7 @@ def effective_rank(x: Tensor) -> float:
     return float(gram.trace().square() / squares) if squares > 0 else 0.0
 
 
+@names_arguments
 def spread_share(x: Tensor) -> float:
     """Variance over samples as a share of the mean square: 0 for features that are the same for all samples, at most 1.
 

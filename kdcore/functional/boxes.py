@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_fraction, describe
+from .checks import check_choice, check_fraction, describe, names_arguments
 from .reductions import at_least_float32
 
 READOUTS = ("argmax", "target")
@@ -33,6 +33,7 @@ def _check_boxes(argument: str, boxes: Tensor) -> None:
 # Formats --------------------------------------------------------------------------------------------------------------
 
 
+@names_arguments
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Centre and size to corners, ``(..., 4)``."""
     _check_boxes("boxes", boxes)
@@ -40,6 +41,7 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat([center - size / 2, center + size / 2], -1)
 
 
+@names_arguments
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Corners to centre and size, ``(..., 4)``."""
     _check_boxes("boxes", boxes)
@@ -47,12 +49,14 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
+@names_arguments
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Top-left corner and size to corners, ``(..., 4)``."""
     _check_boxes("boxes", boxes)
     return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
 
 
+@names_arguments
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
     """Corners to top-left corner and size, ``(..., 4)``."""
     _check_boxes("boxes", boxes)
@@ -85,6 +89,7 @@ def _areas(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return inner, area(a, b) + area(c, d) - inner, area(torch.minimum(a, c), torch.maximum(b, d))
 
 
+@names_arguments
 def box_iou(boxes: Tensor, targets: Tensor) -> Tensor:
     """Intersection over union of pairs; 0 where both boxes are empty.
 
@@ -102,6 +107,7 @@ def box_iou(boxes: Tensor, targets: Tensor) -> Tensor:
     return torch.where(union > 0, inner / union.where(union > 0, 1.0), 0.0)
 
 
+@names_arguments
 def generalized_iou(boxes: Tensor, targets: Tensor) -> Tensor:
     """GIoU of pairs: IoU minus the share of the smallest enclosing box that neither covers.
 
@@ -140,6 +146,7 @@ def _check_targets(target_xywh: Tensor) -> None:
         )
 
 
+@names_arguments
 def center_cells(target_xywh: Tensor, feature_size: int) -> Tensor:
     """Cell of each target's centre, rounded, as ``row * F + column``, ``(B,)`` int64.
 
@@ -156,6 +163,7 @@ def center_cells(target_xywh: Tensor, feature_size: int) -> Tensor:
     return row * feature_size + column
 
 
+@names_arguments
 def gaussian_radius(sizes: Tensor, min_overlap: float = 0.7) -> Tensor:
     """How far a centre may be off so that the box still overlaps by ``min_overlap``, as CenterNet computes it.
 
@@ -176,6 +184,7 @@ def gaussian_radius(sizes: Tensor, min_overlap: float = 0.7) -> Tensor:
     return torch.minimum(first, torch.minimum(second, third))
 
 
+@names_arguments
 def center_heatmap(target_xywh: Tensor, feature_size: int, *, min_overlap: float = 0.7) -> Tensor:
     """Target of the score map: a Gaussian about the rounded centre, exactly 1 there, 0 beyond its radius.
 
@@ -204,6 +213,7 @@ def center_heatmap(target_xywh: Tensor, feature_size: int, *, min_overlap: float
     return heat.where(heat >= torch.finfo(heat.dtype).eps, 0.0).unsqueeze(1)
 
 
+@names_arguments
 def focal_heatmap_loss(score: Tensor, heatmap: Tensor) -> Tensor:
     r"""CenterNet's focal loss between a score map and Gaussian heat maps.
 
@@ -233,6 +243,7 @@ def focal_heatmap_loss(score: Tensor, heatmap: Tensor) -> Tensor:
     return -torch.where(here, near, far).sum() / here.sum().clamp(min=1)
 
 
+@names_arguments
 def decode_center_boxes(score: Tensor, size: Tensor, offset: Tensor, *, cells: Tensor | None = None) -> Tensor:
     """Boxes of a centre head.
 
@@ -263,6 +274,7 @@ def decode_center_boxes(score: Tensor, size: Tensor, offset: Tensor, *, cells: T
     return torch.cat([(corner + shift) / f, wh], 1)
 
 
+@names_arguments
 def center_tracking_losses(
     score: Tensor, size: Tensor, offset: Tensor, target_xywh: Tensor, *, readout: str = "argmax"
 ) -> dict[str, Tensor]:
@@ -302,6 +314,7 @@ def center_tracking_losses(
 # Measures -------------------------------------------------------------------------------------------------------------
 
 
+@names_arguments
 def success_curve(ious: Tensor, thresholds: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Share of targets whose IoU exceeds each threshold; its mean is the success AUC of tracking benchmarks.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_labels, check_positive, describe
+from .checks import check_labels, check_positive, describe, names_arguments
 
 #: Range in which :func:`fit_temperature` looks.
 TEMPERATURE_RANGE = (1e-3, 1e3)
@@ -37,6 +37,7 @@ def _check(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach().double(), check_labels(labels, *logits.shape)
 
 
+@names_arguments
 def reliability(logits: Tensor, labels: Tensor, *, bins: int = 15) -> Reliability:
     """Accuracy against confidence (the highest probability), in bins ``((b - 1) / B, b / B]``.
 
@@ -64,11 +65,13 @@ def reliability(logits: Tensor, labels: Tensor, *, bins: int = 15) -> Reliabilit
     return Reliability(count, total[0] / count, total[1] / count)
 
 
+@names_arguments
 def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
     """Expected calibration error in [0, 1]; arguments, errors and reference as for :func:`reliability`."""
     return reliability(logits, labels, bins=bins).error
 
 
+@names_arguments
 def fit_temperature(logits: Tensor, labels: Tensor, *, iterations: int = 60) -> float:
     """The temperature at which ``softmax(logits / T)`` gives the labels the highest likelihood.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ._features import XY, centred, out_dtype, pair_of, rows_of
-from .checks import check_features_pair, check_fraction, check_positive
+from .checks import check_features_pair, check_fraction, check_positive, names_arguments
 
 
 def _directions(x: Tensor, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -40,6 +40,7 @@ def _spaces(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return _directions(x, "x", dtypes[0])[0], _directions(y, "y", dtypes[1])[0]
 
 
+@names_arguments
 def cca_coefficients(x: Tensor, y: Tensor) -> Tensor:
     """Canonical correlations between two representations, largest first.
 
@@ -59,6 +60,7 @@ def cca_coefficients(x: Tensor, y: Tensor) -> Tensor:
     return torch.linalg.svdvals(u.T @ v).clamp(0, 1)
 
 
+@names_arguments
 def mean_cca(x: Tensor, y: Tensor) -> Tensor:
     """Mean canonical correlation, invariant to invertible linear maps.
 
@@ -103,6 +105,7 @@ def mean_cca_matrix(features_x: Mapping[str, Tensor], features_y: Mapping[str, T
     return torch.stack([torch.stack([torch.linalg.svdvals(u.T @ v).clamp(0, 1).mean() for v in vs]) for u in us])
 
 
+@names_arguments
 def cca_r2(x: Tensor, y: Tensor) -> Tensor:
     """Mean squared canonical correlation, ``R^2_CCA`` of Kornblith et al. 2019, arXiv:1905.00414, table 1.
 
@@ -115,6 +118,7 @@ def cca_r2(x: Tensor, y: Tensor) -> Tensor:
     return cca_coefficients(x, y).square().mean()
 
 
+@names_arguments
 def leading_directions(x: Tensor, *, threshold: float = 0.99) -> Tensor:
     """Orthonormal scores of the fewest principal components that hold ``threshold`` of the variance.
 
@@ -139,6 +143,7 @@ def _leading(x: Tensor, name: str, threshold: float) -> Tensor:
     return u[:, : min(int((share < threshold).sum()) + 1, len(s))]
 
 
+@names_arguments
 def svcca(x: Tensor, y: Tensor, *, threshold: float = 0.99) -> Tensor:
     """Singular-vector CCA: mean canonical correlation of the leading principal components of either side.
 
@@ -160,6 +165,7 @@ def svcca(x: Tensor, y: Tensor, *, threshold: float = 0.99) -> Tensor:
     return torch.linalg.svdvals(u.T @ v).clamp(0, 1).mean()
 
 
+@names_arguments
 def pwcca(x: Tensor, y: Tensor) -> Tensor:
     """Projection-weighted CCA: canonical correlations weighted by how much of ``x`` each canonical variate accounts
     for.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +25,56 @@ def describe(value: object) -> str:
     if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values()):
         return f"a {type(value).__name__} of {', '.join(f'{k}: {describe(v)}' for k, v in value.items())}"
     return text if len(text := repr(value)) <= 200 else f"{text[:200]} ..."
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def names_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """For public functions of tensors: an error deep inside that comes from an argument of another kind names it.
+
+    Costs nothing while all is well: arguments are looked at only after something failed.
+    """
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except (AttributeError, TypeError, NotImplementedError, RuntimeError, IndexError) as error:
+            fault = wrong_argument(function, args, kwargs, str(error))
+            if fault is None:
+                raise
+            raise TypeError(fault) from error
+
+    return checked
+
+
+def wrong_argument(
+    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object], said: str = ""
+) -> str | None:
+    """The first argument that is not what its annotation says, in words; ``None``: none, or it is ``said`` already."""
+    signature = inspect.signature(function)
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        return None
+    if any(re.search(rf"\b{name}\b", said) for name in given):
+        return None
+    for name, value in given.items():
+        kind = str(signature.parameters[name].annotation)
+        if kind in ("Tensor", "Tensor | None"):
+            if not isinstance(value, Tensor) and not (value is None and "None" in kind):
+                return f"{name} must be a tensor, got {describe(value)}."
+            if isinstance(value, Tensor) and value.is_meta:
+                return f"{name} must hold values, got {describe(value)} on the device 'meta'."
+        elif kind in ("float", "int", "float | None", "int | None") and not (value is None and "None" in kind):
+            number = isinstance(value, int | float) or hasattr(value, "__float__")
+            if not number or (kind.startswith("int") and not hasattr(value, "__index__")):
+                return f"{name} must be {'a whole' if kind.startswith('int') else 'a'} number, got {value!r}."
+    return None
 
 
 def closest(name: str, known: Iterable[str], n: int = 3) -> str:
@@ -40,6 +94,18 @@ def check_positive(argument: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is a finite number above zero (temperatures, bandwidths)."""
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{argument} must be a finite number > 0, got {value!r}.")
+
+
+#: Beyond these a softmax of float32 is one-hot or uniform to the last digit, and T^2 leaves its range.
+TEMPERATURES = (1e-6, 1e6)
+
+
+def check_temperature(value: float, argument: str = "temperature") -> None:
+    """Raise ``ValueError`` unless a temperature is a number within :data:`TEMPERATURES`."""
+    check_positive(argument, value)
+    low, high = TEMPERATURES
+    if not low <= value <= high:
+        raise ValueError(f"{argument} must be a finite number > 0, from {low:g} to {high:g}, got {value!r}.")
 
 
 def check_non_negative(argument: str, value: float) -> None:

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from ._cka_stream import Side, Stream
 from ._features import XY, accumulator, centred, centred_pair, out_dtype, rows_of
-from .checks import check_choice, check_features_pair, check_fraction, check_positive, closest, describe
+from .checks import (
+    check_choice,
+    check_features_pair,
+    check_fraction,
+    check_positive,
+    closest,
+    describe,
+    names_arguments,
+)
 from .gram import double_center, rbf, u_center, ucentered_gram
 from .pooling import POOLINGS, pool_features
 
@@ -86,6 +94,7 @@ def _cka(
     return _cka_gram(x, y, kernel, unbiased, bandwidth, names)
 
 
+@names_arguments
 def cka(
     x: Tensor, y: Tensor, *, kernel: str = "linear", unbiased: bool = True, bandwidth: float = 0.5, method: str = "auto"
 ) -> Tensor:
@@ -170,6 +179,7 @@ def _gram_row(
     return gram.flatten()
 
 
+@names_arguments
 def cka_loss(
     student_features: Tensor,
     teacher_features: Tensor,

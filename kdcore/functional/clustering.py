@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .agreement import best_matching, confusion_counts
-from .checks import check_choice, check_positive, describe
+from .checks import check_choice, check_positive, describe, names_arguments
 from .reductions import at_least_float32
 
 
@@ -66,6 +66,7 @@ def _seeds(points: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
     return points[picks]
 
 
+@names_arguments
 def kmeans(
     points: Tensor,
     num_clusters: int,
@@ -152,6 +153,7 @@ def _nearest(x: Tensor, centers: Tensor, metric: str) -> Tensor:
     return torch.cat([block(part) for part in x.split(rows)])
 
 
+@names_arguments
 def k_center_greedy(
     candidates: Tensor,
     centers: Tensor,
@@ -201,6 +203,7 @@ def k_center_greedy(
     return torch.tensor(picks, dtype=torch.int64, device=candidates.device)
 
 
+@names_arguments
 def coverage_radius(points: Tensor, centers: Tensor, *, metric: str = "euclidean") -> Tensor:
     """``max_x min_c d(x, c)``: distance of the worst covered point from its nearest centre..
 
@@ -214,6 +217,7 @@ def coverage_radius(points: Tensor, centers: Tensor, *, metric: str = "euclidean
     return _nearest(x, c, metric).max()
 
 
+@names_arguments
 def sinkhorn_knopp(logits: Tensor, *, num_iters: int = 3, epsilon: float = 0.05) -> Tensor:
     """Soft assignments that use all clusters alike: ``exp(logits / epsilon)`` with rows and columns scaled in turn.
 
@@ -246,6 +250,7 @@ def sinkhorn_knopp(logits: Tensor, *, num_iters: int = 3, epsilon: float = 0.05)
     return log_q.exp()
 
 
+@names_arguments
 def cluster_accuracy(
     labels: Tensor, predictions: Tensor, *, num_known: int | None = None, protocol: str = "all"
 ) -> float | dict[str, float]:

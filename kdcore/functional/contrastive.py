@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_choice, check_labels, check_positive, describe
+from .checks import check_choice, check_labels, check_positive, check_temperature, describe, names_arguments
 from .reductions import at_least_float32, reduce
 
 
@@ -28,6 +28,7 @@ def _rows(x: Tensor, y: Tensor, names: tuple[str, str], *, same: bool) -> tuple[
     return F.normalize(a, dim=1), F.normalize(b.to(a.dtype), dim=1)
 
 
+@names_arguments
 def info_nce(
     query: Tensor,
     keys: Tensor,
@@ -55,7 +56,7 @@ def info_nce(
         "Representation Learning with Contrastive Predictive Coding" (van den Oord et al., 2018), arXiv:1807.03748,
         equation 4.
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     q, k = _rows(query, keys, ("query", "keys"), same=False)
     logits = q @ k.T / temperature
     if targets is None:
@@ -71,6 +72,7 @@ def info_nce(
     return reduce(F.cross_entropy(logits, check_labels(targets, *logits.shape), reduction="none"), reduction)
 
 
+@names_arguments
 def symmetric_info_nce(
     x: Tensor, y: Tensor, *, temperature: float, targets: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
@@ -103,6 +105,7 @@ def symmetric_info_nce(
     return reduce((one + two) / 2, reduction)
 
 
+@names_arguments
 def nt_xent(x: Tensor, y: Tensor, *, temperature: float = 0.5, reduction: str = "mean") -> Tensor:
     """Two views of N samples: each of the 2N rows against all 2N - 1 others, its other view being the positive.
 
@@ -118,7 +121,7 @@ def nt_xent(x: Tensor, y: Tensor, *, temperature: float = 0.5, reduction: str = 
         "A Simple Framework for Contrastive Learning of Visual Representations" (Chen et al., 2020), arXiv:2002.05709,
         equation 1.
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     a, b = _rows(x, y, ("x", "y"), same=True)
     n = len(a)
     if n < 2:
@@ -130,6 +133,7 @@ def nt_xent(x: Tensor, y: Tensor, *, temperature: float = 0.5, reduction: str = 
     return reduce(F.cross_entropy(logits, other, reduction="none"), reduction)
 
 
+@names_arguments
 def symmetric_contrastive_loss(x: Tensor, y: Tensor, *, temperature: float = 1.0, reduction: str = "mean") -> Tensor:
     """``-log(exp(c_jj) / sum_{i != j} exp(c_ij))`` in both directions, added: the positive is not in the denominator.
 
@@ -147,7 +151,7 @@ def symmetric_contrastive_loss(x: Tensor, y: Tensor, *, temperature: float = 1.0
         The alignment loss of "LEADER" (Liu et al., 2024), arXiv:2402.02803; "Decoupled Contrastive Learning"
         (Yeh et al., 2022), arXiv:2110.06848.
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     a, b = _rows(x, y, ("x", "y"), same=True)
     if len(a) < 2:
         raise ValueError(f"x and y need at least 2 samples: there is no negative among {len(a)}.")
@@ -156,6 +160,7 @@ def symmetric_contrastive_loss(x: Tensor, y: Tensor, *, temperature: float = 1.0
     return reduce(negatives.logsumexp(0) + negatives.logsumexp(1) - 2 * scores.diagonal(), reduction)
 
 
+@names_arguments
 def supervised_nt_xent(
     similarity: Tensor, labels: Tensor, *, temperature: float = 0.07, variant: str = "new", eps: float = 1e-8
 ) -> Tensor:
@@ -183,7 +188,7 @@ def supervised_nt_xent(
         "Supervised Contrastive Learning" (Khosla et al., 2020), arXiv:2004.11362; this form: official code of "Online
         Prototype Learning" (Wei et al., 2023), arXiv:2308.00301.
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     check_positive("eps", eps)
     check_choice("variant", variant, ("new", "replay"))
     size = 2 * len(labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import check_non_negative, describe
+from .checks import check_non_negative, describe, names_arguments
 from .reductions import at_least_float32
 
 #: Booleans that :func:`kendall_tau` may hold at once; rows are taken in groups that stay below it.
@@ -19,6 +19,7 @@ def _check_same_shape(a: Tensor, b: Tensor) -> None:
         )
 
 
+@names_arguments
 def cosine_similarity(a: Tensor, b: Tensor, *, dim: int = -1, eps: float = 1e-8) -> Tensor:
     """Cosine of the angle between ``a`` and ``b``: ``<a, b> / (||a|| ||b|| + eps)``.
 
@@ -43,6 +44,7 @@ def cosine_similarity(a: Tensor, b: Tensor, *, dim: int = -1, eps: float = 1e-8)
     return (a * b).sum(dim) / (norms + eps)
 
 
+@names_arguments
 def pearson_correlation(a: Tensor, b: Tensor, *, dim: int = -1, eps: float = 1e-8) -> Tensor:
     """Pearson correlation along ``dim``: :func:`cosine_similarity` of the centred vectors.
 
@@ -67,6 +69,7 @@ def pearson_correlation(a: Tensor, b: Tensor, *, dim: int = -1, eps: float = 1e-
     return cosine_similarity(a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True), dim=dim, eps=eps)
 
 
+@names_arguments
 def kendall_tau(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Kendall's tau-b between two score vectors, row by row: do ``a`` and ``b`` order the same way?
 

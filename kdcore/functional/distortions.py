@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_fraction, describe
+from .checks import check_choice, check_fraction, describe, names_arguments
 
 
 def _radius(x: Tensor) -> Tensor:
@@ -70,6 +70,7 @@ DISTORTIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
 }
 
 
+@names_arguments
 def distort(x: Tensor, kind: str, amount: float = 1.0, *, seed: int = 0) -> Tensor:
     """Features changed in one way.
 

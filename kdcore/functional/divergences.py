@@ -22,11 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _kernels
-from .checks import check_labels, check_logits_pair, check_non_negative, check_positive, describe
+from .checks import check_labels, check_logits_pair, check_non_negative, check_temperature, describe, names_arguments
 from .correlation import pearson_correlation
 from .reductions import at_least_float32, reduce
 
+_HOT = 64.0  # float32 has digits enough below
 
+
+@names_arguments
 def flatten_maps(logits: Tensor) -> Tensor:
     """Dense logits ``(N, C, H, W)`` as rows ``(N*H*W, C)``; logits ``(N, C)`` are returned unchanged."""
     return logits if logits.ndim == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
@@ -41,6 +44,7 @@ def _pair(
     return s, flatten_maps(teacher_logits).detach().to(s.dtype)
 
 
+@names_arguments
 def kl_with_temperature(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, detach: bool = True
 ) -> Tensor:
@@ -59,13 +63,16 @@ def kl_with_temperature(
     Raises:
         ValueError: temperature not above zero, or different shapes.
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
             f"student_logits and teacher_logits must have the same shape, got "
             f"{describe(student_logits)} and {describe(teacher_logits)}."
         )
     s = at_least_float32(student_logits)
+    if temperature > _HOT and s.dtype != torch.float64:  # the divergence falls with T^-2 below float32's rounding
+        kl = kl_with_temperature(s.double(), teacher_logits.double(), temperature=temperature, detach=detach)
+        return kl.to(s.dtype)
     t = (teacher_logits.detach() if detach else teacher_logits).to(s.dtype)
     if _kernels.applies(s) and s.ndim == 2 and not t.requires_grad:
         return _kernels.RowKL.apply(s, t, temperature)
@@ -73,6 +80,7 @@ def kl_with_temperature(
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
+@names_arguments
 def soft_cross_entropy(logits: Tensor, target_probs: Tensor, *, reduction: str = "mean") -> Tensor:
     """Cross-entropy with soft targets, ``-sum_c p_c log softmax(logits)_c``.
 
@@ -91,6 +99,7 @@ def soft_cross_entropy(logits: Tensor, target_probs: Tensor, *, reduction: str =
     return reduce(-(target_probs * F.log_softmax(at_least_float32(logits), dim=-1)).sum(-1), reduction)
 
 
+@names_arguments
 def split_target_nontarget(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two parts of ``softmax(logits)`` that DKD looks at: target against rest, and the shape of the rest.
 
@@ -115,6 +124,7 @@ def split_target_nontarget(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     return F.logsigmoid(margin), F.logsigmoid(-margin), rest - log_sum
 
 
+@names_arguments
 def kd_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -143,9 +153,11 @@ def kd_loss(
         official values: megvii-research/mdistiller.
     """
     s, t = _pair(student_logits, teacher_logits, ndim=(2, 4))
+    check_temperature(temperature)
     return temperature**2 * reduce(kl_with_temperature(s, t, temperature=temperature), reduction)
 
 
+@names_arguments
 def kd_objective(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -221,6 +233,7 @@ def dkd_loss(
     return_parts: Literal[True],
     reduction: str = ...,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
+@names_arguments
 def dkd_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -261,7 +274,7 @@ def dkd_loss(
     """
     s, t = _pair(student_logits, teacher_logits, min_classes=2)
     labels = check_labels(labels, *s.shape)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     check_non_negative("alpha", alpha)
     check_non_negative("beta", beta)
     tckd, nckd = (temperature**2 * reduce(part, reduction) for part in _decoupled_kl(s, t, labels, temperature))
@@ -293,6 +306,7 @@ def dist_loss(
     eps: float = ...,
     return_parts: Literal[True],
 ) -> tuple[Tensor, Tensor, Tensor]: ...
+@names_arguments
 def dist_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -335,7 +349,7 @@ def dist_loss(
             f"student_logits needs at least 2 samples for the correlation over the batch, "
             f"got {describe(student_logits)}."
         )
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     check_non_negative("beta", beta)
     check_non_negative("gamma", gamma)
     check_non_negative("eps", eps)

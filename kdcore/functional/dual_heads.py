@@ -21,7 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_fraction, check_labels, check_logits_pair, check_non_negative, check_positive, describe
+from .checks import (
+    check_fraction,
+    check_labels,
+    check_logits_pair,
+    check_non_negative,
+    check_positive,
+    check_temperature,
+    describe,
+    names_arguments,
+)
 from .divergences import kd_loss
 from .reductions import at_least_float32
 
@@ -34,6 +43,7 @@ def _check_heads(ce_logits: Tensor, kd_logits: Tensor) -> None:
             )
 
 
+@names_arguments
 def dual_head_probabilities(ce_logits: Tensor, kd_logits: Tensor, *, alpha: float = 0.5, beta: float = 1.0) -> Tensor:
     """``alpha softmax(z_ce) + (1 - alpha) softmax(z_kd / beta)``.
 
@@ -79,6 +89,7 @@ ALPHAS = tuple(i / 20 for i in range(21))
 BETAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0)
 
 
+@names_arguments
 @torch.no_grad()
 def search_interpolation(
     ce_logits: Tensor,
@@ -130,6 +141,7 @@ def search_interpolation(
     return InterpolationResult(float(grid[row, column]), a[column], b[row], grid)
 
 
+@names_arguments
 def dho_loss(
     ce_logits: Tensor,
     kd_logits_labeled: Tensor,
@@ -167,7 +179,7 @@ def dho_loss(
     """
     check_non_negative("ce_weight", ce_weight)
     check_non_negative("kd_weight", kd_weight)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     if not ce_weight + kd_weight:
         raise ValueError("ce_weight and kd_weight must not both be zero.")
     check_logits_pair(kd_logits_labeled, teacher_logits_labeled)
@@ -190,6 +202,7 @@ def dho_loss(
     return {"loss": loss, "ce": ce, "kd_labeled": kd_labeled, "kd_unlabeled": kd_unlabeled}
 
 
+@names_arguments
 def zero_shot_weights(text_embeddings: Tensor, *, normalize_first: bool = True) -> Tensor:
     """Class weights of a vision-language model: the mean text embedding of each class's prompts, of length 1.
 
@@ -214,6 +227,7 @@ def zero_shot_weights(text_embeddings: Tensor, *, normalize_first: bool = True) 
     return F.normalize(mean, dim=-1).T
 
 
+@names_arguments
 def zero_shot_logits(image_embeddings: Tensor, text_weights: Tensor, *, logit_scale: float = 100.0) -> Tensor:
     """``logit_scale * cos(image, class)``: what a vision-language model says without training.
 

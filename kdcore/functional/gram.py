@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._features import accumulator, out_dtype, rows_of
-from .checks import check_features_pair, check_positive, describe
+from .checks import check_features_pair, check_positive, describe, names_arguments
 
 _SLAB = {"cpu": 4096}  # columns that ucentered_gram takes at a time: 2 MB for 128 samples stays in the cache
 _ROWS = {"cpu": 16}  # samples whose mean it subtracts first; where memory is slow, reading all of them twice costs
@@ -80,6 +80,7 @@ def _check_gram(gram: Tensor, name: str, *, unbiased: bool) -> Tensor:
     return gram
 
 
+@names_arguments
 def gram_linear(x: Tensor) -> Tensor:
     """Inner products of all pairs of samples, ``K = X X^T``, of the features as they are (not centred).
 
@@ -96,6 +97,7 @@ def gram_linear(x: Tensor) -> Tensor:
     return x @ x.T
 
 
+@names_arguments
 def gram_rbf(x: Tensor, *, bandwidth: float = 0.5) -> Tensor:
     """Gaussian kernel of all pairs, ``K_ij = exp(-|x_i - x_j|^2 / (2 t^2 med))``.
 
@@ -118,6 +120,7 @@ def gram_rbf(x: Tensor, *, bandwidth: float = 0.5) -> Tensor:
     return rbf(x @ x.T, bandwidth, "x")
 
 
+@names_arguments
 def center_gram(gram: Tensor, *, unbiased: bool = False) -> Tensor:
     """Centre a Gram matrix: ``H K H``, or the U-centred form whose products are unbiased.
 
@@ -135,6 +138,7 @@ def center_gram(gram: Tensor, *, unbiased: bool = False) -> Tensor:
     return u_center(gram) if unbiased else double_center(gram)
 
 
+@names_arguments
 def hsic(gram_x: Tensor, gram_y: Tensor, *, unbiased: bool = True) -> Tensor:
     """Hilbert-Schmidt independence criterion of two Gram matrices.
 
@@ -182,6 +186,7 @@ def _shifted_gram(features: Tensor, dtype: torch.dtype, every: int) -> tuple[Ten
     return gram, offset
 
 
+@names_arguments
 def ucentered_gram(
     features: Tensor, *, kernel: str = "linear", bandwidth: float = 0.5, dtype: torch.dtype | None = None
 ) -> Tensor:

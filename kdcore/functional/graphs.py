@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import check_fraction, check_positive, describe
+from .checks import check_fraction, check_positive, describe, names_arguments
 
 
+@names_arguments
 def check_edge_index(edge_index: Tensor, num_nodes: int, *, name: str = "edge_index", min_edges: int = 1) -> None:
     """Raise unless ``edge_index`` is int64 ``(2, E)`` with nodes in [0, N).
 
@@ -27,6 +28,7 @@ def check_edge_index(edge_index: Tensor, num_nodes: int, *, name: str = "edge_in
             raise IndexError(f"{name} must hold nodes in [0, {num_nodes}), got {low} .. {high}.")
 
 
+@names_arguments
 def gcn_norm(
     edge_index: Tensor, num_nodes: int, *, add_self_loops: bool = True, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -59,6 +61,7 @@ def gcn_norm(
     return edge_index, scale[source] * scale[target]
 
 
+@names_arguments
 def propagate(signal: Tensor, edge_index: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum over incoming edges: ``out[target] += weight * signal[source]``. Differentiable, without a matrix.
 
@@ -80,6 +83,7 @@ def propagate(signal: Tensor, edge_index: Tensor, weights: Tensor) -> Tensor:
     return torch.zeros_like(signal).index_add(0, edge_index[1], messages)
 
 
+@names_arguments
 def frequency_components(signal: Tensor, edge_index: Tensor, *, num_nodes: int | None = None) -> tuple[Tensor, Tensor]:
     """A signal on nodes as its local average and what is left: ``(A~ Z, Z - A~ Z)``; their sum is the signal.
 
@@ -124,6 +128,7 @@ def _distinct(high: int, count: int, generator: torch.Generator | None) -> Tenso
     return found[torch.randperm(len(found), generator=generator, device=device)[:count]]
 
 
+@names_arguments
 def negative_edges(
     edge_index: Tensor, num_nodes: int, count: int, *, generator: torch.Generator | None = None
 ) -> Tensor:

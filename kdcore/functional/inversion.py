@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checks import check_labels, check_positive, describe
+from .checks import check_labels, check_positive, describe, names_arguments
 from .reductions import at_least_float32
 
 
+@names_arguments
 def bn_statistics_distance(x: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
     """``|| var - running_var ||_2 + || mean - running_mean ||_2`` of one layer's input.
 
@@ -121,6 +122,7 @@ class BNStatisticsLoss:
         return (weights * layers).sum()
 
 
+@names_arguments
 def class_activation_map(
     feature_maps: Tensor,
     classifier_weight: Tensor,

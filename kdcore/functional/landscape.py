@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import check_non_negative, check_positive, describe
+from .checks import check_non_negative, check_positive, describe, names_arguments
 
 
 def orthonormal_directions(
@@ -32,6 +32,7 @@ def orthonormal_directions(
     return (q * r.diagonal().sign()).T.to(dtype)  # the sign makes the draw uniform (Mezzadri 2007, section 5)
 
 
+@names_arguments
 def plane_points(centre: Tensor, directions: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``centre + a d_1 + b d_2`` on a grid.
 
@@ -55,6 +56,7 @@ def plane_points(centre: Tensor, directions: Tensor, a: Tensor, b: Tensor) -> Te
     return centre + a[None, :, None] * directions[0] + b[:, None, None] * directions[1]
 
 
+@names_arguments
 def concave_share(values: Tensor, *, tolerance: float = 1e-9) -> float:
     """Share of the straight steps of a grid at which a function bends down; 0 for every convex function.
 

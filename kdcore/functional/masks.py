@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_choice, check_features_pair, check_fraction, check_positive, describe
+from .checks import check_choice, check_features_pair, check_fraction, check_positive, describe, names_arguments
 from .reductions import at_least_float32, reduce
 
 STOP_GRADIENTS = ("masked", "clean", "none")
@@ -94,6 +94,7 @@ def _expected_points(intensity: Tensor, mask_ratio: float) -> int:
     return int(intensity.numel() * mask_ratio)
 
 
+@names_arguments
 def masking_probability(intensity: Tensor, *, mask_ratio: float = 0.3) -> Tensor:
     """Probability that the Cox process masks each cell, in closed form.
 
@@ -111,6 +112,7 @@ def masking_probability(intensity: Tensor, *, mask_ratio: float = 0.3) -> Tensor
     return -torch.expm1(mu * torch.expm1(-intensity))
 
 
+@names_arguments
 def masked_fraction_moments(intensity: Tensor, *, mask_ratio: float = 0.3) -> tuple[float, float]:
     """Mean and standard deviation of the masked share of a template, in closed form.
 
@@ -137,6 +139,7 @@ def _check_batch_size(batch_size: int) -> None:
         raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}.")
 
 
+@names_arguments
 def sample_cox_mask(
     intensity: Tensor, batch_size: int, *, mask_ratio: float = 0.3, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -197,6 +200,7 @@ def sample_uniform_mask(
     return (rank < int(cells * (1 - mask_ratio))).float().view(batch_size, 1, *grid_size)
 
 
+@names_arguments
 def apply_block_mask(images: Tensor, mask: Tensor) -> Tensor:
     """Multiply every block of an image by its cell of the mask.
 
@@ -235,6 +239,7 @@ def _template_tokens(clean: Tensor, masked: Tensor, count: int | None) -> tuple[
     return at_least_float32(clean[:, :count]), at_least_float32(masked[:, :count])
 
 
+@names_arguments
 def occlusion_robust_loss(
     clean_tokens: Tensor,
     masked_tokens: Tensor,
@@ -270,6 +275,7 @@ def occlusion_robust_loss(
     return reduce((clean - masked).square().mean((1, 2)), reduction)
 
 
+@names_arguments
 def relative_token_shift(
     clean_tokens: Tensor, occluded_tokens: Tensor, *, num_template_tokens: int | None = None
 ) -> Tensor:
@@ -289,6 +295,7 @@ def relative_token_shift(
     return (clean - occluded).square().sum() / energy
 
 
+@names_arguments
 def token_shift_map(clean_tokens: Tensor, occluded_tokens: Tensor, *, grid_size: tuple[int, int]) -> Tensor:
     """How far each template token moves, ``|clean - occluded| / rms |clean|``, on the template's grid, ``(B, h, w)``.
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_choice, check_fraction, check_labels, check_positive, describe
+from .checks import check_choice, check_fraction, check_labels, check_positive, describe, names_arguments
 from .reductions import at_least_float32, reduce
 
 
@@ -91,6 +91,7 @@ def permutation(n: int, *, generator: torch.Generator | None = None) -> Tensor:
     return torch.randperm(n, generator=generator, device=device)
 
 
+@names_arguments
 def one_hot_targets(labels: Tensor, num_classes: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Labels as probabilities; soft labels are passed through.
 
@@ -109,6 +110,7 @@ def one_hot_targets(labels: Tensor, num_classes: int, *, dtype: torch.dtype = to
     return F.one_hot(check_labels(labels, len(labels), num_classes), num_classes).to(dtype)
 
 
+@names_arguments
 def mix_pairs(x: Tensor, first: Tensor, second: Tensor, lam: Tensor | float) -> Tensor:
     """``lam * x[first] + (1 - lam) * x[second]``, sample by sample.
 
@@ -140,6 +142,7 @@ def mix_pairs(x: Tensor, first: Tensor, second: Tensor, lam: Tensor | float) -> 
     return weight * x[first] + (1 - weight) * x[second]
 
 
+@names_arguments
 def mixup_pairs(
     inputs: Tensor, labels: Tensor, *, perm1: Tensor, perm2: Tensor, lam: Tensor | float, num_classes: int
 ) -> tuple[Tensor, Tensor]:
@@ -168,6 +171,7 @@ def mixup_pairs(
     return mix_pairs(inputs, perm1, perm2, lam), mix_pairs(targets, perm1, perm2, lam)
 
 
+@names_arguments
 def mixup_cross_entropy(
     logits: Tensor, labels_a: Tensor, labels_b: Tensor, lam: Tensor | float, *, reduction: str = "mean"
 ) -> Tensor:
@@ -238,6 +242,7 @@ def kept_share(box: Box, height: int, width: int) -> float:
     return 1 - (bottom - top) * (right - left) / (height * width)
 
 
+@names_arguments
 def cutmix(images: Tensor, partners: Tensor, box: Box) -> Tensor:
     """``images`` with the box of ``images[partners]`` pasted in; the inputs are left as they are.
 
@@ -262,6 +267,7 @@ def cutmix(images: Tensor, partners: Tensor, box: Box) -> Tensor:
     return mixed
 
 
+@names_arguments
 def mix_distribution(
     images: Tensor,
     *,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .checks import check_positive, describe
+from .checks import check_positive, describe, names_arguments
 
 
 def occlusion_windows(size: tuple[int, int], *, window: int | tuple[int, int], stride: int | tuple[int, int]) -> Tensor:
@@ -48,6 +48,7 @@ def _spans(length: int, window: int, stride: int) -> Tensor:
     return (position >= starts[:, None]) & (position < starts[:, None] + window)
 
 
+@names_arguments
 @torch.no_grad()
 def occlusion_sensitivity(
     model: Callable[[Tensor], Tensor],
@@ -91,6 +92,7 @@ def occlusion_sensitivity(
     return plain[:, None] - covered.view(len(images), len(windows), -1)
 
 
+@names_arguments
 def occlusion_map(falls: Tensor, windows: Tensor) -> Tensor:
     """Falls per window as a map over pixels: the mean over the windows that cover a pixel; 0 where none does.
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_fraction, check_positive, describe
+from .checks import check_choice, check_fraction, check_positive, describe, names_arguments
 from .reductions import at_least_float32
 
 
+@names_arguments
 def functional_step(
     loss: Tensor,
     parameters: Mapping[str, Tensor],
@@ -240,6 +241,7 @@ class _Reversal(torch.autograd.Function):
         return -ctx.scale * gradients[0], None
 
 
+@names_arguments
 def gradient_reversal(x: Tensor, scale: float = 1.0) -> Tensor:
     """``x`` itself, whose gradient is multiplied by ``-scale``: what comes before works against what comes after.
 

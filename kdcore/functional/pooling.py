@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .checks import check_choice, describe
+from .checks import check_choice, describe, names_arguments
 
 POOLINGS = ("flatten", "gap", "cls")
 
 
+@names_arguments
 def pool_features(x: Tensor, pooling: str | None, *, channels_last: bool = False) -> Tensor:
     """One row per sample: ``(N, C, H, W)``, ``(N, T, D)`` or ``(N, D)`` to ``(N, F)``.
 

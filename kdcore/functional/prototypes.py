@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .checks import check_labels, check_positive, describe
+from .checks import check_labels, check_positive, describe, names_arguments
 from .reductions import at_least_float32, reduce
 
 
@@ -102,6 +102,7 @@ class ClassMeanAccumulator:
         return (self.sums / self.counts[:, None]).to(self._dtype)
 
 
+@names_arguments
 def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Mean embedding of every class.
 
@@ -133,6 +134,7 @@ def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return means.compute()
 
 
+@names_arguments
 def embeddings_and_directions(student_emb: Tensor, class_means: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """Student embeddings of at least float32, and the unit direction of each sample's class.
 
@@ -212,12 +214,14 @@ def _refuse(classes: Tensor, bad: Tensor) -> None:
         )
 
 
+@names_arguments
 def share_along(s: Tensor, direction: Tensor, length: Tensor, eps: float = 1e-12) -> Tensor:
     """``<s, e> / length`` per sample; 0, with gradient 0, where the length is 0."""
     along = torch.where(length > 0, (s * direction).sum(1), 0.0)
     return along / length.clamp_min(eps)
 
 
+@names_arguments
 def norm_and_cosine(embeddings: Tensor, class_means: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """What the method is about, per sample: the length of an embedding, and how well it points to its class.
 
@@ -237,6 +241,7 @@ def norm_and_cosine(embeddings: Tensor, class_means: Tensor, labels: Tensor | No
     return norms, share_along(s, direction, norms)
 
 
+@names_arguments
 def direction_loss(
     student_emb: Tensor, class_means: Tensor, labels: Tensor | None, *, reduction: str = "mean"
 ) -> Tensor:
@@ -261,6 +266,7 @@ def direction_loss(
     return reduce(1 - norm_and_cosine(student_emb, class_means, labels)[1], reduction)
 
 
+@names_arguments
 def norm_loss(student_emb: Tensor, *, step: float = 1.0, reduction: str = "mean") -> Tensor:
     """The norm half alone: ``(||s|| - (||s||.detach() + step))^2``, a constant pull that lengthens every embedding.
 

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_labels, check_logits_pair, describe
+from .checks import check_labels, check_logits_pair, describe, names_arguments
 from .correlation import kendall_tau
 from .reductions import at_least_float32, reduce
 
 
+@names_arguments
 def descending_order(scores: Tensor) -> Tensor:
     """Indices that sort the last dimension from the largest score down; ties go to the lower index.
 
@@ -46,12 +47,14 @@ def _packed_order(scores: Tensor) -> Tensor:
     return keys & 0xFFFFFFFF
 
 
+@names_arguments
 def positions(ranking: Tensor) -> Tensor:
     """The inverse permutation: ``positions(ranking)[n, c]`` is the place (0 = best) of item ``c`` in row ``n``."""
     places = torch.arange(ranking.shape[-1], device=ranking.device).expand_as(ranking)
     return torch.empty_like(ranking).scatter_(-1, ranking, places)
 
 
+@names_arguments
 def check_ranking(ranking: Tensor, shape: tuple[int, ...] | torch.Size) -> None:
     """Raise unless ``ranking`` is an integer tensor of ``shape`` whose rows are permutations of ``0 .. C-1``.
 
@@ -74,6 +77,7 @@ def check_ranking(ranking: Tensor, shape: tuple[int, ...] | torch.Size) -> None:
         )
 
 
+@names_arguments
 def choice_losses(ordered_scores: Tensor) -> Tensor:
     """``-log P(choice k)`` for every step of a ranking: ``logsumexp_{l >= k} s_l - s_k``.
 
@@ -86,6 +90,7 @@ def choice_losses(ordered_scores: Tensor) -> Tensor:
     return ordered_scores.flip(-1).logcumsumexp(-1).flip(-1) - ordered_scores
 
 
+@names_arguments
 def choice_gradient(ordered_scores: Tensor, weights: Tensor) -> Tensor:
     """Gradient of ``sum_k w_k choice_losses(s)_k`` with respect to the ordered scores, in closed form and log space.
 
@@ -103,6 +108,7 @@ def choice_gradient(ordered_scores: Tensor, weights: Tensor) -> Tensor:
     return (ordered_scores + (log_weights - remaining).logcumsumexp(-1)).exp() - weights
 
 
+@names_arguments
 def weighted_choice_loss(ordered_scores: Tensor, weights: Tensor) -> Tensor:
     """``sum_k w_k choice_losses(s)_k``: the weighted negative log-likelihood of a ranking, one number per row.
 
@@ -150,6 +156,7 @@ def _losses_and_gradient(ordered: Tensor, weights: Tensor) -> tuple[Tensor, Tens
     return remaining.log() - scores, worth * (weights / remaining).cumsum(-1) - weights
 
 
+@names_arguments
 def plackett_luce_log_likelihood(
     logits: Tensor, ranking: Tensor, *, weights: Tensor | None = None, reduction: str = "none"
 ) -> Tensor:
@@ -180,6 +187,7 @@ def plackett_luce_log_likelihood(
     return reduce(-weighted_choice_loss(ordered, weights.to(ordered).expand_as(ordered)), reduction)
 
 
+@names_arguments
 def check_choice_weights(weights: Tensor, shape: tuple[int, ...] | torch.Size) -> None:
     """Raise ``ValueError`` unless ``weights`` is ``(C,)`` or ``(N, C)``, finite and >= 0."""
     if tuple(weights.shape) not in (tuple(shape), tuple(shape[-1:])):
@@ -188,6 +196,7 @@ def check_choice_weights(weights: Tensor, shape: tuple[int, ...] | torch.Size) -
         raise ValueError("weights must be finite and >= 0 in every entry.")
 
 
+@names_arguments
 def plackett_luce_sample(logits: Tensor, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
     """Rankings drawn from the Plackett-Luce model, exactly: sort ``logits + Gumbel noise`` from the top.
 
@@ -215,6 +224,7 @@ def plackett_luce_sample(logits: Tensor, num_samples: int, *, generator: torch.G
     return descending_order(logits.detach().double().unsqueeze(-2) - exponential.log())
 
 
+@names_arguments
 def ranking_agreement(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
     """How alike student and teacher order the classes of each sample: Kendall's tau, without the label where given.
 

@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checks import check_choice
+from .checks import check_choice, names_arguments
 
 Reduction = Literal["mean", "sum", "none"]
 
 
+@names_arguments
 def reduce(loss: Tensor, reduction: str = "mean") -> Tensor:
     """Reduce per-sample losses.
 
@@ -31,6 +32,7 @@ def reduce(loss: Tensor, reduction: str = "mean") -> Tensor:
     return loss
 
 
+@names_arguments
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` itself in float32 or float64; half-precision tensors (float16, bfloat16) as float32. Differentiable."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

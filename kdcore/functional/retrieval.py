@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from .checks import check_choice, describe
+from .checks import check_choice, describe, names_arguments
 
 TIES = ("half", "stable")
 
 
+@names_arguments
 def relevance_matrix(relevance: Tensor | Mapping[int, Iterable[int]], num_queries: int, num_documents: int) -> Tensor:
     """``(Q, D)`` bool from a list of relevant documents.
 
@@ -46,6 +47,7 @@ def relevance_matrix(relevance: Tensor | Mapping[int, Iterable[int]], num_querie
     return matrix
 
 
+@names_arguments
 def relevant_ranks(scores: Tensor, relevance: Tensor, *, ties: str = "half") -> Tensor:
     """Rank of every relevant document, 1 the best; infinite for the others.
 
@@ -87,6 +89,7 @@ def _positions(order: Tensor) -> Tensor:
     return torch.empty_like(counting.contiguous()).scatter(1, order, counting)
 
 
+@names_arguments
 def retrieval_metrics(
     scores: Tensor, relevance: Tensor, *, k: int = 10, ties: str = "half", per_query: bool = False
 ) -> dict[str, float] | dict[str, Tensor]:
@@ -143,6 +146,7 @@ def _binary(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return scores.detach().double(), labels > 0
 
 
+@names_arguments
 def roc_auc(scores: Tensor, labels: Tensor) -> float:
     """Chance that a positive has a higher score than a negative, ties counting half.
 
@@ -164,6 +168,7 @@ def roc_auc(scores: Tensor, labels: Tensor) -> float:
     return float((below + at_most).double().mean() / (2 * len(negatives)))
 
 
+@names_arguments
 def average_precision(scores: Tensor, labels: Tensor) -> float:
     """``sum_n (R_n - R_{n-1}) P_n`` over the distinct thresholds; equal scores enter together.
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import describe
+from .checks import describe, names_arguments
 from .reductions import at_least_float32
 
 
@@ -41,6 +41,7 @@ def _probabilities(probs: Tensor, name: str = "router_probs", *, min_experts: in
     return at_least_float32(probs)
 
 
+@names_arguments
 def top_k_gate(router_probs: Tensor, k: int, *, normalize: bool = False) -> TopK:
     """The ``k`` most probable experts and their probabilities; among equals the lower index comes first.
 
@@ -68,6 +69,7 @@ def top_k_gate(router_probs: Tensor, k: int, *, normalize: bool = False) -> TopK
     return TopK(weights, indices)
 
 
+@names_arguments
 def select_experts(outputs: Tensor, indices: Tensor) -> Tensor:
     """The outputs of the chosen experts, sample by sample, in one gather.
 
@@ -97,6 +99,7 @@ def _check_assignments(assignments: Tensor, experts: int, name: str) -> None:
         raise ValueError(f"{name} must be in [0, {experts}), got {int(assignments.min())} .. {int(assignments.max())}.")
 
 
+@names_arguments
 def expert_load(assignments: Tensor, num_experts: int) -> Tensor:
     """Share of the assignments per expert: ``(E,)`` float32, summing to 1 (all 0 where nothing was assigned).
 
@@ -112,6 +115,7 @@ def expert_load(assignments: Tensor, num_experts: int) -> Tensor:
     return counts / max(assignments.numel(), 1)
 
 
+@names_arguments
 def gshard_balance(router_probs: Tensor, assignments: Tensor) -> Tensor:
     """``E sum_e f_e p_e`` with f the share of hard assignments (a constant) and p the mean probability.
 
@@ -135,6 +139,7 @@ def gshard_balance(router_probs: Tensor, assignments: Tensor) -> Tensor:
     return probs.shape[1] * (load * probs.mean(0)).sum()
 
 
+@names_arguments
 def kl_balance(gate_probs: Tensor) -> Tensor:
     """``KL(uniform || mean gate) / E``: 0 when the mean over samples is uniform.
 
@@ -156,6 +161,7 @@ def kl_balance(gate_probs: Tensor) -> Tensor:
     return log_ratio.sum() / experts**2
 
 
+@names_arguments
 def cv_balance(gate_probs: Tensor) -> Tensor:
     """Coefficient of variation of the experts' total gate: unbiased standard deviation over mean.
 

@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_fraction, check_positive, describe
+from .checks import check_choice, check_fraction, check_temperature, describe, names_arguments
 from .reductions import at_least_float32
 from .tokens import masked_mean
 
@@ -35,6 +35,7 @@ def _log_mix(log_a: Tensor, log_b: Tensor, weight: float) -> Tensor:
     return torch.logaddexp(log_a + math.log(weight), log_b + math.log1p(-weight))
 
 
+@names_arguments
 def token_divergence(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -79,7 +80,7 @@ def token_divergence(
     check_choice("kind", kind, DIVERGENCES)
     check_fraction("weight", weight)
     check_fraction("head_threshold", head_threshold)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     if (
         not student_logits.is_floating_point()
         or student_logits.ndim < 1
@@ -130,11 +131,13 @@ def _head(p: Tensor, threshold: float, *, aligned: bool) -> Tensor:
     return torch.zeros_like(head).scatter(-1, order, head) if aligned else head
 
 
+@names_arguments
 def token_mask(labels: Tensor, *, ignore_index: int = -100) -> Tensor:
     """``(N, L)`` bool: where a label token counts."""
-    return labels != ignore_index
+    return labels.ne(ignore_index)
 
 
+@names_arguments
 def token_mean(values: Tensor, mask: Tensor | None = None, *, reduction: str = "mean") -> Tensor:
     """Reduce values per token: over the tokens that count, all sequences together.
 
@@ -156,6 +159,7 @@ def token_mean(values: Tensor, mask: Tensor | None = None, *, reduction: str = "
     return kept.sum() if reduction == "sum" else kept
 
 
+@names_arguments
 def shift(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits beside the token they predict: ``logits[:, :-1]`` and ``labels[:, 1:]``.
 
@@ -172,6 +176,7 @@ def shift(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return logits[:, :-1], labels[:, 1:]
 
 
+@names_arguments
 def sequence_logps(logits: Tensor, labels: Tensor, *, average: bool = False, ignore_index: int = -100) -> Tensor:
     """Log-probability of every sequence under a causal model: the sum over its next tokens (shifted here).
 

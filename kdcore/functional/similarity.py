@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ._features import centred_pair, pair_of
 from .cca import svcca
-from .checks import check_choice
+from .checks import check_choice, names_arguments
 from .cka import cka
 from .correlation import pearson_correlation
 from .gram import gram_linear
@@ -33,6 +33,7 @@ def _nuclear(x: Tensor, y: Tensor) -> Tensor:
     return torch.linalg.svdvals(a.T @ b).sum()
 
 
+@names_arguments
 def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
     """Squared distance that remains after the best rotation: ``2 - 2 |A^T B|_*`` for centred A, B of Frobenius norm 1.
 
@@ -51,6 +52,7 @@ def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
     return 2 - 2 * _nuclear(x, y)
 
 
+@names_arguments
 def procrustes_disparity(x: Tensor, y: Tensor) -> Tensor:
     """``1 - |A^T B|_*^2``, the disparity of ``scipy.spatial.procrustes``: rotation and scale are fitted.
 
@@ -120,6 +122,7 @@ def _kendall(a: Tensor, b: Tensor) -> Tensor:
     return a.new_tensor(score / math.sqrt((pairs - tied_a) * (pairs - tied_b)))
 
 
+@names_arguments
 def rsa(x: Tensor, y: Tensor, *, dissimilarity: str = "correlation", comparison: str = "spearman") -> Tensor:
     """Representational similarity analysis: do the two models find the same pairs of samples alike?
 
@@ -169,6 +172,7 @@ def _check_k(k: int, n: int, least: int) -> None:
         raise ValueError(f"k must be an integer in [{least}, N-1] = [{least}, {n - 1}], got {k!r}.")
 
 
+@names_arguments
 def mutual_knn(x: Tensor, y: Tensor, *, k: int = 10, normalize: bool = True) -> Tensor:
     """Mean share of the k nearest neighbours that both representations agree on. Unrelated ones score ``k / (N-1)``.
 
@@ -200,6 +204,7 @@ def _hsic_masked(p: Tensor, q: Tensor) -> Tensor:
     return ((p * q.T).sum() + p.sum() * q.sum() / ((n - 1) * (n - 2)) - through) / (n * (n - 3))
 
 
+@names_arguments
 def cknna(x: Tensor, y: Tensor, *, k: int = 10) -> Tensor:
     """Unbiased CKA restricted to pairs that are k-nearest neighbours in both representations; ``k = N-1`` is unbiased
     CKA.
@@ -232,6 +237,7 @@ def cknna(x: Tensor, y: Tensor, *, k: int = 10) -> Tensor:
 # ---------------------------------------------------------------------------- side by side
 
 
+@names_arguments
 def similarity_profile(x: Tensor, y: Tensor, *, k: int = 10) -> dict[str, float]:
     """Six measures of the same two representations, each 1 where it finds them equal.
 

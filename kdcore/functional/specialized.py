@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_choice, check_logits_pair, check_positive, describe
+from .checks import check_choice, check_logits_pair, check_temperature, describe, names_arguments
 from .divergences import kl_with_temperature
 from .routing import cv_balance, kl_balance, select_experts, top_k_gate
 
@@ -24,6 +24,7 @@ BALANCES = ("kl", "cv")
 _FEW = 2**18
 
 
+@names_arguments
 def kd_per_sample(student_logits: Tensor, teacher_logits: Tensor, temperature: float, *, detach: bool = True) -> Tensor:
     """``T^2 KL`` per sample; over maps ``(..., C, H, W)`` the mean of their places. Classes are the second dimension.
 
@@ -35,6 +36,7 @@ def kd_per_sample(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     return temperature**2 * kl.flatten(classes).mean(-1) if kl.ndim > classes else temperature**2 * kl
 
 
+@names_arguments
 def cotraining_loss(
     student_logits: Tensor,
     auxiliary_logits: Tensor,
@@ -62,7 +64,7 @@ def cotraining_loss(
     Reference:
         arXiv:2507.07015, stage 1; official code: Gray-OREO/MST-Distill.
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     logits = {"student": student_logits, "auxiliary": auxiliary_logits, "multimodal": multimodal_logits}
     for other in (auxiliary_logits, multimodal_logits):
         check_logits_pair(student_logits, other, ndim=(2, 4))
@@ -74,6 +76,7 @@ def cotraining_loss(
     return out | {"loss": torch.stack(list(out.values())).sum()}
 
 
+@names_arguments
 def load_balancing_loss(gate_probs: Tensor, *, mode: str = "kl") -> Tensor:
     """How unevenly the gate uses the teachers; 0 when their mean probabilities are equal.
 
@@ -92,6 +95,7 @@ def load_balancing_loss(gate_probs: Tensor, *, mode: str = "kl") -> Tensor:
     return kl_balance(gate_probs) if mode == "kl" else cv_balance(gate_probs)
 
 
+@names_arguments
 def routed_distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -123,7 +127,7 @@ def routed_distillation_loss(
         arXiv:2507.07015, stage 3; official code: Gray-OREO/MST-Distill.
     """
     check_choice("routing", routing, ROUTINGS)
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     s, z = student_logits, teacher_logits
     if s.ndim not in (2, 4) or not len(s) or z.ndim != s.ndim + 1 or not len(z) or z.shape[1:] != s.shape:
         raise ValueError(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_positive, describe
+from .checks import check_positive, describe, names_arguments
 
 
 def _check_map(name: str, x: Tensor, patch_size: int) -> None:
@@ -17,6 +17,7 @@ def _check_map(name: str, x: Tensor, patch_size: int) -> None:
         raise ValueError(f"patch_size must divide height and width of {name}, got {patch_size} and {describe(x)}.")
 
 
+@names_arguments
 def tokens_from_map(feature_map: Tensor, *, patch_size: int = 1) -> Tensor:
     """A map as one token per position, or per patch; row by row.
 
@@ -40,6 +41,7 @@ def tokens_from_map(feature_map: Tensor, *, patch_size: int = 1) -> Tensor:
     return blocks.reshape(n, h * w // p**2, c * p * p)
 
 
+@names_arguments
 def map_from_tokens(
     tokens: Tensor, *, grid: tuple[int, int] | None = None, num_class_tokens: int = 0, patch_size: int = 1
 ) -> Tensor:
@@ -75,6 +77,7 @@ def _side(count: int) -> int:
     return round(count**0.5)
 
 
+@names_arguments
 def patchify(images: Tensor, *, patch_size: int) -> Tensor:
     """Images as rows of patches, row by row; the entries of a patch are ordered (row, column, channel), as in MAE.
 
@@ -96,6 +99,7 @@ def patchify(images: Tensor, *, patch_size: int) -> Tensor:
     return images.reshape(n, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(n, h * w // p**2, p * p * c)
 
 
+@names_arguments
 def unpatchify(patches: Tensor, *, patch_size: int, grid: tuple[int, int] | None = None) -> Tensor:
     """The inverse of :func:`patchify`.
 
@@ -164,6 +168,7 @@ def sincos_pos_embed_2d(
     return (F.pad(table, (0, 0, 1, 0)) if cls_token else table).to(dtype)
 
 
+@names_arguments
 def masked_mean(values: Tensor, mask: Tensor | None = None, *, dim: int | None = None) -> Tensor:
     """Mean of the entries whose mask is not 0; what is masked does not matter, not even NaN.
 
@@ -188,6 +193,7 @@ def masked_mean(values: Tensor, mask: Tensor | None = None, *, dim: int | None =
     return total / torch.where(count > 0, count, 1.0)
 
 
+@names_arguments
 def mean_pool(tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     """One vector per sample: the mean of its tokens, without padding.
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
+import pkgutil
+import re
+from typing import Any
 
 import pytest
 import torch
 
+import kdcore.functional
 from kdcore.functional import checks
+from kdcore.functional.cka import cka
+from kdcore.functional.correlation import kendall_tau
+from kdcore.functional.divergences import dist_loss, dkd_loss, kd_loss
 from kdcore.functional.reductions import at_least_float32, reduce
 
 
@@ -119,3 +128,79 @@ def test_at_least_float32() -> None:
     for dtype in (torch.float32, torch.float64):
         x = torch.zeros(1, dtype=dtype)
         assert at_least_float32(x) is x
+
+
+# Errors name the argument, in every public function ------------------------------------------------------------------
+
+
+def public_functions() -> list[tuple[str, Any]]:
+    found = []
+    for info in pkgutil.iter_modules(kdcore.functional.__path__):
+        if info.name.startswith("_") or info.name == "checks":
+            continue
+        module = importlib.import_module(f"kdcore.functional.{info.name}")
+        for name in getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")]):
+            value = getattr(module, name)
+            if inspect.isfunction(value) and value.__module__ == module.__name__:
+                found.append((f"{info.name}.{name}", value))
+    return found
+
+
+def tensors_of(function: Any) -> list[str]:
+    """Arguments that must be given, if all of them are tensors."""
+    needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    plain = all(p.annotation == "Tensor" and p.kind is not p.VAR_POSITIONAL for p in needed)
+    return [p.name for p in needed] if plain else []
+
+
+FUNCTIONS = [(name, f) for name, f in public_functions() if tensors_of(f)]
+
+
+@pytest.mark.parametrize(("name", "function"), FUNCTIONS, ids=[name for name, _ in FUNCTIONS])
+@pytest.mark.parametrize("wrong", ["text", [1.0, 2.0], None], ids=["text", "list", "None"])
+def test_what_is_no_tensor_is_named(name: str, function: Any, wrong: Any) -> None:
+    names = tensors_of(function)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        function(**dict.fromkeys(names, wrong))
+    assert any(re.search(rf"\b{n}\b", str(caught.value)) for n in names), str(caught.value)
+
+
+def test_the_wrong_one_of_several_is_named() -> None:
+    s, labels = torch.randn(4, 3), torch.arange(4) % 3
+    for call, message in (
+        (lambda: kd_loss(s, s, temperature="4"), "temperature must be a number, got '4'"),  # type: ignore[arg-type]
+        (lambda: cka(s, "y"), "y must be a tensor, got 'y'"),  # type: ignore[arg-type]
+        (lambda: cka(s, s.to("meta")), "y must hold values, got float32 (4, 3) on the device 'meta'"),
+        (lambda: dkd_loss(s, s, labels, alpha="1"), "alpha must be a number, got '1'"),  # type: ignore[call-overload]
+        (lambda: kendall_tau(s, None), "must be a tensor, got None"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-7, 2e6, 1e30, 1e300])
+def test_temperatures_without_digits_are_refused(temperature: float) -> None:
+    s, t = torch.randn(2, 4, 3)
+    for call in (kd_loss, dist_loss):
+        with pytest.raises(ValueError, match=r"temperature must be a finite number > 0, from 1e-06 to 1e\+06, got"):
+            call(s, t, temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-3, 65.0, 1e3, 1e5, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hot_and_cold_temperatures_give_numbers_and_the_known_limit(temperature: float, dtype: torch.dtype) -> None:
+    s, t = (3 * torch.randn(2, 6, 5)).to(dtype)
+    s.requires_grad_()
+    loss = kd_loss(s, t, temperature=temperature)
+    (gradient,) = torch.autograd.grad(loss, s)
+    assert torch.isfinite(loss) and torch.isfinite(gradient).all() and loss >= 0
+    if temperature >= 1e3:  # T^2 KL tends to half the mean square of the centred difference
+        gap = t.double() - s.detach().double()
+        limit = (gap - gap.mean(1, keepdim=True)).square().mean(1).mean() / 2
+        torch.testing.assert_close(loss.double(), limit, rtol=1e-2, atol=0)
+
+
+def test_no_classes_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="student_logits needs at least 1 classes"):
+        kd_loss(torch.zeros(4, 0), torch.zeros(4, 0))
