@@ -11,20 +11,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from ..checkpoints import preserved_rng
-from ..distiller import distill
-from ..engine import Epoch, Trained, fit
 from ..functional.checks import closest
 from ..tasks import Task, load_task
 from .arm import Arm, check_arms
 from .claims import mean_interval, paired_difference
+from .running import Outcome, Progress, Share, run_arm, run_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Progress = Callable[[int, int, str], None]
 #: A further number of a student: ``f(student, task)``, the task being of the kind that the arms are compared on.
 Metric = Callable[[nn.Module, Any], float]
 
@@ -194,7 +191,7 @@ def compare(
     done = 0
     for seed in numbers:
         current = for_seed(seed)
-        settings = {arm.label: _settings(current, arm, student, quick, train) for arm in checked}
+        settings = {arm.label: run_settings(current, arm, student, quick, train) for arm in checked}
         if comparison is None:
             comparison = Comparison(
                 arms=tuple(settings),
@@ -212,10 +209,12 @@ def compare(
             if arm.taught and seed not in comparison.teachers:
                 comparison.teachers[seed] = _teacher(current, teacher, comparison, progress, done, in_all)
             share = settings[arm.label]["epochs"]
-            report = _Share(progress, done, share, in_all, f"{arm.label}, seed {seed}")
+            report = Share(progress, done, share, in_all, f"{arm.label}, seed {seed}")
             taught_by = comparison.teachers[seed] if arm.taught else None
             try:
-                result = _run(current, arm, taught_by, arm.student or student, seed, settings[arm.label], report, stop)
+                result = run_arm(
+                    current, arm, taught_by, arm.student or student, seed, settings[arm.label], report, stop
+                )
             except Exception as error:
                 error.add_note(f"(in arm {arm.label!r}, seed {seed})")
                 raise
@@ -247,14 +246,6 @@ def _task_for(task: str | Task | Callable[[int], Task]) -> Callable[[int], Task]
     return task
 
 
-def _settings(task: Task, arm: Arm, student: str | None, quick: bool, train: Mapping[str, Any]) -> dict[str, Any]:
-    return (
-        task.recipe(arm.student or student, quick=quick).settings()
-        | {k: v for k, v in train.items() if v is not None}
-        | dict(arm.train)
-    )
-
-
 def _teacher(
     task: Task,
     teacher: str | nn.Module | None,
@@ -277,124 +268,12 @@ def _teacher(
     return task.teacher(teacher, progress=report)
 
 
-class _Share:
-    """Turns what one run tells of itself into progress of the whole, within the run's share of epochs."""
-
-    def __init__(self, progress: Progress | None, done: int, share: int, in_all: int, text: str) -> None:
-        self.progress, self.done, self.share, self.in_all, self.text = progress, done, share, in_all, text
-        self.epochs = self.told = 0
-
-    def __call__(self, event: object) -> None:
-        """An event of a training: epochs are counted, over all stages where there are several."""
-        if isinstance(event, Epoch):
-            self.epochs += 1
-            self._tell(self.epochs)
-
-    def loop(self, done: int, in_all: int, text: str) -> None:
-        """Progress of an outer loop in units of its own."""
-        self._tell(self.share * done // max(in_all, 1), f"{self.text}: {text}")
-
-    def finish(self) -> None:
-        """A run of fewer epochs than its share has now used it up."""
-        if self.told < self.share:
-            self._tell(self.share)
-
-    def _tell(self, epochs: int, text: str | None = None) -> None:
-        self.told = max(self.told, min(epochs, self.share))
-        if self.progress is not None:
-            self.progress(self.done + self.told, self.in_all, text or self.text)
-
-
-@dataclass(kw_only=True)
-class _Outcome:
-    """What every kind of arm gives: its student, and what is known of the training."""
-
-    student: nn.Module
-    method: Any = None
-    history: list[Any] = field(default_factory=list)
-    best_epoch: int | None = None
-    best_state: dict[str, Tensor] | None = None
-    teacher_forwards: float = math.nan
-    seconds: float
-    stopped: bool = False
-    readout: Callable[[Any], Tensor] | None = None
-
-
-def _run(
-    task: Task,
-    arm: Arm,
-    teacher: nn.Module | None,
-    student: str | None,
-    seed: int,
-    settings: Mapping[str, Any],
-    report: _Share,
-    stop: Any,
-) -> _Outcome:
-    """One run; initial weights and batches depend on the seed alone."""
-    with preserved_rng():
-        if arm.run is not None:
-            started = time.perf_counter()
-            model = arm.run(task, seed, progress=report.loop, stop=stop)
-            ended = stop is not None and stop.is_set()
-            return _Outcome(student=model, seconds=time.perf_counter() - started, stopped=ended)
-        if arm.training is not None:
-            training = arm.training(task, teacher, task.student(student, seed=seed), seed)
-            return _outcome(fit(training, seed=seed, stop=stop, callbacks=(report,)), training)
-        return _distilled(task, arm, teacher, student, seed, settings, report, stop)
-
-
-def _distilled(
-    task: Task,
-    arm: Arm,
-    teacher: nn.Module | None,
-    student: str | None,
-    seed: int,
-    settings: Mapping[str, Any],
-    report: _Share,
-    stop: Any,
-) -> _Outcome:
-    options = {k: v for k, v in settings.items() if k not in ("batch_size", "callbacks")}
-    train = task.loader("train", batch_size=settings["batch_size"], seed=seed)
-    watched = task.loader("test" if task.val is None else "val", batch_size=512, shuffle=False)
-
-    objective = arm.objective()
-    result = distill(
-        teacher,
-        task.student(student, seed=seed),
-        objective,
-        train,
-        watched,
-        seed=seed,
-        stop=stop,
-        metric=task.metrics(),
-        loss=task.loss,
-        readout=task.readout,
-        callbacks=(*settings.get("callbacks", ()), report),
-        **options,
-    )
-    return _outcome(result, objective if isinstance(objective, list) else [objective])
-
-
-def _outcome(result: Trained, method: Any) -> _Outcome:
-    return _Outcome(
-        student=result.student,
-        method=method,
-        history=result.history,
-        best_epoch=result.best_epoch,
-        best_state=result.best_state or None,
-        teacher_forwards=result.teacher_forwards,
-        seconds=result.seconds,
-        stopped=result.stopped,
-        readout=getattr(result.training, "readout", None),
-    )
-
-
 def _keep(
     comparison: Comparison,
     task: Task,
     arm: Arm,
     seed: int,
-    result: _Outcome,
+    result: Outcome,
     metrics: Mapping[str, Metric],
     keep_students: bool,
 ) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distiller import Distiller
-from ..experiment import Arm, Claim, Comparison, Metric, Progress, Verdict, check_claims, compare
+from ..experiment import Arm, Claim, Comparison, Metric, Progress, Verdict, check_claims, compare, first_steps
 from ..functional.checks import closest
 from ..tasks import Task
 
@@ -79,6 +79,19 @@ class Study:
         Raises:
             ValueError: an option that nothing here takes.
         """
+        task, arms, metrics, train = self._parts(quick, options)
+        return compare(task, arms, seeds=seeds, progress=progress, stop=stop, metrics=metrics, **train)
+
+    def first_steps(self, *, quick: bool = True, seed: int = 0, on: str = "", **options: Any) -> dict[str, float]:
+        """Loss terms and gradient of the first step of every arm; see :func:`kdcore.experiment.first_steps`."""
+        task, arms, _, train = self._parts(quick, options)
+        only = {name: value for name, value in train.items() if name not in ("teacher", "keep_students")}
+        return first_steps(task(seed), arms, seed=seed, on=on, **only)
+
+    def _parts(
+        self, quick: bool, options: Mapping[str, Any]
+    ) -> tuple[Callable[[int], Task], list[Arm], Mapping[str, Metric], dict[str, Any]]:
+        """Task by seed, arms, metrics, and what is left for the training."""
         chosen = self._options(quick, options)
         task = chosen.pop("task", self.task)
         taken = {
@@ -86,15 +99,8 @@ class Study:
         }
         used = {"quick", *(n for names in taken.values() for n in names), *_parameters(self.claims)}
         metrics = self.metrics(**taken["metrics"]) if callable(self.metrics) else self.metrics
-        return compare(
-            partial(task, **taken["task"]),
-            self.arms(**taken["arms"]),
-            seeds=seeds,
-            progress=progress,
-            stop=stop,
-            metrics=metrics,
-            **{name: value for name, value in chosen.items() if name not in used},
-        )
+        train = {name: value for name, value in chosen.items() if name not in used}
+        return partial(task, **taken["task"]), self.arms(**taken["arms"]), metrics, train
 
     def verdicts(self, comparison: Comparison, *, quick: bool = True, **options: Any) -> list[Verdict]:
         """The claims judged on a comparison of this study, corrected for their number."""

@@ -313,6 +313,7 @@ record(
     **radii,
     hand_radius=after_one.item(),
     students_trained=len(comparison.records),
+    first_steps=study.STUDY.first_steps(),
     tol=dict.fromkeys(means, 0.06) | dict.fromkeys(radii, 0.06) | {"hand_radius": 1e-6},
     verdicts=verdicts,
     figures={"covered": covered(study.PCORESET, 10), "strip": strip, "structure": structure, "accuracy": accuracy,

@@ -244,6 +244,7 @@ record(
     **accuracies,
     hand_loss=parts["loss"].item(),
     students_trained=len(comparison.records),
+    first_steps=study.STUDY.first_steps(),
     tol=dict.fromkeys(accuracies, 0.03) | {"hand_loss": 1e-6},
     verdicts=verdicts,
     figures=figures,

@@ -472,6 +472,7 @@ record(
     **by_hand,
     teacher_by_means=nearest,
     students=len(comparison.records),
+    first_steps=study.STUDY.first_steps(),
     tol=tolerances,
     verdicts=verdicts,
     figures=figures,

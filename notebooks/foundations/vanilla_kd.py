@@ -489,6 +489,7 @@ record(
     **inside,
     recall_ce=missing.mean("CE", "recall"),
     trainings=len(few.records) + len(missing.records),
+    first_steps=study.STUDY.first_steps() | study.OMITTED.first_steps(on="omitted digit"),
     tol=tolerances,
     verdicts=verdicts,
     figures=figures,

@@ -377,6 +377,7 @@ record(
     masked_share=share,
     masked_spread=spread,
     **metrics,
+    first_steps=study.STUDY.first_steps(),
     verdicts=verdicts,
     figures=figures,
     tol={"masked_share": 1e-9, "masked_spread": 1e-9, **dict.fromkeys(metrics, 0.03)},

@@ -463,6 +463,7 @@ record(
     **agreements,
     hand_loss=pld.pld_loss(s, t, y).item(),
     students_trained=len(comparison.records),
+    first_steps=study.STUDY.first_steps(),
     tol=tolerances,
     verdicts=verdicts,
     figures=figures,

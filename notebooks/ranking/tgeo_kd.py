@@ -210,6 +210,7 @@ record(
     **means,
     hand_rate=rate.item(),
     students_trained=len(comparison.records),
+    first_steps=study.STUDY.first_steps(),
     tol=dict.fromkeys(accuracies, 0.03) | dict.fromkeys(means, 0.1) | {"hand_rate": 1e-6},
     verdicts=verdicts,
     figures={"triangle": triangle(**last), "accuracy": accuracy, "trust": trust},
