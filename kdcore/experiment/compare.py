@@ -17,6 +17,7 @@ from ..functional.checks import closest
 from ..tasks import Task, load_task
 from .arm import Arm, check_arms
 from .claims import mean_interval, paired_difference
+from .controls import ControlVerdict, check_controls
 from .running import Outcome, Progress, Share, run_arm, run_settings
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Comparison:
         metric: what ``last`` and ``best`` measure on the test split; higher_is_better: its direction.
         chosen_on: split on which the best epoch was picked: ``"val"``, or ``"test"`` where the task has no validation
             split (``best`` is then optimistic; ``last`` never is).
+        passes: how often an arm runs its student on a batch, where that is more than once.
+        controls: by label of each control the arm that it must fall behind and the number in which it must.
+        tuning: how the arms got their settings, where they were tuned (:func:`~kdcore.experiment.tune`).
         stopped: the run was ended early; arms may then have fewer seeds.
         seconds: wall time.
     """
@@ -57,6 +61,9 @@ class Comparison:
     histories: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
     teachers: dict[int, nn.Module] = field(default_factory=dict)
     tasks: dict[int, Task] = field(default_factory=dict)
+    passes: dict[str, int] = field(default_factory=dict)
+    controls: dict[str, tuple[str, str]] = field(default_factory=dict)
+    tuning: Any = None
     stopped: bool = False
     seconds: float = 0.0
 
@@ -96,9 +103,10 @@ class Comparison:
             A frame indexed by arm. ``mean``; ``std`` (sample standard deviation over seeds); ``n`` seeds; ``low`` and
             ``high``, the 95 % confidence interval of the mean (Student's t, n - 1 degrees of freedom); ``difference``
             to the baseline, mean over the seeds both have, ``diff_low`` and ``diff_high`` its 95 % interval from the
-            per-seed differences, ``p`` of the two-sided paired t test, not corrected for the number of arms. What one
-            seed cannot tell is NaN, and so is ``p`` where all differences are equal. The intervals describe seeds
-            (initial weights, order, and the split where the task changes with the seed), not other data sets.
+            per-seed differences, ``p`` of the two-sided paired t test, not corrected for the number of arms. Where an
+            arm has more than one, ``passes`` of the student per step. What one seed cannot tell is NaN, and so is ``p``
+            where all differences are equal. The intervals describe seeds (initial weights, order, and the split where
+            the task changes with the seed), not other data sets.
         """
         import pandas as pd
 
@@ -117,11 +125,17 @@ class Comparison:
                 "low": low,
                 "high": high,
             }
+            if self.passes:
+                row["passes"] = self.passes.get(arm, 1)
             if baseline is not None:
                 common = [seed for seed in by_seed[arm] if seed in by_seed[baseline]] if arm != baseline else []
                 row |= paired_difference([by_seed[arm][s] for s in common], [by_seed[baseline][s] for s in common])
             rows.append(row)
         return pd.DataFrame(rows).set_index("arm")
+
+    def check_controls(self) -> list[ControlVerdict]:
+        """Whether every control failed, as it must; see :func:`~kdcore.experiment.check_controls`."""
+        return check_controls(self)
 
     def __repr__(self) -> str:
         means = ", ".join(f"{arm} {self.mean(arm):.4f}" for arm in self.arms)
@@ -130,7 +144,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         table = self.table(self.arms[0] if len(self.arms) > 1 else None)
         scaled = (
-            table.assign(**{c: 100 * table[c] for c in table.columns if c not in ("n", "p")})
+            table.assign(**{c: 100 * table[c] for c in table.columns if c not in ("n", "p", "passes")})
             if self.metric == "accuracy"
             else table
         )
@@ -140,7 +154,8 @@ class Comparison:
             f"95 % intervals; differences to {html.escape(self.arms[0])} paired by seed"
         )
         body = scaled.to_html(border=0, float_format=lambda v: f"{v:.3g}" if abs(v) < 1 else f"{v:.2f}", na_rep="")
-        return body.replace("<thead>", f"<caption>{caption}</caption><thead>", 1)
+        controls = "".join(c._repr_html_() for c in self.check_controls()) if self.records else ""
+        return body.replace("<thead>", f"<caption>{caption}</caption><thead>", 1) + controls
 
 
 def _std(values: np.ndarray) -> float:
@@ -184,8 +199,8 @@ def compare(
         ValueError: no arms, equal labels, no seeds or repeated ones, unknown names, or a teacher whose number of
             classes is not the task's.
     """
-    checked, numbers = check_arms(arms), _check_seeds(seeds)
-    for_seed = _task_for(task)
+    checked, numbers = check_arms(arms), check_seeds(seeds)
+    for_seed = task_for(task)
     started = time.perf_counter()
     comparison: Comparison | None = None
     done = 0
@@ -199,6 +214,8 @@ def compare(
                 metric=current.metric,
                 higher_is_better=current.higher_is_better,
                 chosen_on="test" if current.val is None else "val",
+                passes={arm.label: arm.passes for arm in checked if arm.passes > 1},
+                controls={arm.label: (arm.control_of, arm.control_on) for arm in checked if arm.control_of is not None},
             )
         in_all = len(numbers) * sum(s["epochs"] for s in settings.values())
         comparison.tasks[seed] = current
@@ -231,14 +248,16 @@ def compare(
     return comparison
 
 
-def _check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """Seeds as numbers; ``ValueError`` for none or repeated ones."""
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds must be a number >= 1 or different integers, got {seeds!r}.")
     return numbers
 
 
-def _task_for(task: str | Task | Callable[[int], Task]) -> Callable[[int], Task]:
+def task_for(task: str | Task | Callable[[int], Task]) -> Callable[[int], Task]:
+    """``seed -> Task``, see :func:`compare`."""
     if isinstance(task, Task):
         return lambda seed: task
     if isinstance(task, str):
@@ -305,4 +324,4 @@ def _keep(
             comparison.methods[arm.label, seed] = result.method
 
 
-__all__ = ["Comparison", "Metric", "Progress", "compare"]
+__all__ = ["Comparison", "Metric", "Progress", "check_seeds", "compare", "task_for"]

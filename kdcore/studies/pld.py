@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..experiment import Arm, Claim, Comparison
 from ..functional.ranking import ranking_agreement
+from ..method import Signals
+from ..methods.pld import PLD
 from ..tasks import Classification
 from . import Study
 from ._shared import cifar100_for, cifar100_x4, few_labels, few_labels_task, logit_baselines, teacher_order
+
+#: Label of the control.
+REVERSED = "PLD, reversed order"
 
 
 def pld_arm(temperature: float = 1.0, *, weights: str = "teacher", ce_weight: float = 0.0) -> Arm:
@@ -22,13 +28,23 @@ def pld_arm(temperature: float = 1.0, *, weights: str = "teacher", ce_weight: fl
     )
 
 
+class ReversedPLD(PLD):
+    """PLD with the teacher's order and weights of the wrong classes turned round; the label stays first."""
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        assert s.teacher_logits is not None
+        return super().terms(replace(s, teacher_logits=-s.teacher_logits))
+
+
 def ranking_arms(chosen: Arm | None = None) -> list[Arm]:
     """CE, KD and DIST, then PLD as ``chosen`` (its defaults otherwise), with temperature 4, and with uniform weights.
 
-    Equal labels appear once.
+    Last a control: PLD with temperature 4 and the teacher's order reversed. Equal labels appear once.
     """
     baselines = [arm for arm in logit_baselines() if arm.label != "DKD"]
     given = [*baselines, chosen or pld_arm(), pld_arm(4.0), pld_arm(weights="uniform")]
+    reverse = ReversedPLD(temperature=4.0)
+    given.append(Arm(REVERSED, reverse, control_of=pld_arm(4.0).label, control_on="agreement"))
     return list({arm.label: arm for arm in given}.values())
 
 
@@ -100,7 +116,9 @@ STUDY = Study(
 
 __all__ = [
     "CIFAR_TRAINING",
+    "REVERSED",
     "STUDY",
+    "ReversedPLD",
     "cifar100_x4",
     "few_labels",
     "pld_arm",
