@@ -34,7 +34,7 @@ class Arm:
             tables say so.
         control_of: label of the arm that this one must fall behind, if it is a control: the same with what should help
             taken away (means of other classes, answers to other images, the reverse direction).
-        control_on: in which number it must fall behind: the score (``"last"``) or a further metric, of which more is
+        control_on: in which numbers it must fall behind: the score (``"last"``) and further metrics, of which more is
             better.
 
     Raises:
@@ -51,7 +51,7 @@ class Arm:
     run: Callable[..., nn.Module] | None = None
     passes: int = 1
     control_of: str | None = None
-    control_on: str = "last"
+    control_on: tuple[str, ...] = ("last",)
 
     def __post_init__(self) -> None:
         if self.training is not None and self.run is not None:

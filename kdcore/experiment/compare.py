@@ -44,7 +44,7 @@ class Comparison:
         chosen_on: split on which the best epoch was picked: ``"val"``, or ``"test"`` where the task has no validation
             split (``best`` is then optimistic; ``last`` never is).
         passes: how often an arm runs its student on a batch, where that is more than once.
-        controls: by label of each control the arm that it must fall behind and the number in which it must.
+        controls: by label of each control the arm that it must fall behind and the numbers in which it must.
         tuning: how the arms got their settings, where they were tuned (:func:`~kdcore.experiment.tune`).
         stopped: the run was ended early; arms may then have fewer seeds.
         seconds: wall time.
@@ -62,7 +62,7 @@ class Comparison:
     teachers: dict[int, nn.Module] = field(default_factory=dict)
     tasks: dict[int, Task] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
-    controls: dict[str, tuple[str, str]] = field(default_factory=dict)
+    controls: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     tuning: Any = None
     stopped: bool = False
     seconds: float = 0.0

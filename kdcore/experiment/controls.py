@@ -67,7 +67,8 @@ def check_controls(comparison: Comparison) -> list[ControlVerdict]:
     The score has the direction of the comparison; of any other column more is better.
     """
     made: list[tuple[str, str, str, Claim]] = []
-    for control, (of, on) in comparison.controls.items():
+    wanted = [(control, of, on) for control, (of, columns) in comparison.controls.items() for on in columns]
+    for control, of, on in wanted:
         score = on in ("last", "best")
         claim = Claim(
             f"{control} falls behind {of}" + ("" if score else f" in {on}"),

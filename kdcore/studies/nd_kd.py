@@ -61,7 +61,7 @@ def norm_direction_arms(
             WRONG_MEANS,
             WrongMeans(**base, nd_weight=nd_weight),
             control_of="KD++",
-            control_on="cosine",
+            control_on=("last", "cosine"),
         ),
     ]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..experiment import Arm, Claim, Comparison
 from ..functional.ranking import ranking_agreement
 from ..method import Signals
-from ..methods.pld import PLD
+from ..methods.pld import PLD, teacher_optimal_permutation
 from ..tasks import Classification
 from . import Study
 from ._shared import cifar100_for, cifar100_x4, few_labels, few_labels_task, logit_baselines, teacher_order
@@ -29,11 +29,17 @@ def pld_arm(temperature: float = 1.0, *, weights: str = "teacher", ce_weight: fl
 
 
 class ReversedPLD(PLD):
-    """PLD with the teacher's order and weights of the wrong classes turned round; the label stays first."""
+    """PLD with the teacher's order of the wrong classes turned round; label and weights of the places stay."""
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
-        assert s.teacher_logits is not None
-        return super().terms(replace(s, teacher_logits=-s.teacher_logits))
+        assert s.teacher_logits is not None and s.labels is not None
+        return super().terms(replace(s, teacher_logits=with_wrong_classes_reversed(s.teacher_logits, s.labels)))
+
+
+def with_wrong_classes_reversed(logits: Tensor, labels: Tensor) -> Tensor:
+    """The best wrong class gets the logit of the worst, the second best that of the second worst, and so on."""
+    wrong = teacher_optimal_permutation(logits, labels)[:, 1:]
+    return logits.scatter(1, wrong, logits.gather(1, wrong.flip(1)))
 
 
 def ranking_arms(chosen: Arm | None = None) -> list[Arm]:
@@ -44,7 +50,7 @@ def ranking_arms(chosen: Arm | None = None) -> list[Arm]:
     baselines = [arm for arm in logit_baselines() if arm.label != "DKD"]
     given = [*baselines, chosen or pld_arm(), pld_arm(4.0), pld_arm(weights="uniform")]
     reverse = ReversedPLD(temperature=4.0)
-    given.append(Arm(REVERSED, reverse, control_of=pld_arm(4.0).label, control_on="agreement"))
+    given.append(Arm(REVERSED, reverse, control_of=pld_arm(4.0).label, control_on=("last", "agreement")))
     return list({arm.label: arm for arm in given}.values())
 
 
@@ -125,4 +131,5 @@ __all__ = [
     "ranking_arms",
     "ranking_claims",
     "teacher_agreement",
+    "with_wrong_classes_reversed",
 ]

@@ -198,12 +198,12 @@ assert abs(plane(-70, 1.2, 25, 2.0).table["value"] - plane(-70, 1.2, -90, 2.0).t
 #
 # Six ways to train the student: labels alone (**CE**); **KD**; KD with the direction half (**KD + cos**), with the norm
 # half (**KD + norm**), and with both (**KD++**); and ND without any logits of the teacher (**CE + ND**). A seventh is a
-# control that must fail: KD++ where each class is asked to point to the mean of the next (**wrong means**); its cosine
-# with the right means must fall behind. KD has the weights of this paper's code, 1 for the labels and 1 for KD, with a
-# warm-up; most other lessons take 0.1 and 0.9 (mdistiller) at the same $T = 4$, so that accuracies of KD are not to be
-# compared between lessons. All arms of a seed start from the same weights and see the same batches. Beside the
-# accuracy, two numbers are measured on the test images: the mean length of the embeddings, and their mean cosine with
-# the teacher's mean of their class.
+# control that must fail: KD++ where each class is asked to point to the mean of the next (**wrong means**); its
+# accuracy and its cosine with the right means must fall behind, and where one does not, the lines under the table say
+# so. KD has the weights of this paper's code, 1 for the labels and 1 for KD, with a warm-up; most other lessons take
+# 0.1 and 0.9 (mdistiller) at the same $T = 4$, so that accuracies of KD are not to be compared between lessons. All
+# arms of a seed start from the same weights and see the same batches. Beside the accuracy, two numbers are measured on
+# the test images: the mean length of the embeddings, and their mean cosine with the teacher's mean of their class.
 #
 # In a training of your own, ND is one word more: `distill(teacher, student, ["dist", "nd"], train)`.
 

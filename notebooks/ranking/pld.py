@@ -268,7 +268,8 @@ Explorer(
 # all. Every seed has its own split, teacher and initial weights, and within a seed all methods see the same batches.
 # The yardsticks: cross-entropy (CE), Hinton's KD with weights 0.1 and 0.9, DIST, and PLD with uniform weights. PLD runs
 # at the temperature chosen above and at 4, the paper's value for CIFAR-100. The last arm is a control that must fail:
-# at 4 with the teacher's order *reversed*; its agreement with the teacher, below, must fall behind.
+# at 4 with the teacher's order of the wrong classes *reversed*. Its accuracy and its agreement with the teacher, below,
+# must fall behind; where one does not, the lines under the table say so.
 
 # %%
 arms = study.ranking_arms(study.pld_arm(temperature, weights=weights, ce_weight=ce_weight))

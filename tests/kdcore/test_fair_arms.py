@@ -175,7 +175,7 @@ def judged(arm: list[float], control: list[float], *, higher: bool = True, on: s
     ]
     (found,) = Comparison(
         arms=("A", "C"), seeds=tuple(range(len(arm))), metric="accuracy", higher_is_better=higher, records=records,
-        controls={"C": ("A", on)},
+        controls={"C": ("A", (on,))},
     ).check_controls()  # fmt: skip
     return found
 
@@ -204,7 +204,7 @@ def test_direction_of_the_score_and_of_other_numbers() -> None:
 def test_controls_come_from_arms_and_are_shown() -> None:
     arms = [Arm("CE", "ce"), Arm("still", "ce", train={"lr": 1e-9}, control_of="CE")]
     found = compare(tiny, arms, seeds=4, epochs=12, lr=0.1)
-    assert found.controls == {"still": ("CE", "last")}
+    assert found.controls == {"still": ("CE", ("last",))}
     assert [c.control for c in check_controls(found)] == ["still"] and check_controls(found)[0].failed
     assert "control failed as it must" in found._repr_html_()
     assert not compare(tiny, ["ce"], seeds=1, epochs=1).check_controls()

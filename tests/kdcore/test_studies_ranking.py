@@ -12,7 +12,14 @@ from torch import nn
 
 from kdcore.experiment import Comparison
 from kdcore.models import MLP
-from kdcore.studies.pld import few_labels, pld_arm, ranking_arms, ranking_claims, teacher_agreement
+from kdcore.studies.pld import (
+    few_labels,
+    pld_arm,
+    ranking_arms,
+    ranking_claims,
+    teacher_agreement,
+    with_wrong_classes_reversed,
+)
 from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task
 
 
@@ -78,3 +85,9 @@ def test_few_labels_runs_the_arms(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
     result = few_labels(arms=[pld_arm(4.0)], seeds=1, epochs=1, train_size=40, metrics={"agreement": teacher_agreement})
     assert -1 <= result.values("PLD, τ = 4", "agreement")[0] <= 1
+
+
+def test_reversing_the_wrong_classes_keeps_label_and_weights() -> None:
+    logits = torch.tensor([[3.0, 0.0, 1.0, -2.0], [0.5, 4.0, 2.0, 1.0]])
+    found = with_wrong_classes_reversed(logits, torch.tensor([0, 2]))
+    assert found.tolist() == [[3.0, 0.0, -2.0, 1.0], [4.0, 0.5, 2.0, 1.0]]
