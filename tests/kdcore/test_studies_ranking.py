@@ -24,8 +24,11 @@ from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task
 
 
 def test_arms_and_their_names() -> None:
-    assert [a.label for a in ranking_arms()] == ["CE", "KD", "DIST", "PLD, τ = 1", "PLD, τ = 4", "PLD, uniform weights"]
-    assert [a.label for a in ranking_arms(pld_arm(4.0))][3:] == ["PLD, τ = 4", "PLD, uniform weights"]
+    *compared, control = ranking_arms()
+    assert [a.label for a in compared] == ["CE", "KD", "DIST", "PLD, τ = 1", "PLD, τ = 4", "PLD, uniform weights"]
+    assert [a.label for a in ranking_arms(pld_arm(4.0))][3:-1] == ["PLD, τ = 4", "PLD, uniform weights"]
+    assert (control.control_of, control.control_on) == ("PLD, τ = 4", ("last", "agreement"))
+    assert control.objective().settings == compared[4].objective().settings  # type: ignore[union-attr]
     assert pld_arm(2.0, ce_weight=0.5).label == "PLD, τ = 2, CE 0.5"
     made = pld_arm(2.0, weights="position", ce_weight=0.5).objective()
     assert (made.knob.temperature, made.knob.weights, made.knob.ce_weight) == (2.0, "position", 0.5)  # type: ignore[union-attr]

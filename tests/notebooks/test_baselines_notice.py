@@ -23,7 +23,9 @@ from kdcore.methods.nd_kd import KDPP, nd_loss
 from kdcore.methods.pld import teacher_optimal_permutation
 from kdcore.methods.vanilla_kd import DKD
 from kdcore.studies import find_study
-from kdcore.studies.vanilla_kd import OMITTED
+from kdcore.studies.nd_kd import WRONG_MEANS
+from kdcore.studies.pld import REVERSED
+from kdcore.studies.vanilla_kd import OMITTED, SHUFFLED
 from workbench.runs import records
 from workbench.runs.baselines import Row, compare_run, load_baselines
 from workbench.runs.files import project_root, write_json
@@ -145,17 +147,17 @@ def nd_wrong_means(patch: pytest.MonkeyPatch) -> None:
 
 #: Fault, the lesson that must notice, and the arms in which it shows.
 FAULTS: list[tuple[Patch, str, set[str]]] = [
-    (kd_without_t2, "foundations/vanilla_kd", {"KD", "omitted digit: KD, T = 4", "omitted digit: KD, T = 8"}),
+    (kd_without_t2, "foundations/vanilla_kd", {"KD", "omitted digit: KD, T = 4", "omitted digit: KD, T = 8", SHUFFLED}),
     (kd_without_t2, "ranking/pld", {"KD"}),
     (kd_without_t2, "foundations/cka", {"KD"}),
-    (kd_without_t2, "features/nd_kd", {"KD", "KD + cos", "KD + norm", "KD++"}),
+    (kd_without_t2, "features/nd_kd", {"KD", "KD + cos", "KD + norm", "KD++", WRONG_MEANS}),
     (dkd_alpha_for_beta, "foundations/vanilla_kd", {"DKD"}),
     (dkd_without_warmup, "foundations/vanilla_kd", {"DKD"}),
     (dist_without_intra, "foundations/vanilla_kd", {"DIST"}),
     (dist_without_intra, "ranking/pld", {"DIST"}),
-    (pld_argmax_for_label, "ranking/pld", {"PLD, τ = 1", "PLD, τ = 4", "PLD, uniform weights"}),
-    (nd_own_direction, "features/nd_kd", {"KD++", "CE + ND"}),
-    (nd_wrong_means, "features/nd_kd", {"KD + cos", "KD++", "CE + ND"}),
+    (pld_argmax_for_label, "ranking/pld", {"PLD, τ = 1", "PLD, τ = 4", "PLD, uniform weights", REVERSED}),
+    (nd_own_direction, "features/nd_kd", {"KD++", "CE + ND", WRONG_MEANS}),
+    (nd_wrong_means, "features/nd_kd", {"KD + cos", "KD++", "CE + ND", WRONG_MEANS}),
 ]
 
 

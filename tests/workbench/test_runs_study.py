@@ -115,7 +115,8 @@ def test_a_result_that_is_replaced_stays_visible() -> None:
 
 
 def test_tuned_arms_are_kept_beside_the_others_with_what_they_were_tried_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: replace(SMALL, grid=[{"lr": 1e-6}, {"lr": 0.02}]))
+    study = replace(SMALL, grid=[{"lr": 1e-6}, {"lr": 0.02}], quick={"epochs": 20})
+    monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: study)
     kdw("pld", "--seeds", "2", "--keep")
     shown = kdw("pld", "--seeds", "2", "-p", "tuned", "true", "--keep").output.replace("\n", " ")
     assert "Tuned on held-out training data, 6 trainings of each arm: CE lr 0.02; KD lr 0.02." in shown
