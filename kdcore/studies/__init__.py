@@ -25,6 +25,7 @@ from ..distiller import Distiller
 from ..experiment import Arm, Claim, Comparison, Metric, Progress, Verdict, check_claims, compare, first_steps, tune
 from ..experiment.tune import FACTORS, TRIAL_SEEDS
 from ..functional.checks import closest
+from ..method import Method
 from ..tasks import Task
 
 #: Settings that go to :func:`kdcore.experiment.compare` and the training, whatever the study.
@@ -151,12 +152,12 @@ class Study:
         """sha256 of what the numbers of this study depend on in its own files and its methods'.
 
         The code of the study's file, of the paper's method, of what studies share, and of the methods of its arms,
-        without comments, layout and docstrings; and the options of both tiers. Data, networks and the training loop are
-        not in it: a kept result names the versions it was made with.
+        without comments, layout and docstrings; and the options of both tiers. Data, networks, the training loop and
+        what all methods share are not in it: a kept result names the versions it was made with.
         """
         methods = [m for study in (self, *self.also) for arm in study.arms() if arm.by_method for m in _methods(arm)]
         files = {Path(inspect.getfile(self.claims)), Path(__file__).with_name("_shared.py")}
-        files |= {Path(inspect.getfile(type(method))) for method in methods}
+        files |= {Path(inspect.getfile(type(method))) for method in methods} - {Path(inspect.getfile(Method))}
         own = Path(__file__).parents[1] / "methods" / f"{self.slug}.py"  # also where arms are trainings or loops
         files |= {own} if own.is_file() else set()
         parts = [_code(path) for path in sorted(files, key=lambda path: path.parts[-2:])]
