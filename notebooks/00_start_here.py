@@ -28,7 +28,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown
 
 from kdcore import taxonomy
-from kdcore.experiment import Arm, Claim, compare
+from kdcore.experiment import Arm, Claim, compare, first_steps
 from kdcore.tasks import load_task
 
 # %%
@@ -245,7 +245,13 @@ figures = {
     "per_class": per_class,
 } | ({"gaps": gaps} if gaps else {})
 record(
-    teacher=task.score(logits, truth), **means, trainings=len(rows), tol=tolerances, verdicts=[best], figures=figures
+    teacher=task.score(logits, truth),
+    **means,
+    trainings=len(rows),
+    first_steps=first_steps(task, [taught, last], student=student),
+    tol=tolerances,
+    verdicts=[best],
+    figures=figures,
 )
 
 # %% [markdown]

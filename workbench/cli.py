@@ -303,7 +303,9 @@ def study(
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set an option; repeatable.")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Write the result to docs/results/<slug>.json.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write the result to docs/results/<slug>.json (-tuned.json).")
+    ] = False,
     remark: Annotated[str, typer.Option(help="With --keep: what a reader must know of the result.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -331,7 +333,9 @@ def study(
             ("arm", "mean", "95 %", f"against {part['baseline']}", "95 %", "p"),
             studies.rows(part),
         )
-        typer.echo("\n".join(["", *part["effects"], ""] if part["effects"] else [""]))
+        tuned = [studies.tuning_words(part["tuning"])] if "tuning" in part else []
+        lines = [*tuned, *part["effects"], *(control["sentence"] for control in part["controls"])]
+        typer.echo("\n".join(["", *lines, ""] if lines else [""]))
     typer.echo("\n".join(verdict["sentence"] for verdict in record["verdicts"]))
 
 

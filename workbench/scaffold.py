@@ -307,7 +307,8 @@ method(method.example())
 #
 # ## Record
 #
-# `workbench.runs.record(...)`: metrics with tolerances, verdicts, figures.
+# `workbench.runs.record(...)`: metrics with tolerances, verdicts, figures, and `first_steps=study.STUDY.first_steps()`:
+# loss terms and gradients that notice a changed objective.
 #
 # ## Exercises and references
 """)

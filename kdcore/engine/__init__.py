@@ -11,8 +11,20 @@ What can be relied on:
 * A term or gradient that is not finite ends the run before the step is taken, with stage, term, step and batch.
 """
 
-from .events import Epoch, NonFiniteLossError, Step, Trained
+from .events import Epoch, NonFiniteLossError, Step, Trained, listening
 from .run import Run, fit
 from .stage import Learn, Stage, Terms, Training
 
-__all__ = ["Epoch", "Learn", "NonFiniteLossError", "Run", "Stage", "Step", "Terms", "Trained", "Training", "fit"]
+__all__ = [
+    "Epoch",
+    "Learn",
+    "NonFiniteLossError",
+    "Run",
+    "Stage",
+    "Step",
+    "Terms",
+    "Trained",
+    "Training",
+    "fit",
+    "listening",
+]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +63,25 @@ class Epoch:
     stage: str = ""
     higher_is_better: bool = True
     logged: dict[str, float] = field(default_factory=dict)
+
+
+_LISTENERS: ContextVar[tuple[Callable[[Step | Epoch], object], ...]] = ContextVar("listeners", default=())
+
+
+@contextmanager
+def listening(callback: Callable[[Step | Epoch], object]) -> Iterator[None]:
+    """Within the block ``callback`` gets every event of whatever trains, also where a loop starts the trainings."""
+    token = _LISTENERS.set((*_LISTENERS.get(), callback))
+    try:
+        yield
+    finally:
+        _LISTENERS.reset(token)
+
+
+def tell(event: Step | Epoch) -> None:
+    """Hand an event to everybody who is :func:`listening`."""
+    for callback in _LISTENERS.get():
+        callback(event)
 
 
 @dataclass(kw_only=True)

@@ -28,7 +28,7 @@ from ..files import as_path
 from ..functional.checks import check_choice, describe
 from ..metrics import StopSignal
 from ..weights import copied_state
-from .events import Epoch, Step, Trained
+from .events import Epoch, Step, Trained, tell
 from .optim import Learner, make_learners
 from .ownership import Ownership, check_plain, owned
 from .processes import gathered, leave_process_group_at_exit
@@ -318,6 +318,7 @@ class Run(Updates):
     def _emit(self, event: Any) -> Any:
         for callback in self.callbacks:
             callback(event)
+        tell(event)
         return event
 
     def _stop_asked(self) -> bool:

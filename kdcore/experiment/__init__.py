@@ -5,26 +5,35 @@
     Claim("KD beats CE", left=comparison.values("KD"), right=comparison.values("CE"), threshold=0.5).check()
 
 Within one seed every arm starts from the same student weights and sees the same batches in the same order, so that
-differences between arms are paired by seed. :mod:`.arm` says what an arm is, :mod:`.compare` runs arms,
-:mod:`.claims` judges what came out.
+differences between arms are paired by seed. :mod:`.arm` says what an arm is, :mod:`.running` runs one,
+:mod:`.compare` all of them, :mod:`.claims` and :mod:`.controls` judge what came out. :mod:`.tune` gives every arm the
+same number of trials before; :mod:`.first` looks at the first step alone, for the baselines of lessons.
 """
 
 from .arm import Arm
 from .claims import Claim, Verdict, check_claims, effects, mean_interval, paired_difference, seeds_suggested, tally
 from .compare import Comparison, Metric, Progress, compare
+from .controls import ControlVerdict, check_controls
+from .first import first_steps
+from .tune import Tuning, tune
 
 __all__ = [
     "Arm",
     "Claim",
     "Comparison",
+    "ControlVerdict",
     "Metric",
     "Progress",
+    "Tuning",
     "Verdict",
     "check_claims",
+    "check_controls",
     "compare",
     "effects",
+    "first_steps",
     "mean_interval",
     "paired_difference",
     "seeds_suggested",
     "tally",
+    "tune",
 ]

@@ -30,9 +30,16 @@ class Arm:
             where a paper needs several optimizers, stages or players. ``student`` has the initial weights of all arms.
         run: in place of both: ``(task, seed, *, progress, stop) -> module``, where a paper is a loop around trainings.
             ``progress(done, in_all, text)`` may be ``None``, ``stop`` too.
+        passes: how often the student is run on a batch in one step; an arm with more than 1 costs more than others, and
+            tables say so.
+        control_of: label of the arm that this one must fall behind, if it is a control: the same with what should help
+            taken away (means of other classes, answers to other images, the reverse direction).
+        control_on: in which numbers it must fall behind: the score (``"last"``) and further metrics, of which more is
+            better.
 
     Raises:
-        ValueError: ``training`` and ``run`` at once, or knobs beside one of them.
+        ValueError: ``training`` and ``run`` at once, knobs beside one of them, fewer passes than one, a control of
+            itself.
     """
 
     label: str
@@ -42,12 +49,19 @@ class Arm:
     train: Mapping[str, Any] = field(default_factory=dict)
     training: Callable[[Task, nn.Module | None, nn.Module, int], Any] | None = None
     run: Callable[..., nn.Module] | None = None
+    passes: int = 1
+    control_of: str | None = None
+    control_on: tuple[str, ...] = ("last",)
 
     def __post_init__(self) -> None:
         if self.training is not None and self.run is not None:
             raise ValueError(f"arm {self.label!r}: give training or run, not both.")
         if self.knobs and not self.by_method:
             raise ValueError(f"arm {self.label!r}: knobs are for a method; training and run have their own.")
+        if not isinstance(self.passes, int) or self.passes < 1:
+            raise ValueError(f"arm {self.label!r}: passes must be an integer >= 1, got {self.passes!r}.")
+        if self.control_of == self.label:
+            raise ValueError(f"arm {self.label!r}: control_of must name another arm.")
 
     @property
     def by_method(self) -> bool:
@@ -78,13 +92,15 @@ def check_arms(given: Sequence[Arm | str]) -> list[Arm]:
     """Arms of a comparison; a bare name is the method with its defaults.
 
     Raises:
-        ValueError: none, equal labels, an unknown method or knob.
+        ValueError: none, equal labels, an unknown method or knob, a control of an arm that is not there.
     """
     arms = [Arm(arm, arm) if isinstance(arm, str) else arm for arm in given]
     labels = [arm.label for arm in arms]
     if not arms or len(set(labels)) < len(labels):
         raise ValueError(f"arms must be one or more with different labels, got {labels}.")
     for arm in arms:
+        if arm.control_of is not None and arm.control_of not in labels:
+            raise ValueError(f"arm {arm.label!r} is a control of {arm.control_of!r}, which is not among {labels}.")
         if arm.by_method:
             arm.objective()  # an unknown method or knob is refused before anything is trained
     return arms

@@ -411,7 +411,7 @@ def tally(verdicts: Sequence[Verdict]) -> str:
 def effects(
     comparison: Comparison, baseline: str, *, metric: str = "last", words: str | None = None, unit: str | None = None
 ) -> list[str]:
-    """A sentence for every arm whose difference to the baseline is settled, none for the others.
+    """A sentence for every arm whose difference to the baseline is settled, none for the others and for controls.
 
     Settled: the two-sided p-value of the paired t test is at most 0.05 after Holm's correction over all arms (a sign
     test where all differences are equal, as in :func:`check_claims`).
@@ -437,7 +437,7 @@ def effects(
     factor = UNITS.get(unit, 1.0)
     by_seed = {arm: {r["seed"]: r[metric] for r in comparison.records if r["arm"] == arm} for arm in comparison.arms}
     found: list[tuple[str, np.ndarray, float]] = []
-    for arm in comparison.arms:
+    for arm in (arm for arm in comparison.arms if arm not in comparison.controls):
         common = [seed for seed in by_seed[arm] if seed in by_seed[baseline]] if arm != baseline else []
         x, y = (factor * np.array([by_seed[a][s] for s in common], dtype=float) for a in (arm, baseline))
         if len(common) > 1 and np.isfinite(x - y).all():

@@ -11,20 +11,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from ..checkpoints import preserved_rng
-from ..distiller import distill
-from ..engine import Epoch, Trained, fit
 from ..functional.checks import closest
 from ..tasks import Task, load_task
 from .arm import Arm, check_arms
 from .claims import mean_interval, paired_difference
+from .controls import ControlVerdict, check_controls
+from .running import Outcome, Progress, Share, run_arm, run_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Progress = Callable[[int, int, str], None]
 #: A further number of a student: ``f(student, task)``, the task being of the kind that the arms are compared on.
 Metric = Callable[[nn.Module, Any], float]
 
@@ -45,6 +43,9 @@ class Comparison:
         metric: what ``last`` and ``best`` measure on the test split; higher_is_better: its direction.
         chosen_on: split on which the best epoch was picked: ``"val"``, or ``"test"`` where the task has no validation
             split (``best`` is then optimistic; ``last`` never is).
+        passes: how often an arm runs its student on a batch, where that is more than once.
+        controls: by label of each control the arm that it must fall behind and the numbers in which it must.
+        tuning: how the arms got their settings, where they were tuned (:func:`~kdcore.experiment.tune`).
         stopped: the run was ended early; arms may then have fewer seeds.
         seconds: wall time.
     """
@@ -60,6 +61,9 @@ class Comparison:
     histories: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
     teachers: dict[int, nn.Module] = field(default_factory=dict)
     tasks: dict[int, Task] = field(default_factory=dict)
+    passes: dict[str, int] = field(default_factory=dict)
+    controls: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    tuning: Any = None
     stopped: bool = False
     seconds: float = 0.0
 
@@ -99,9 +103,10 @@ class Comparison:
             A frame indexed by arm. ``mean``; ``std`` (sample standard deviation over seeds); ``n`` seeds; ``low`` and
             ``high``, the 95 % confidence interval of the mean (Student's t, n - 1 degrees of freedom); ``difference``
             to the baseline, mean over the seeds both have, ``diff_low`` and ``diff_high`` its 95 % interval from the
-            per-seed differences, ``p`` of the two-sided paired t test, not corrected for the number of arms. What one
-            seed cannot tell is NaN, and so is ``p`` where all differences are equal. The intervals describe seeds
-            (initial weights, order, and the split where the task changes with the seed), not other data sets.
+            per-seed differences, ``p`` of the two-sided paired t test, not corrected for the number of arms. Where an
+            arm has more than one, ``passes`` of the student per step. What one seed cannot tell is NaN, and so is ``p``
+            where all differences are equal. The intervals describe seeds (initial weights, order, and the split where
+            the task changes with the seed), not other data sets.
         """
         import pandas as pd
 
@@ -120,11 +125,17 @@ class Comparison:
                 "low": low,
                 "high": high,
             }
+            if self.passes:
+                row["passes"] = self.passes.get(arm, 1)
             if baseline is not None:
                 common = [seed for seed in by_seed[arm] if seed in by_seed[baseline]] if arm != baseline else []
                 row |= paired_difference([by_seed[arm][s] for s in common], [by_seed[baseline][s] for s in common])
             rows.append(row)
         return pd.DataFrame(rows).set_index("arm")
+
+    def check_controls(self) -> list[ControlVerdict]:
+        """Whether every control failed, as it must; see :func:`~kdcore.experiment.check_controls`."""
+        return check_controls(self)
 
     def __repr__(self) -> str:
         means = ", ".join(f"{arm} {self.mean(arm):.4f}" for arm in self.arms)
@@ -133,7 +144,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         table = self.table(self.arms[0] if len(self.arms) > 1 else None)
         scaled = (
-            table.assign(**{c: 100 * table[c] for c in table.columns if c not in ("n", "p")})
+            table.assign(**{c: 100 * table[c] for c in table.columns if c not in ("n", "p", "passes")})
             if self.metric == "accuracy"
             else table
         )
@@ -143,7 +154,8 @@ class Comparison:
             f"95 % intervals; differences to {html.escape(self.arms[0])} paired by seed"
         )
         body = scaled.to_html(border=0, float_format=lambda v: f"{v:.3g}" if abs(v) < 1 else f"{v:.2f}", na_rep="")
-        return body.replace("<thead>", f"<caption>{caption}</caption><thead>", 1)
+        controls = "".join(c._repr_html_() for c in self.check_controls()) if self.records else ""
+        return body.replace("<thead>", f"<caption>{caption}</caption><thead>", 1) + controls
 
 
 def _std(values: np.ndarray) -> float:
@@ -187,14 +199,14 @@ def compare(
         ValueError: no arms, equal labels, no seeds or repeated ones, unknown names, or a teacher whose number of
             classes is not the task's.
     """
-    checked, numbers = check_arms(arms), _check_seeds(seeds)
-    for_seed = _task_for(task)
+    checked, numbers = check_arms(arms), check_seeds(seeds)
+    for_seed = task_for(task)
     started = time.perf_counter()
     comparison: Comparison | None = None
     done = 0
     for seed in numbers:
         current = for_seed(seed)
-        settings = {arm.label: _settings(current, arm, student, quick, train) for arm in checked}
+        settings = {arm.label: run_settings(current, arm, student, quick, train) for arm in checked}
         if comparison is None:
             comparison = Comparison(
                 arms=tuple(settings),
@@ -202,6 +214,8 @@ def compare(
                 metric=current.metric,
                 higher_is_better=current.higher_is_better,
                 chosen_on="test" if current.val is None else "val",
+                passes={arm.label: arm.passes for arm in checked if arm.passes > 1},
+                controls={arm.label: (arm.control_of, arm.control_on) for arm in checked if arm.control_of is not None},
             )
         in_all = len(numbers) * sum(s["epochs"] for s in settings.values())
         comparison.tasks[seed] = current
@@ -212,10 +226,12 @@ def compare(
             if arm.taught and seed not in comparison.teachers:
                 comparison.teachers[seed] = _teacher(current, teacher, comparison, progress, done, in_all)
             share = settings[arm.label]["epochs"]
-            report = _Share(progress, done, share, in_all, f"{arm.label}, seed {seed}")
+            report = Share(progress, done, share, in_all, f"{arm.label}, seed {seed}")
             taught_by = comparison.teachers[seed] if arm.taught else None
             try:
-                result = _run(current, arm, taught_by, arm.student or student, seed, settings[arm.label], report, stop)
+                result = run_arm(
+                    current, arm, taught_by, arm.student or student, seed, settings[arm.label], report, stop
+                )
             except Exception as error:
                 error.add_note(f"(in arm {arm.label!r}, seed {seed})")
                 raise
@@ -232,27 +248,21 @@ def compare(
     return comparison
 
 
-def _check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """Seeds as numbers; ``ValueError`` for none or repeated ones."""
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds must be a number >= 1 or different integers, got {seeds!r}.")
     return numbers
 
 
-def _task_for(task: str | Task | Callable[[int], Task]) -> Callable[[int], Task]:
+def task_for(task: str | Task | Callable[[int], Task]) -> Callable[[int], Task]:
+    """``seed -> Task``, see :func:`compare`."""
     if isinstance(task, Task):
         return lambda seed: task
     if isinstance(task, str):
         return lambda seed: load_task(task, seed=seed)
     return task
-
-
-def _settings(task: Task, arm: Arm, student: str | None, quick: bool, train: Mapping[str, Any]) -> dict[str, Any]:
-    return (
-        task.recipe(arm.student or student, quick=quick).settings()
-        | {k: v for k, v in train.items() if v is not None}
-        | dict(arm.train)
-    )
 
 
 def _teacher(
@@ -277,124 +287,12 @@ def _teacher(
     return task.teacher(teacher, progress=report)
 
 
-class _Share:
-    """Turns what one run tells of itself into progress of the whole, within the run's share of epochs."""
-
-    def __init__(self, progress: Progress | None, done: int, share: int, in_all: int, text: str) -> None:
-        self.progress, self.done, self.share, self.in_all, self.text = progress, done, share, in_all, text
-        self.epochs = self.told = 0
-
-    def __call__(self, event: object) -> None:
-        """An event of a training: epochs are counted, over all stages where there are several."""
-        if isinstance(event, Epoch):
-            self.epochs += 1
-            self._tell(self.epochs)
-
-    def loop(self, done: int, in_all: int, text: str) -> None:
-        """Progress of an outer loop in units of its own."""
-        self._tell(self.share * done // max(in_all, 1), f"{self.text}: {text}")
-
-    def finish(self) -> None:
-        """A run of fewer epochs than its share has now used it up."""
-        if self.told < self.share:
-            self._tell(self.share)
-
-    def _tell(self, epochs: int, text: str | None = None) -> None:
-        self.told = max(self.told, min(epochs, self.share))
-        if self.progress is not None:
-            self.progress(self.done + self.told, self.in_all, text or self.text)
-
-
-@dataclass(kw_only=True)
-class _Outcome:
-    """What every kind of arm gives: its student, and what is known of the training."""
-
-    student: nn.Module
-    method: Any = None
-    history: list[Any] = field(default_factory=list)
-    best_epoch: int | None = None
-    best_state: dict[str, Tensor] | None = None
-    teacher_forwards: float = math.nan
-    seconds: float
-    stopped: bool = False
-    readout: Callable[[Any], Tensor] | None = None
-
-
-def _run(
-    task: Task,
-    arm: Arm,
-    teacher: nn.Module | None,
-    student: str | None,
-    seed: int,
-    settings: Mapping[str, Any],
-    report: _Share,
-    stop: Any,
-) -> _Outcome:
-    """One run; initial weights and batches depend on the seed alone."""
-    with preserved_rng():
-        if arm.run is not None:
-            started = time.perf_counter()
-            model = arm.run(task, seed, progress=report.loop, stop=stop)
-            ended = stop is not None and stop.is_set()
-            return _Outcome(student=model, seconds=time.perf_counter() - started, stopped=ended)
-        if arm.training is not None:
-            training = arm.training(task, teacher, task.student(student, seed=seed), seed)
-            return _outcome(fit(training, seed=seed, stop=stop, callbacks=(report,)), training)
-        return _distilled(task, arm, teacher, student, seed, settings, report, stop)
-
-
-def _distilled(
-    task: Task,
-    arm: Arm,
-    teacher: nn.Module | None,
-    student: str | None,
-    seed: int,
-    settings: Mapping[str, Any],
-    report: _Share,
-    stop: Any,
-) -> _Outcome:
-    options = {k: v for k, v in settings.items() if k not in ("batch_size", "callbacks")}
-    train = task.loader("train", batch_size=settings["batch_size"], seed=seed)
-    watched = task.loader("test" if task.val is None else "val", batch_size=512, shuffle=False)
-
-    objective = arm.objective()
-    result = distill(
-        teacher,
-        task.student(student, seed=seed),
-        objective,
-        train,
-        watched,
-        seed=seed,
-        stop=stop,
-        metric=task.metrics(),
-        loss=task.loss,
-        readout=task.readout,
-        callbacks=(*settings.get("callbacks", ()), report),
-        **options,
-    )
-    return _outcome(result, objective if isinstance(objective, list) else [objective])
-
-
-def _outcome(result: Trained, method: Any) -> _Outcome:
-    return _Outcome(
-        student=result.student,
-        method=method,
-        history=result.history,
-        best_epoch=result.best_epoch,
-        best_state=result.best_state or None,
-        teacher_forwards=result.teacher_forwards,
-        seconds=result.seconds,
-        stopped=result.stopped,
-        readout=getattr(result.training, "readout", None),
-    )
-
-
 def _keep(
     comparison: Comparison,
     task: Task,
     arm: Arm,
     seed: int,
-    result: _Outcome,
+    result: Outcome,
     metrics: Mapping[str, Metric],
     keep_students: bool,
 ) -> None:
@@ -426,4 +324,4 @@ def _keep(
             comparison.methods[arm.label, seed] = result.method
 
 
-__all__ = ["Comparison", "Metric", "Progress", "compare"]
+__all__ = ["Comparison", "Metric", "Progress", "check_seeds", "compare", "task_for"]

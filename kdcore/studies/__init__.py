@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from ..distiller import Distiller
-from ..experiment import Arm, Claim, Comparison, Metric, Progress, Verdict, check_claims, compare
+from ..experiment import Arm, Claim, Comparison, Metric, Progress, Verdict, check_claims, compare, first_steps, tune
+from ..experiment.tune import FACTORS, TRIAL_SEEDS
 from ..functional.checks import closest
+from ..method import Method
 from ..tasks import Task
 
 #: Settings that go to :func:`kdcore.experiment.compare` and the training, whatever the study.
@@ -36,7 +38,8 @@ class Study:
 
     Options reach the function that has a parameter of their name: ``task``, ``arms``, ``metrics`` and ``claims`` may
     each take keyword arguments; what none of them takes is a training setting of
-    :func:`kdcore.experiment.compare`. ``quick`` (a bool) is an option like the others.
+    :func:`kdcore.experiment.compare`. ``quick`` (a bool) is an option like the others. ``tuned=True`` gives every arm
+    the same number of trials on held-out training data before (:func:`kdcore.experiment.tune`).
 
     Attributes:
         slug: of the paper; words: what is compared, in a line.
@@ -46,6 +49,7 @@ class Study:
         metrics: further numbers by name, or a function that gives them.
         baseline: arm that the table compares with.
         quick, full: options of the two tiers; ``full`` may also name another ``task``.
+        grid: what is tried where arms are tuned; ``None``: the learning rate.
         also: further comparisons of the same paper; their claims count among the same page's.
     """
 
@@ -58,6 +62,7 @@ class Study:
     baseline: str | None = None
     quick: Mapping[str, Any] = field(default_factory=dict)
     full: Mapping[str, Any] = field(default_factory=dict)
+    grid: Sequence[Mapping[str, Any]] | None = None
     also: tuple[Study, ...] = ()
 
     def run(
@@ -67,6 +72,7 @@ class Study:
         seeds: int | Sequence[int] = 3,
         progress: Progress | None = None,
         stop: Any = None,
+        tuned: bool = False,
         **options: Any,
     ) -> Comparison:
         """Train every arm with every seed.
@@ -74,11 +80,47 @@ class Study:
         Args:
             quick: the tier of seconds on embedded data, or the full one.
             seeds, progress, stop: see :func:`kdcore.experiment.compare`.
+            tuned: choose the settings of every arm first, by as many trials for each.
             **options: see the class; they come before those of the tier.
 
         Raises:
-            ValueError: an option that nothing here takes.
+            ValueError: an option that nothing here takes, a seed that the trials use, arms that cannot be tuned.
         """
+        task, arms, metrics, train = self._parts(quick, options)
+        if not tuned:
+            return compare(task, arms, seeds=seeds, progress=progress, stop=stop, metrics=metrics, **train)
+        if both := set(TRIAL_SEEDS) & set(range(seeds) if isinstance(seeds, int) else seeds):
+            raise ValueError(f"seeds must not be those of the trials, got {sorted(both)} among them.")
+        ahead = 0
+
+        def second(done: int, in_all: int, text: str) -> None:
+            if progress is not None:
+                progress(ahead + done, ahead + in_all, text)
+
+        def first(done: int, in_all: int, text: str) -> None:
+            nonlocal ahead
+            ahead = in_all
+            if progress is not None:
+                count = seeds if isinstance(seeds, int) else len(seeds)
+                later = in_all * count // (len(TRIAL_SEEDS) * len(self.grid or FACTORS))
+                progress(done, in_all + later, f"tuning: {text}")
+
+        without = {name: value for name, value in train.items() if name != "keep_students"}
+        found = tune(task, arms, self.grid, progress=first, stop=stop, **without)
+        comparison = compare(task, found.arms, seeds=seeds, progress=second, stop=stop, metrics=metrics, **train)
+        comparison.tuning = found
+        return comparison
+
+    def first_steps(self, *, quick: bool = True, seed: int = 0, on: str = "", **options: Any) -> dict[str, float]:
+        """Loss terms and gradient of the first step of every arm; see :func:`kdcore.experiment.first_steps`."""
+        task, arms, _, train = self._parts(quick, options)
+        only = {name: value for name, value in train.items() if name not in ("teacher", "keep_students")}
+        return first_steps(task(seed), arms, seed=seed, on=on, **only)
+
+    def _parts(
+        self, quick: bool, options: Mapping[str, Any]
+    ) -> tuple[Callable[[int], Task], list[Arm], Mapping[str, Metric], dict[str, Any]]:
+        """Task by seed, arms, metrics, and what is left for the training."""
         chosen = self._options(quick, options)
         task = chosen.pop("task", self.task)
         taken = {
@@ -86,15 +128,8 @@ class Study:
         }
         used = {"quick", *(n for names in taken.values() for n in names), *_parameters(self.claims)}
         metrics = self.metrics(**taken["metrics"]) if callable(self.metrics) else self.metrics
-        return compare(
-            partial(task, **taken["task"]),
-            self.arms(**taken["arms"]),
-            seeds=seeds,
-            progress=progress,
-            stop=stop,
-            metrics=metrics,
-            **{name: value for name, value in chosen.items() if name not in used},
-        )
+        train = {name: value for name, value in chosen.items() if name not in used}
+        return partial(task, **taken["task"]), self.arms(**taken["arms"]), metrics, train
 
     def verdicts(self, comparison: Comparison, *, quick: bool = True, **options: Any) -> list[Verdict]:
         """The claims judged on a comparison of this study, corrected for their number."""
@@ -109,21 +144,21 @@ class Study:
         task = (self.quick if quick else self.full).get("task", self.task)
         functions = [f for f in (task, self.arms, self.metrics, self.claims) if callable(f)]
         own = [name for f in functions for name in _parameters(f)]
+        run = ("tuned",) if all(arm.by_method for arm in self.arms()) else ()
         trained = [n for n in inspect.signature(Distiller).parameters if n not in ("teacher", "train", "val", "method")]
-        return tuple(dict.fromkeys([*own, *_OF_COMPARE, *trained]))
+        return tuple(dict.fromkeys([*own, *_OF_COMPARE, *run, *trained]))
 
     def fingerprint(self) -> str:
         """sha256 of what the numbers of this study depend on in its own files and its methods'.
 
-        The code of the study's file, of the paper's method, of what studies share, and of the papers of its arms,
+        The code of the study's file, of the paper's method, of what studies share, and of the methods of its arms,
         without comments, layout and docstrings; and the options of both tiers. Data, networks, the training loop and
-        cross-entropy, which is part of it, are not in it: a kept result names the versions it was made with.
+        what all methods share are not in it: a kept result names the versions it was made with.
         """
         methods = [m for study in (self, *self.also) for arm in study.arms() if arm.by_method for m in _methods(arm)]
         files = {Path(inspect.getfile(self.claims)), Path(__file__).with_name("_shared.py")}
-        papers = Path(__file__).parents[1] / "methods"
-        files |= {path for m in methods if (path := Path(inspect.getfile(type(m)))).parent == papers}
-        own = papers / f"{self.slug}.py"  # also where arms are trainings or loops
+        files |= {Path(inspect.getfile(type(method))) for method in methods} - {Path(inspect.getfile(Method))}
+        own = Path(__file__).parents[1] / "methods" / f"{self.slug}.py"  # also where arms are trainings or loops
         files |= {own} if own.is_file() else set()
         parts = [_code(path) for path in sorted(files, key=lambda path: path.parts[-2:])]
         parts += [_plain(tier) for study in (self, *self.also) for tier in (study.quick, study.full)]

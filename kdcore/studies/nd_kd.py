@@ -12,11 +12,24 @@ from torch import Tensor, nn
 
 from ..experiment import Arm, Claim, Comparison, compare
 from ..functional.prototypes import class_means, norm_and_cosine
+from ..method import TrainingOutputs
+from ..methods.nd_kd import KDPP
 from ..model_layers import collect_features, embedding_tap
 from ..models import CifarResNet
 from ..tasks import Classification, ModelSpec, load_task
 from . import Study
 from ._shared import CIFAR_RECIPE, accuracy_over_images, cifar100_task
+
+#: Label of the control.
+WRONG_MEANS = "KD++, wrong means"
+
+
+class WrongMeans(KDPP):
+    """KD++ where every class is asked to point to the mean of the next one: what helps must not be any direction."""
+
+    def prepare(self, seen: TrainingOutputs) -> None:
+        super().prepare(seen)
+        self.class_means = self.class_means.roll(1, 0)
 
 
 def norm_direction_arms(
@@ -28,7 +41,7 @@ def norm_direction_arms(
     temperature: float = 4.0,
     warmup_epochs: int = 1,
 ) -> list[Arm]:
-    """CE, KD, KD with each half of ND, KD++ (both halves), and ND without KD.
+    """CE, KD, KD with each half of ND, KD++ (both halves), ND without KD, and KD++ with wrong means, which must fail.
 
     Args:
         ce_weight, kd_weight, temperature: of KD in all arms that have it.
@@ -44,6 +57,12 @@ def norm_direction_arms(
         Arm("KD + norm", "kdpp", {**base, "nd_weight": norm_weight, "regularizer": "norm"}),
         Arm("KD++", "kdpp", {**base, "nd_weight": nd_weight}),
         Arm("CE + ND", "nd", {"ce_weight": ce_weight, "nd_weight": nd_weight}),
+        Arm(
+            WRONG_MEANS,
+            WrongMeans(**base, nd_weight=nd_weight),
+            control_of="KD++",
+            control_on=("last", "cosine"),
+        ),
     ]
 
 
@@ -187,6 +206,8 @@ STUDY = Study(
 
 __all__ = [
     "STUDY",
+    "WRONG_MEANS",
+    "WrongMeans",
     "accuracy_over_images",
     "cifar100_nd",
     "cifar100_nd_task",

@@ -51,10 +51,11 @@ def orr_arms(*, gamma: float = 0.05, mask_ratio: float = 0.3, sigma: float = 64.
         gamma: weight of the occlusion-robust loss; default 0.05 (ours, for untrained tokens; the paper's is 2e-4).
         mask_ratio, sigma: of the masks; defaults 0.3 and 64 (paper).
     """
+    passes = 2 if gamma else 1  # clean and masked
     return [
         Arm(NO_ORR, "ce"),
-        Arm(UNIFORM, ORR(gamma=gamma, mask="uniform", mask_ratio=mask_ratio)),
-        Arm(COX, ORR(gamma=gamma, mask="cox", mask_ratio=mask_ratio, sigma=sigma)),
+        Arm(UNIFORM, ORR(gamma=gamma, mask="uniform", mask_ratio=mask_ratio), passes=passes),
+        Arm(COX, ORR(gamma=gamma, mask="cox", mask_ratio=mask_ratio, sigma=sigma), passes=passes),
     ]
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..experiment import Arm, Claim, Comparison
 from ..functional.ranking import ranking_agreement
+from ..method import Signals
+from ..methods.pld import PLD, teacher_optimal_permutation
 from ..tasks import Classification
 from . import Study
 from ._shared import cifar100_for, cifar100_x4, few_labels, few_labels_task, logit_baselines, teacher_order
+
+#: Label of the control.
+REVERSED = "PLD, reversed order"
 
 
 def pld_arm(temperature: float = 1.0, *, weights: str = "teacher", ce_weight: float = 0.0) -> Arm:
@@ -22,13 +28,29 @@ def pld_arm(temperature: float = 1.0, *, weights: str = "teacher", ce_weight: fl
     )
 
 
+class ReversedPLD(PLD):
+    """PLD with the teacher's order of the wrong classes turned round; label and weights of the places stay."""
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        assert s.teacher_logits is not None and s.labels is not None
+        return super().terms(replace(s, teacher_logits=with_wrong_classes_reversed(s.teacher_logits, s.labels)))
+
+
+def with_wrong_classes_reversed(logits: Tensor, labels: Tensor) -> Tensor:
+    """The best wrong class gets the logit of the worst, the second best that of the second worst, and so on."""
+    wrong = teacher_optimal_permutation(logits, labels)[:, 1:]
+    return logits.scatter(1, wrong, logits.gather(1, wrong.flip(1)))
+
+
 def ranking_arms(chosen: Arm | None = None) -> list[Arm]:
     """CE, KD and DIST, then PLD as ``chosen`` (its defaults otherwise), with temperature 4, and with uniform weights.
 
-    Equal labels appear once.
+    Last a control: PLD with temperature 4 and the teacher's order reversed. Equal labels appear once.
     """
     baselines = [arm for arm in logit_baselines() if arm.label != "DKD"]
     given = [*baselines, chosen or pld_arm(), pld_arm(4.0), pld_arm(weights="uniform")]
+    reverse = ReversedPLD(temperature=4.0)
+    given.append(Arm(REVERSED, reverse, control_of=pld_arm(4.0).label, control_on=("last", "agreement")))
     return list({arm.label: arm for arm in given}.values())
 
 
@@ -100,11 +122,14 @@ STUDY = Study(
 
 __all__ = [
     "CIFAR_TRAINING",
+    "REVERSED",
     "STUDY",
+    "ReversedPLD",
     "cifar100_x4",
     "few_labels",
     "pld_arm",
     "ranking_arms",
     "ranking_claims",
     "teacher_agreement",
+    "with_wrong_classes_reversed",
 ]

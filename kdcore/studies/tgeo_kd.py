@@ -62,15 +62,15 @@ def arms(
     """
     common: dict[str, Any] = {"epochs": epochs, "temperature": temperature, "inner_lr": inner_lr, "features": features}
 
-    def arm(label: str, **options: Any) -> Arm:
+    def arm(label: str, passes: int = 1, **options: Any) -> Arm:
         make: Callable[..., Training] = partial(training, **common, **options)
-        return Arm(label, training=make)
+        return Arm(label, training=make, passes=passes)
 
     return [
         *(arm(fixed(a), update="constant", fixed_alpha=a) for a in alphas),
         arm(BOTH, update="constant", fixed_alpha=0.0, with_val=True),
         arm(FROZEN, update="frozen"),
-        arm(TGEO),
+        arm(TGEO, passes=3),  # its step, the virtual step, and the validation images after that
     ]
 
 

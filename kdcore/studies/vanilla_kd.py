@@ -7,6 +7,7 @@ does the same with real networks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,42 @@ from torch import Tensor, nn
 
 from ..experiment import Arm, Claim, Comparison, Metric, compare
 from ..functional.checks import check_positive
+from ..method import Signals
+from ..methods.vanilla_kd import KD
 from ..tasks import Classification, load_task
 from . import Study
 from ._shared import cifar100_for, cifar100_x4, few_labels, few_labels_task, logit_baselines, teacher_order
+
+#: Label of the control.
+SHUFFLED = "KD, shuffled pairs"
+
+
+class ShuffledKD(KD):
+    """KD with the teacher's answers to other images of the batch."""
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        assert s.teacher_logits is not None
+        return super().terms(replace(s, teacher_logits=s.teacher_logits.roll(1, 0)))
+
+
+def baseline_arms(
+    *,
+    temperature: float = 4.0,
+    ce_weight: float = 0.1,
+    kd_weight: float = 0.9,
+    alpha: float = 1.0,
+    beta: float = 2.0,
+    warmup_epochs: int = 10,
+    dist_weight: float = 2.0,
+) -> list[Arm]:
+    """CE, KD, DKD and DIST, and a control that must fall behind KD: the teacher's answers belong to other images.
+
+    Args:
+        temperature, ce_weight, kd_weight, alpha, beta, warmup_epochs, dist_weight: of :func:`logit_baselines`.
+    """
+    kd = {"temperature": temperature, "ce_weight": ce_weight, "kd_weight": kd_weight}
+    others = {"alpha": alpha, "beta": beta, "warmup_epochs": warmup_epochs, "dist_weight": dist_weight}
+    return [*logit_baselines(**kd, **others), Arm(SHUFFLED, ShuffledKD(**kd), control_of="KD")]  # type: ignore[arg-type]
 
 
 def baseline_claims(comparison: Comparison, *, margin: float = 1.0) -> list[Claim]:
@@ -207,7 +241,7 @@ STUDY = Study(
     slug="vanilla_kd",
     words="CE, KD, DKD and DIST on digits with few labels; CIFAR-100 in the full tier",
     task=few_labels_task,
-    arms=logit_baselines,
+    arms=baseline_arms,
     claims=baseline_claims,
     metrics={"tau": teacher_order},
     baseline="CE",
@@ -218,7 +252,10 @@ STUDY = Study(
 
 __all__ = [
     "OMITTED",
+    "SHUFFLED",
     "STUDY",
+    "ShuffledKD",
+    "baseline_arms",
     "baseline_claims",
     "bias_sweep",
     "biased_accuracy",

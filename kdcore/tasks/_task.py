@@ -196,6 +196,10 @@ class Task:
             train=lambda model: self.fit(model, recipe=spec.recipe, label=f"teacher {name}", progress=progress),
         )
 
+    def untrained_teacher(self, name: str | None = None) -> Any:
+        """The network of a reference teacher with its initial weights, in eval mode."""
+        return self.spec("teacher", name).make(self.seed).eval()
+
     def teacher_objective(self) -> str | Method:
         """What reference teachers are trained with; ``"ce"``: from labels, by the task's loss."""
         return "ce"

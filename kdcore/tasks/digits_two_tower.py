@@ -78,6 +78,12 @@ def captions(digits: Tensor, generator: torch.Generator | None = None) -> Tensor
     return true & (drawn < KEPT)
 
 
+def read_captions(model: TwoTower, count: int, generator: torch.Generator) -> None:
+    """Make the class weights of ``count`` fresh captions of each digit."""
+    digits = torch.arange(10, device=generator.device).repeat_interleave(count)
+    model.read_prompts(bags(captions(digits, generator).view(10, count, -1)))
+
+
 class ContrastivePretraining(Training):
     """Images and their captions are drawn together in the common space; identical captions are all positives.
 
@@ -107,9 +113,7 @@ class ContrastivePretraining(Training):
     def on_epoch_end(self, run: Run) -> None:
         """After the last epoch the class weights are made of fresh captions."""
         if run.epoch == self.epochs - 1:
-            digits = torch.arange(10, device=run.device).repeat_interleave(self.prompts)
-            said = captions(digits, run.generator).view(10, self.prompts, -1)
-            self.model.eval().read_prompts(bags(said))
+            read_captions(self.model.eval(), self.prompts, run.generator)
 
     def deployed(self) -> nn.Module:
         return self.model
@@ -158,6 +162,13 @@ class TwoTowerTask(Classification):
             return plain
         both = {**options, "batch_size": self.unlabelled_batch, "shuffle": True}
         return SemiSupervised(plain, super().loader("unlabelled", **both))
+
+    def untrained_teacher(self, name: str | None = None) -> Any:
+        """With class weights made of captions: without any it would give every class the same logit."""
+        model = super().untrained_teacher(name)
+        if isinstance(model, TwoTower):
+            read_captions(model, self.prompts, torch.Generator().manual_seed(self.seed))
+        return model
 
     def training(self, model: nn.Module) -> Training | None:
         """Teachers with two towers learn from captions."""

@@ -190,8 +190,9 @@ assert oracle.queries == 2 and "nobody asked for" in refused
 #
 # Seven arms with the same students, batches and steps: random queries *without* a teacher (the CE head alone), and six
 # strategies with it. In the first round all arms with a teacher have the same ten labels and the same student; what
-# differs later is what they bought. `aulc` is the mean test accuracy over the rounds, `radius` the coverage radius in
-# the probability space after a query.
+# differs later is what they bought. Weights and temperature of KD are those of DHO, 0.5 and 0.5 at $T = 2$, not the 0.1
+# and 0.9 at $T = 4$ of the lesson on KD. `aulc` is the mean test accuracy over the rounds, `radius` the coverage radius
+# in the probability space after a query.
 
 # %%
 options = {"budget": budget, "temperature": temperature, "seeds": n_seeds, "quick": quick}
@@ -313,6 +314,7 @@ record(
     **radii,
     hand_radius=after_one.item(),
     students_trained=len(comparison.records),
+    first_steps=study.STUDY.first_steps(),
     tol=dict.fromkeys(means, 0.06) | dict.fromkeys(radii, 0.06) | {"hand_radius": 1e-6},
     verdicts=verdicts,
     figures={"covered": covered(study.PCORESET, 10), "strip": strip, "structure": structure, "accuracy": accuracy,

@@ -529,6 +529,7 @@ record(
     **accuracies,
     **averages,
     trainings=len(result.comparison.records),
+    first_steps=study.STUDY.first_steps(),
     tol=tolerances,
     verdicts=verdicts,
     figures=figures,

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
-from kdcore.registry import list_methods
+from kdcore.engine import listening
+from kdcore.experiment import first_steps
+from kdcore.registry import create_method, list_methods
 from kdcore.studies import Study, find_study, list_studies
+from kdcore.taps import evaluating
 from kdcore.tasks import Task
+from workbench.runs.files import project_root
 
 SLUGS = list_studies()
 
@@ -78,6 +83,70 @@ def test_a_study_runs_and_its_claims_are_judged(slug: str) -> None:
 
 
 @pytest.mark.parametrize("slug", SLUGS)
+def test_an_arm_says_how_often_it_runs_its_student(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of a part in the first step over those in one plain forward pass, for the part that runs most often."""
+    main, made = find_study(slug), Task.student
+    counts: dict[str, int] = {}
+    plain: dict[str, int] = {}
+
+    def counted(task: Task, *args: Any, **options: Any) -> nn.Module:
+        student = made(task, *args, **options)
+        for name, part in student.named_modules():
+            if any(True for _ in part.parameters(recurse=False)):
+                part.register_forward_hook(partial(note, name))
+        plain.clear()
+        counts.clear()
+        x = task.sample(n=2)[0]
+        with evaluating(student):
+            student(task.normalization(student)(x))
+        plain.update(counts)
+        counts.clear()
+        return student
+
+    def note(name: str, part: nn.Module, given: Any, output: Any) -> None:
+        if part.training or not plain:  # whatever looks at the student before the training does it in eval mode
+            counts[name] = counts.get(name, 0) + 1
+
+    monkeypatch.setattr(Task, "student", counted)
+    for arm in (arm for study in (main, *main.also) for arm in study.arms() if arm.run is None):
+        counts.clear()
+        task = main.task(0)
+        settings = {n: v for n, v in main.quick.items() if n in ("student", "batch_size")}
+        found: list[int] = []
+
+        def first(event: object, found: list[int] = found) -> None:
+            found += [max(counts[part] // plain[part] for part in counts)] if not found else []
+
+        with listening(first):
+            first_steps(task, [replace(arm, control_of=None)], **settings)
+        assert found == [arm.passes], f"{arm.label} runs its student {found[0]} times in a step"
+
+
+#: What a lesson says where its KD has other weights than (0.1, 0.9) at temperature 4, or another objective has them.
+KD_DIFFERS = {
+    "nd_kd": "1 for the labels and 1 for KD, with a warm-up; most other lessons take 0.1 and 0.9 (mdistiller)",
+    "vanilla_kd": "the others from the teacher's soft targets alone, without any label",
+    "dho": "0.5 and 0.5 at $T = 2$; the lesson on KD has 0.1 and 0.9 at $T = 4$",
+    "pcoreset": "0.5 and 0.5 at $T = 2$, not the 0.1 and 0.9 at $T = 4$ of the lesson on KD",
+    "tgeo_kd": "the lesson on KD has fixed weights, 0.1 and 0.9 at $T = 4$",
+}
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_kd_has_its_own_defaults_or_the_lesson_says_the_difference(slug: str) -> None:
+    main, default = find_study(slug), create_method("kd").settings
+    assert default == {"temperature": 4.0, "kd_weight": 0.9, "ce_weight": 0.1}
+    arms = [arm for study in (main, *main.also) for arm in study.arms() if arm.by_method]
+    objectives = [o for arm in arms for o in [arm.objective()] if not isinstance(o, list)]
+    kinds = [o for o in objectives if "kd_weight" in o.settings]
+    others = [o for o in kinds if {n: o.settings[n] for n in default} != default]
+    if others or slug in KD_DIFFERS:
+        (script,) = (project_root(Path(__file__).parent) / "notebooks").glob(f"*/{slug}.py")
+        text = " ".join(script.read_text(encoding="utf-8").replace("\n# ", " ").split())
+        assert slug in KD_DIFFERS and KD_DIFFERS[slug] in text, f"the lesson must say how its KD differs: {others}"
+
+
+@pytest.mark.parametrize("slug", SLUGS)
 def test_an_option_that_nothing_takes_is_refused(slug: str) -> None:
     with pytest.raises(ValueError, match=rf"study '{slug}' has no option 'epoch'\. Did you mean 'epochs'"):
         find_study(slug).run(epoch=1)
@@ -86,7 +155,7 @@ def test_an_option_that_nothing_takes_is_refused(slug: str) -> None:
 def test_options_reach_task_arms_and_training() -> None:
     study = with_cheap_teachers(find_study("vanilla_kd"))
     found = study.run(seeds=1, train_size=30, temperature=2.0, epochs=1)
-    assert len(found.tasks[0].train) == 30 and found.rows["epochs"].tolist() == [1] * 4
+    assert len(found.tasks[0].train) == 30 and found.rows["epochs"].tolist() == [1] * 5
     assert found.methods["KD", 0][0].settings["temperature"] == 2.0
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from kdcore.experiment import Comparison
+from kdcore.method import TrainingOutputs
 from kdcore.models import MLP
 from kdcore.studies import _shared
 from kdcore.studies import nd_kd as study
@@ -30,7 +31,7 @@ from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task
 
 def test_arms_differ_in_the_term_on_the_embedding_alone() -> None:
     arms = {a.label: a.objective() for a in norm_direction_arms(nd_weight=3.0, norm_weight=0.2, kd_weight=0.7)}
-    assert list(arms) == ["CE", "KD", "KD + cos", "KD + norm", "KD++", "CE + ND"]
+    assert list(arms) == ["CE", "KD", "KD + cos", "KD + norm", "KD++", "CE + ND", "KD++, wrong means"]
     taught = {n: arms[n].settings for n in ("KD", "KD + cos", "KD + norm", "KD++")}  # type: ignore[union-attr]
     assert [(s.pop("regularizer"), s.pop("nd_weight")) for s in taught.values()] == [
         ("nd", 0.0),
@@ -39,6 +40,7 @@ def test_arms_differ_in_the_term_on_the_embedding_alone() -> None:
         ("nd", 3.0),
     ]
     assert all(s == taught["KD"] for s in taught.values()) and taught["KD"]["kd_weight"] == 0.7
+    assert arms["KD++, wrong means"].settings == arms["KD++"].settings  # type: ignore[union-attr]
     assert arms["CE + ND"].settings["nd_weight"] == 3.0  # type: ignore[union-attr]
 
 
@@ -180,3 +182,13 @@ def test_the_full_tier_starts_where_the_data_is(monkeypatch: pytest.MonkeyPatch)
 def test_the_full_tier_says_what_is_missing(tmp_path: Any) -> None:
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         cifar100_nd(folder=tmp_path)
+
+
+def test_the_control_has_the_means_of_the_next_class() -> None:
+    control = next(a for a in norm_direction_arms() if a.control_of == "KD++").objective()
+    right = next(a for a in norm_direction_arms() if a.label == "KD++").objective()
+    seen = TrainingOutputs.of(right.example())  # type: ignore[union-attr]
+    for method in (control, right):
+        method.prepare(seen)  # type: ignore[union-attr]
+    assert torch.equal(control.class_means[0], right.class_means[-1])  # type: ignore[union-attr]
+    assert torch.equal(control.class_means[1:], right.class_means[:-1])  # type: ignore[union-attr]

@@ -12,13 +12,23 @@ from torch import nn
 
 from kdcore.experiment import Comparison
 from kdcore.models import MLP
-from kdcore.studies.pld import few_labels, pld_arm, ranking_arms, ranking_claims, teacher_agreement
+from kdcore.studies.pld import (
+    few_labels,
+    pld_arm,
+    ranking_arms,
+    ranking_claims,
+    teacher_agreement,
+    with_wrong_classes_reversed,
+)
 from kdcore.tasks import ArrayDataset, Classification, ModelSpec, Recipe, Task
 
 
 def test_arms_and_their_names() -> None:
-    assert [a.label for a in ranking_arms()] == ["CE", "KD", "DIST", "PLD, τ = 1", "PLD, τ = 4", "PLD, uniform weights"]
-    assert [a.label for a in ranking_arms(pld_arm(4.0))][3:] == ["PLD, τ = 4", "PLD, uniform weights"]
+    *compared, control = ranking_arms()
+    assert [a.label for a in compared] == ["CE", "KD", "DIST", "PLD, τ = 1", "PLD, τ = 4", "PLD, uniform weights"]
+    assert [a.label for a in ranking_arms(pld_arm(4.0))][3:-1] == ["PLD, τ = 4", "PLD, uniform weights"]
+    assert (control.control_of, control.control_on) == ("PLD, τ = 4", ("last", "agreement"))
+    assert control.objective().settings == compared[4].objective().settings  # type: ignore[union-attr]
     assert pld_arm(2.0, ce_weight=0.5).label == "PLD, τ = 2, CE 0.5"
     made = pld_arm(2.0, weights="position", ce_weight=0.5).objective()
     assert (made.knob.temperature, made.knob.weights, made.knob.ce_weight) == (2.0, "position", 0.5)  # type: ignore[union-attr]
@@ -78,3 +88,9 @@ def test_few_labels_runs_the_arms(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
     result = few_labels(arms=[pld_arm(4.0)], seeds=1, epochs=1, train_size=40, metrics={"agreement": teacher_agreement})
     assert -1 <= result.values("PLD, τ = 4", "agreement")[0] <= 1
+
+
+def test_reversing_the_wrong_classes_keeps_label_and_weights() -> None:
+    logits = torch.tensor([[3.0, 0.0, 1.0, -2.0], [0.5, 4.0, 2.0, 1.0]])
+    found = with_wrong_classes_reversed(logits, torch.tensor([0, 2]))
+    assert found.tolist() == [[3.0, 0.0, -2.0, 1.0], [4.0, 0.5, 2.0, 1.0]]

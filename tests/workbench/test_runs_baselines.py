@@ -22,11 +22,13 @@ def run(
     notebook: str = "fam/x",
     status: str = "done",
     verdicts: list[dict[str, Any]] | None = None,
+    first_steps: dict[str, Any] | None = None,
     **metrics: dict[str, Any],
 ) -> RunRecord:
     failure = None if status == "done" else Failure(2, "ValueError", "no")
     if metrics:
-        write_json(folder / "metrics.json", {"metrics": metrics, "verdicts": verdicts or []})
+        document = {"metrics": metrics, "verdicts": verdicts or [], "first_steps": first_steps or {}}
+        write_json(folder / "metrics.json", document)
     return RunRecord("r", folder, status, notebook, {}, failure)
 
 
@@ -127,3 +129,24 @@ def test_verdicts_and_their_differences_are_baselines_too(tmp_path: Path) -> Non
     assert update_baselines([judged("6", "open", 1.5, 0.6)], file) == "", "within the old tolerance: kept"
     exact = judged("7", "reproduced", 0.0, None)
     assert "difference: KD wins" not in {r.metric for r in compare_run(exact, {})}
+
+
+def test_first_steps_have_a_part_of_their_own(tmp_path: Path) -> None:
+    file, n = tmp_path / "baselines", metric(1, None, "int")
+
+    def stepped(name: str, value: float, tolerance: float) -> RunRecord:
+        return run(tmp_path / name, n=n, first_steps={"KD: kd": metric(value, tolerance)})
+
+    update_baselines([run(tmp_path / "none", n=n)], file)
+    assert "first_steps" not in read_json(file / "fam" / "x.json")
+    assert [r.metric for r in compare_runs([stepped("1", 2.0, 2e-4)], file) if r.status == "unknown"] == [
+        "first step: KD: kd"
+    ]
+    update_baselines([stepped("1", 2.0, 2e-4)], file)
+    assert set(read_json(file / "fam" / "x.json")["first_steps"]) == {"first step: KD: kd"}
+    assert all(r.ok for r in compare_runs([stepped("2", 2.0001, 2.1e-4)], file))
+    assert update_baselines([stepped("2", 2.0001, 2.1e-4)], file) == "", "its tolerance is measured: no new baseline"
+    (bad,) = (r for r in compare_runs([stepped("3", 2.001, 2e-4)], file) if not r.ok)
+    assert (bad.metric, bad.status) == ("first step: KD: kd", "drift")
+    (gone,) = (r for r in compare_runs([run(tmp_path / "none", n=n)], file) if not r.ok)
+    assert gone.status == "missing"

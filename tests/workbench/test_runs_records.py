@@ -168,3 +168,18 @@ def test_text_and_table_show_every_metric_and_verdict(capsys: pytest.CaptureFixt
 )
 def test_json_is_valid_for_any_nested_value(value: Any) -> None:
     assert strict(to_json(value)) == plain(value)
+
+
+def test_first_steps_are_apart_with_a_relative_tolerance(run_dir: Path) -> None:
+    record(a=1, first_steps={"KD: kd": 2.0, "KD: gradient": 31.4159, "DKD: tckd": 0.0})
+    stored = strict((run_dir / "metrics.json").read_text(encoding="utf-8"))
+    assert stored["first_steps"] == {
+        "KD: kd": {"value": 2.0, "tolerance": 2e-4, "kind": "float"},
+        "KD: gradient": {"value": 31.4159, "tolerance": 3.1e-3, "kind": "float"},
+        "DKD: tckd": {"value": 0.0, "tolerance": 1e-7, "kind": "float"},
+    }
+    assert "KD: kd" not in stored["metrics"]
+    page = str(records.record_html(current_record()))
+    assert "3 values for the regression test" in page and "KD: gradient" in page
+    record(b=2)
+    assert len(current_record()["first_steps"]) == 3, "a later record adds"

@@ -114,6 +114,36 @@ def test_a_result_that_is_replaced_stays_visible() -> None:
     assert "earlier run with 3 seeds" in shown._repr_html_()
 
 
+def test_tuned_arms_are_kept_beside_the_others_with_what_they_were_tried_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = replace(SMALL, grid=[{"lr": 1e-6}, {"lr": 0.02}], quick={"epochs": 20})
+    monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: study)
+    kdw("pld", "--seeds", "2", "--keep")
+    shown = kdw("pld", "--seeds", "2", "-p", "tuned", "true", "--keep").output.replace("\n", " ")
+    assert "Tuned on held-out training data, 6 trainings of each arm: CE lr 0.02; KD lr 0.02." in shown
+    plain, tuned = runs.kept_result("pld"), runs.kept_result("pld", tuned=True)
+    assert plain is not None and tuned is not None and not tuned["earlier"] and "tuning" not in plain["experiments"][0]
+    trials = tuned["experiments"][0]["tuning"]["trials"]
+    assert [(t["arm"], t["lr"], t["chosen"]) for t in trials] == [
+        ("CE", 1e-6, False), ("CE", 0.02, True), ("KD", 1e-6, False), ("KD", 0.02, True),
+    ]  # fmt: skip
+    assert "Tuned on held-out" in repr(runs.kept_verdicts("pld", tuned=True))
+    assert "Tuned on held-out" not in repr(runs.kept_verdicts("pld"))
+
+
+def test_controls_and_passes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def arms() -> list[Arm]:
+        return [Arm("CE", "ce", passes=2), Arm("still", "ce", train={"lr": 1e-9}, control_of="CE")]
+
+    claims = [Claim("one is one", left=1.0, op="==", threshold=1.0, exact=True)]
+    study = replace(SMALL, arms=arms, claims=lambda comparison: claims, quick={"epochs": 8})
+    monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: study)
+    shown = kdw("pld", "--seeds", "3", "--keep").output
+    assert "CE (2 passes)" in shown and "still falls behind CE" in shown.replace("\n", " ")
+    kept = runs.kept_result("pld")
+    assert kept is not None and kept["experiments"][0]["controls"][0]["of"] == "CE"
+    assert "still falls behind CE" in repr(runs.kept_verdicts("pld"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -140,5 +170,6 @@ KEPT = sorted((project_root(Path(__file__).parent) / "docs" / "results").glob("*
 def test_kept_results_are_those_of_the_studies_as_they_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kdcore_studies, "find_study", find_study)
     record = read_json(path)
-    assert path.stem == record["study"] and record["seeds"] >= 10
+    tuned = record["options"].get("tuned", False)
+    assert path.stem == record["study"] + "-tuned" * tuned and record["seeds"] >= 10
     assert runs.stale(record) == ""

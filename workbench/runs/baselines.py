@@ -2,9 +2,10 @@
 
 One file per notebook, so that lessons written side by side do not meet in one. Beside the metrics it holds the value of
 every verdict (reproduced, contradicted, open) and the difference that it rests on, which may move by one standard
-error. The tolerance in the baseline file decides, so that loosening one is a change of that file. A metric without a
-tolerance must match exactly. A metric that the baseline does not know, one that is gone, and a notebook that records
-nothing are failures.
+error, and the loss terms and the gradient of every arm's first step, which may hardly move: a loss with a fault can
+train a student that is as accurate. The tolerance in the baseline file decides, so that loosening one is a change of
+that file. A metric without a tolerance must match exactly. A metric that the baseline does not know, one that is gone,
+and a notebook that records nothing are failures.
 """
 
 from __future__ import annotations
@@ -59,24 +60,25 @@ def load_baselines(folder: str | Path) -> dict[str, dict[str, Any]]:
     }
 
 
-_PARTS = ("metrics", "verdicts")
+_PARTS = ("metrics", "verdicts", "first_steps")
+#: Beginning of the names whose tolerance is measured, not chosen.
+_MEASURED = ("difference: ", "first step: ")
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {part: {} for part in _PARTS}
     document = read_json(path)
-    if (
-        not isinstance(document, dict)
-        or document.get("schema") != SCHEMA
-        or not all(isinstance(document.get(part), dict) for part in _PARTS)
-    ):
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not a baseline file of schema {SCHEMA}.")
-    return document
+    parts = {"first_steps": {}, **document}  # not every notebook trains
+    if not all(isinstance(parts.get(part), dict) for part in _PARTS):
+        raise ValueError(f"{path} is not a baseline file of schema {SCHEMA}.")
+    return parts
 
 
 def _recorded(run: RunRecord) -> dict[str, dict[str, Any]]:
-    """What a run would have as its baseline: metrics, and verdicts with the differences they rest on."""
+    """What a run would have as its baseline: metrics, verdicts with their differences, and first steps."""
     verdicts: dict[str, Any] = {}
     for verdict in run.verdicts:
         text, error = verdict["text"], verdict.get("standard_error")
@@ -84,7 +86,8 @@ def _recorded(run: RunRecord) -> dict[str, dict[str, Any]]:
         if error is not None and verdict.get("difference") is not None:
             tolerance = float(f"{error:.2g}")
             verdicts[f"difference: {text}"] = {"value": verdict["difference"], "tolerance": tolerance, "kind": "float"}
-    return {"metrics": run.metrics, "verdicts": verdicts}
+    first = {f"first step: {name}": entry for name, entry in run.first_steps.items()}
+    return {"metrics": run.metrics, "verdicts": verdicts, "first_steps": first}
 
 
 def compare_run(run: RunRecord, baselines: Mapping[str, Mapping[str, Any]]) -> list[Row]:
@@ -94,7 +97,7 @@ def compare_run(run: RunRecord, baselines: Mapping[str, Mapping[str, Any]]) -> l
         return [Row(run.notebook, "(run)", "done", f"{run.status}: {run.failure}", None, "failed")]
     if not recorded["metrics"]:
         return [Row(run.notebook, "(record)", len(old) or None, "records nothing", None, "missing")]
-    new = recorded["metrics"] | recorded["verdicts"]
+    new = recorded["metrics"] | recorded["verdicts"] | recorded["first_steps"]
     return [_row(run.notebook, name, old.get(name), new.get(name)) for name in dict.fromkeys([*old, *new])]
 
 
@@ -176,7 +179,8 @@ def update_baselines(runs: Iterable[RunRecord], folder: str | Path, *, keep: Ite
             part: {name: _entry(name, old[part].get(name), entry) for name, entry in new[part].items()}
             for part in _PARTS
         }
-        written[run.notebook] = to_json({"schema": SCHEMA, **merged})
+        shown = {part: entries for part, entries in merged.items() if entries or part != "first_steps"}
+        written[run.notebook] = to_json({"schema": SCHEMA, **shown})
     return "".join(_write(folder, key, text) for key, text in sorted(written.items()))
 
 
@@ -204,7 +208,7 @@ def _entry(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> 
     if (
         old is not None
         and old["kind"] == new["kind"]
-        and (old["tolerance"] == new["tolerance"] or name.startswith("difference: "))  # measured, not chosen
+        and (old["tolerance"] == new["tolerance"] or name.startswith(_MEASURED))
         and _agree(old["value"], new["value"], old["tolerance"])
     ):
         return dict(old)

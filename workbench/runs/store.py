@@ -84,6 +84,11 @@ class RunRecord:
     def verdicts(self) -> list[dict[str, Any]]:
         return self.record.get("verdicts", [])
 
+    @property
+    def first_steps(self) -> dict[str, dict[str, Any]]:
+        """Loss terms and gradients of the first steps by name, like :attr:`metrics`."""
+        return self.record.get("first_steps", {})
+
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return {

@@ -1,6 +1,7 @@
 """A paper's study without its notebook: run it, put its numbers into a record, keep that under ``docs/results``.
 
-A kept record carries the fingerprint of the study it was made with; one whose study has changed since is refused by
+A result of tuned arms (``-p tuned=true``) is kept beside that of the arms as they come. A kept record carries the
+fingerprint of the study it was made with; one whose study has changed since is refused by
 the tests (:func:`stale`), so that a page never shows the numbers of another experiment.
 """
 
@@ -124,7 +125,7 @@ def command(slug: str, *, seeds: int, quick: bool, options: Mapping[str, Any]) -
 def _experiment(study: Study, comparison: Comparison) -> dict[str, Any]:
     from kdcore.experiment import effects
 
-    table = comparison.table(study.baseline)
+    table, tuning = comparison.table(study.baseline), comparison.tuning
     numbers = [name for name in comparison.records[0] if name not in ("arm", "seed", "seconds")]
     return {
         "words": study.words,
@@ -136,6 +137,8 @@ def _experiment(study: Study, comparison: Comparison) -> dict[str, Any]:
             for arm in comparison.arms
         },
         "effects": effects(comparison, study.baseline) if study.baseline is not None else [],
+        "controls": [control.to_dict() for control in comparison.check_controls()],
+        **({"tuning": tuning.to_dict()} if tuning is not None else {}),
     }
 
 
@@ -144,7 +147,7 @@ def _finite(value: float) -> float | None:
 
 
 def keep(record: Mapping[str, Any], folder: Path | None = None, *, remark: str = "") -> Path:
-    """Write a record to ``docs/results/<slug>.json``.
+    """Write a record to ``docs/results/<slug>.json``, of tuned arms to ``<slug>-tuned.json``.
 
     A result that is already kept does not disappear: its command, commit and verdicts go with the new one
     (``earlier``), so that a study that was run until its numbers pleased shows it.
@@ -158,9 +161,10 @@ def keep(record: Mapping[str, Any], folder: Path | None = None, *, remark: str =
     """
     if record["seeds"] < 2:
         raise ValueError("a result of one seed settles nothing and is not kept: give --seeds 10 or more.")
-    before = kept_result(record["study"], folder)
+    tuned = bool(record["options"].get("tuned"))
+    before = kept_result(record["study"], folder, tuned=tuned)
     earlier = [] if before is None else [*before.get("earlier", ()), _summary(before)]
-    path = (folder or project_root() / RESULTS) / f"{record['study']}.json"
+    path = _kept_in(record["study"], folder, tuned)
     return write_json(path, {**record, "remark": remark, "earlier": earlier})
 
 
@@ -170,9 +174,13 @@ def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in ("command", "seeds", "commit")} | said
 
 
-def kept_result(slug: str, folder: Path | None = None) -> dict[str, Any] | None:
-    """The kept record of a study, ``None`` if there is none."""
-    path = (folder or project_root() / RESULTS) / f"{slug}.json"
+def _kept_in(slug: str, folder: Path | None, tuned: bool) -> Path:
+    return (folder or project_root() / RESULTS) / f"{slug}{'-tuned' if tuned else ''}.json"
+
+
+def kept_result(slug: str, folder: Path | None = None, *, tuned: bool = False) -> dict[str, Any] | None:
+    """The kept record of a study (of its tuned arms), ``None`` if there is none."""
+    path = _kept_in(slug, folder, tuned)
     return read_json(path) if path.is_file() else None
 
 
@@ -196,10 +204,11 @@ class KeptVerdicts:
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """Sign and sentence of every verdict; none of a result that is missing or stale."""
+        """Sign and sentence of every verdict and control; none of a result that is missing or stale."""
         if self.record is None or stale(self.record):
             return []
-        return [(VERDICT_SIGNS.get(v.get("value"), "?"), str(v["sentence"])) for v in self.record["verdicts"]]
+        found = [*self.record["verdicts"], *(c for e in self.record["experiments"] for c in e.get("controls", ()))]
+        return [(VERDICT_SIGNS.get(v.get("value"), "?"), str(v["sentence"])) for v in found]
 
     @property
     def remarks(self) -> list[str]:
@@ -207,6 +216,9 @@ class KeptVerdicts:
         if not self.lines or self.record is None:
             return []
         own = [self.record["remark"]] if self.record.get("remark") else []
+        own += [tuning_words(e["tuning"]) for e in self.record["experiments"] if "tuning" in e]
+        if self.record["options"].get("tuned"):  # what differs from the other kept result of this study
+            own += [effect for e in self.record["experiments"] for effect in e["effects"]]
         return own + [
             f"It replaces an earlier run with {e['seeds']} seeds ({e['command']}), which said: "
             + " ".join(e["verdicts"])
@@ -219,9 +231,9 @@ class KeptVerdicts:
         return tag("div", tag("p", self.lead), lists, *(tag("p", r) for r in self.remarks), class_="kd-kept")
 
 
-def kept_verdicts(slug: str, folder: Path | None = None) -> KeptVerdicts:
-    """What a lesson shows beside its own verdicts: those of the study's kept result."""
-    return KeptVerdicts(slug, kept_result(slug, folder))
+def kept_verdicts(slug: str, folder: Path | None = None, *, tuned: bool = False) -> KeptVerdicts:
+    """What a lesson shows beside its own verdicts: those of the study's kept result (of its tuned arms)."""
+    return KeptVerdicts(slug, kept_result(slug, folder, tuned=tuned))
 
 
 def stale(record: Mapping[str, Any]) -> str:
@@ -236,6 +248,19 @@ def stale(record: Mapping[str, Any]) -> str:
     return ""
 
 
+def tuning_words(tuning: Mapping[str, Any]) -> str:
+    """``"Tuned on held-out training data, 15 trainings of each arm: CE lr 0.02; ..."``"""
+    measured = ("arm", "mean", "std", "chosen")
+    picks = [
+        f"{t['arm']} "
+        + ", ".join(f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in t.items() if n not in measured)
+        for t in tuning["trials"]
+        if t["chosen"]
+    ]
+    edge = f" At the edge of what was tried: {', '.join(tuning['at_the_edge'])}." if tuning["at_the_edge"] else ""
+    return f"Tuned on held-out training data, {tuning['budget']} trainings of each arm: {'; '.join(picks)}.{edge}"
+
+
 def rows(experiment: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """An experiment's arms as rows of text: arm, mean, its interval, difference, its interval, p."""
     factor = 100.0 if experiment["metric"] == "accuracy" else 1.0
@@ -248,7 +273,7 @@ def rows(experiment: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
     return [
         (
-            arm,
+            f"{arm} ({row['passes']:g} passes)" if row.get("passes", 1) > 1 else arm,
             number(row["mean"]),
             span(row, "low", "high"),
             number(row.get("difference"), sign="+"),
