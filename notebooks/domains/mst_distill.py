@@ -228,8 +228,9 @@ Explorer("Play with the gate", knobs, played, static_at=[{}])
 #
 # Six arms with the same student, initial weights, batches and number of the student's epochs: labels alone; plain KD
 # from a teacher trained beforehand, one arm for each path; MST-Distill; the same without masks; and the same where,
-# whatever the gate says, the first specialized teacher is chosen. All students are those of the last epoch; nothing is
-# chosen on test samples.
+# whatever the gate says, the first specialized teacher is chosen. Labels and KD weigh 1 and 1 at $T = 4$, as in $L_1$
+# and $L_3$; the lesson on KD has 0.1 and 0.9. All students are those of the last epoch; nothing is chosen on test
+# samples. MST's arms also train both teachers with the student, a cost that the others do not have.
 
 # %%
 options = {"temperature": temperature, "top_k": top_k, "routing": routing, "seeds": n_seeds, "quick": quick}
@@ -433,6 +434,7 @@ record(
     | dict.fromkeys(nearer, 0.2)
     | {"hand_routed": 1e-6, "hand_balance": 1e-6, "balance_factor": 1e-3},
     verdicts=verdicts,
+    first_steps=study.STUDY.first_steps(),
     figures={"profile": profile_picture, "masks": masks_of(far[0], "masked", len(film)), "accuracy": accuracy,
              "paths": paths, "routed": routed, "choice": choice},
 )  # fmt: skip

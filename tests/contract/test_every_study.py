@@ -128,6 +128,7 @@ KD_DIFFERS = {
     "vanilla_kd": "the others from the teacher's soft targets alone, without any label",
     "dho": "0.5 and 0.5 at $T = 2$; the lesson on KD has 0.1 and 0.9 at $T = 4$",
     "pcoreset": "0.5 and 0.5 at $T = 2$, not the 0.1 and 0.9 at $T = 4$ of the lesson on KD",
+    "mst_distill": "Labels and KD weigh 1 and 1 at $T = 4$, as in $L_1$ and $L_3$; the lesson on KD has 0.1 and 0.9",
     "tgeo_kd": "the lesson on KD has fixed weights, 0.1 and 0.9 at $T = 4$",
 }
 
