@@ -97,6 +97,10 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *,
     console.print(table)
 
 
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} s"
+
+
 def _json(value: Any) -> None:
     from .runs.files import to_json
 
@@ -392,8 +396,9 @@ def notebooks(
         _json({"runs": [r.to_dict() for r in done], "drift": [vars(row) for row in drift]})
     else:
         _table(
-            f"{len(done)} notebooks", ("notebook", "status", "took", "metrics", "run"),
-            [(r.notebook, r.status, f"{r.seconds or 0:.0f} s", len(r.metrics), r.id) for r in done],
+            f"{len(done)} notebooks", ("notebook", "status", "took", "CPU", "cold", "metrics", "run"),
+            [(r.notebook, r.status, f"{r.seconds or 0:.0f} s", _seconds(r.cpu_seconds), _seconds(r.computing),
+              len(r.metrics), r.id) for r in done],
         )  # fmt: skip
         if drift:
             typer.echo("\n" + drift_table(rows), err=True)
