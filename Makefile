@@ -70,5 +70,5 @@ browser:
 	echo "browser: SKIPPED: there is no Chromium and it was not installed ($$why); the browser tests will be skipped."
 
 clean:  ## remove environment, caches and runs
-	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) runs .kdw-cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

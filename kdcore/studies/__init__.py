@@ -177,8 +177,9 @@ def find_study(slug: str) -> Study:
     Raises:
         ValueError: there is none of this name.
     """
-    known = list_studies()
-    if slug not in known:
+    there = slug.isidentifier() and not slug.startswith("_") and Path(__file__).with_name(f"{slug}.py").is_file()
+    if not there:
+        known = list_studies()
         raise ValueError(f"there is no study {slug!r}.{closest(slug, known)} There are {', '.join(known)}.")
     return import_module(f"{__name__}.{slug}").STUDY
 

@@ -78,10 +78,10 @@ def test_a_process_knows_what_its_teachers_took(cache: Path, monkeypatch: pytest
     made = teachers.USED[path]
     assert made.label == path.stem and made.cpu_seconds > 0 and not made.cached
     tiny().teacher()
-    assert teachers.USED == {path: made}, "what this process trained it has not been spared"
+    assert {path: made} == teachers.USED, "what this process trained it has not been spared"
     teachers.USED.clear()
     tiny().teacher()
-    assert teachers.USED == {path: replace(made, cached=True)}
+    assert {path: replace(made, cached=True)} == teachers.USED
 
 
 def test_training_it_again_gives_the_same_weights_and_disturbs_no_random_state(cache: Path) -> None:

@@ -35,7 +35,9 @@ import subprocess, sys
 done = subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 0.5: pass"], check=True)
 # %%
 import kdcore.functional.divergences, workbench.runs.records
-import workbench
+import workbench, pkgutil, kdcore.models, pathlib
+names = [m.name for m in pkgutil.iter_modules(kdcore.models.__path__)]
+pages = list(pathlib.Path(workbench.__path__[0], "..", "docs").glob("*.md"))
 text = open(workbench.__path__[0] + "/../kdcore/collection.csv").read()
 """
 
@@ -65,7 +67,8 @@ def test_cells_are_measured_with_their_children_and_sources_are_named(
     assert run.computing == pytest.approx(sum(seconds)) and run.info["teachers"] == []
     sources = run.info["sources"]
     assert {"kdcore/functional/divergences.py", "workbench/runs/records.py", "kdcore/collection.csv"} <= set(sources)
-    assert not [name for name in sources if name.endswith(".pyc") or not (ROOT / name).is_file()]
+    assert not [name for name in sources if name.endswith(".pyc") or not (ROOT / name).exists()]
+    assert [name for name in sources if name.endswith("/")] == ["docs/", "kdcore/models/"], "of which all was asked for"
     assert "kdcore/methods/pld.py" not in sources and "workbench/cli.py" not in sources
     name = "kdcore/functional/divergences.py"
     assert sources[name] == sha256((ROOT / name).read_bytes()) and run.info["sources_moved"] == []
@@ -108,6 +111,12 @@ def test_teachers_from_the_cache_count_as_if_they_had_been_trained() -> None:
 def test_hashes_name_what_is_gone(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     assert hashes(["a", "b"], tmp_path) == {"a": sha256("x"), "b": "absent"}
+    before = hashes(["./"], tmp_path)
+    (tmp_path / "a").write_text("y")
+    (tmp_path / "__pycache__").mkdir()
+    assert hashes(["./"], tmp_path) == before, "a folder is its names"
+    (tmp_path / "c").touch()
+    assert hashes(["./"], tmp_path) != before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs resource usage of children")

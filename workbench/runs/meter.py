@@ -4,8 +4,10 @@ The first half is an IPython extension that the runner loads into the kernel: af
 so far, so that a kernel that fails or dies has told the most. No cell is added. The second half reads that in the
 runner, where the note becomes part of ``run.json``.
 
-Files are those that were imported or opened for reading below :data:`FOLDERS`: a table that a module reads changes a
-result as much as its code.
+Files are those below :data:`FOLDERS` that were imported, or opened for reading and are no modules: a table that a
+module reads changes a result as much as its code, a module that is only looked through for its names does not. A folder
+of which everything was asked for (all papers, all notebooks) is among them with its list of names: a new file there
+changes what is shown.
 """
 
 from __future__ import annotations
@@ -47,16 +49,20 @@ class Meter:
         self.folder = folder
         self.cells: list[dict[str, Any]] = []
         self.opened: set[str] = set()
+        self.listed: set[tuple[str, str]] = set()
         self.start = self.last = used()
         sys.addaudithook(self._opening)
         self._write()
 
     def _opening(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str | os.PathLike):
-            reading = arguments[1] is None or "w" not in str(arguments[1])
-            path = os.path.abspath(os.fspath(arguments[0]))
-            if reading and isinstance(path, str):
+        if event not in ("open", "os.listdir", "os.scandir") or not isinstance(arguments[0], str | os.PathLike):
+            return
+        path = os.path.abspath(os.fspath(arguments[0]))
+        if event == "open":
+            if isinstance(path, str) and (arguments[1] is None or "w" not in str(arguments[1])):
                 self.opened.add(path)
+        elif event == "os.scandir" or sys._getframe(1).f_code.co_filename.endswith("pkgutil.py"):
+            self.listed.add((event, path))  # imports and importlib.metadata look into folders too, for one name
 
     def after(self, result: Any) -> None:
         """Called by IPython when a cell has ended, well or not."""
@@ -66,7 +72,11 @@ class Meter:
         self._write()
 
     def _write(self) -> None:
-        modules = [getattr(m, "__file__", None) for m in list(sys.modules.values())]
+        imported = [getattr(m, "__file__", None) for m in list(sys.modules.values())]
+        read = [path for path in list(self.opened) if not path.endswith(".py")]
+        # pkgutil lists what it will import; a glob over modules looks for names, one over pages for pages
+        packages = tuple(os.path.join(ROOT, name) for name in ("kdcore", "workbench"))
+        read += [path for event, path in list(self.listed) if event == "os.listdir" or not path.startswith(packages)]
         teachers = getattr(sys.modules.get("kdcore.tasks._teachers"), "USED", {})
         write_json(
             self.folder / NOTE,
@@ -75,7 +85,7 @@ class Meter:
                 "start_cpu_seconds": round(self.start, 3),
                 "cells": self.cells,
                 "teachers": [vars(teacher) for teacher in teachers.values()],
-                "sources": sorted({name for path in (*modules, *list(self.opened)) if path and (name := _ours(path))}),
+                "sources": sorted({name for path in (*imported, *read) if path and (name := _ours(path))}),
             },
         )
 
@@ -83,8 +93,9 @@ class Meter:
 def _ours(path: str) -> str | None:
     """A file's path from the root of the repository, ``None`` for a file that is not one of its sources."""
     name = os.path.relpath(path, ROOT).replace(os.sep, "/")
-    kept = name.split("/")[0] in FOLDERS and "/." not in name and "__pycache__" not in name
-    return name if kept and os.path.isfile(path) else None
+    if name.split("/")[0] not in FOLDERS or "/." in name or "__pycache__" in name:
+        return None
+    return name if os.path.isfile(path) else f"{name}/" if os.path.isdir(path) else None
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -117,20 +128,26 @@ def collect(folder: Path, started: float) -> dict[str, Any]:
     for cell in note["cells"]:
         number, title = places.get(cell["count"], (None, ""))
         measured.append({"cell": number, "title": title, "cpu_seconds": cell["cpu_seconds"]})
-    files = [name for name in note["sources"] if (ROOT / name).is_file()]
+    names = [name for name in note["sources"] if (ROOT / name).exists()]
     return {
         "cpu_seconds": note["cpu_seconds"],
         "start_cpu_seconds": note["start_cpu_seconds"],
         "cells": measured,
         "teachers": note["teachers"],
-        "sources": hashes(files),
-        "sources_moved": [name for name in files if (ROOT / name).stat().st_mtime > started],
+        "sources": hashes(names),
+        "sources_moved": [n for n in names if (ROOT / n).is_file() and (ROOT / n).stat().st_mtime > started],
     }
 
 
 def hashes(names: Iterable[str], root: Path = ROOT) -> dict[str, str]:
-    """sha256 of files below ``root`` by name; ``"absent"`` for one that is not there."""
-    return {name: sha256(p.read_bytes()) if (p := root / name).is_file() else "absent" for name in names}
+    """sha256 of files below ``root`` by name, of the names in a folder (``"kdcore/methods/"``), or ``"absent"``."""
+    return {name: _hash(root / name) for name in names}
+
+
+def _hash(path: Path) -> str:
+    if path.is_dir():
+        return sha256("\n".join(sorted(p.name for p in path.iterdir() if not p.name.startswith((".", "__pycache__")))))
+    return sha256(path.read_bytes()) if path.is_file() else "absent"
 
 
 def _title(cell: dict[str, Any]) -> str:
