@@ -102,12 +102,16 @@ def jobs_of(slug: str, function: str) -> list[Job]:
 # ---------------------------------------------------------------------------------------------------------- processes
 
 
-def run_tests(job: Job) -> int:
-    """In a process of its own: pytest on the method's test file, with the fault in place; its exit status."""
+def run_tests(job: Job, folder: Path | None = None) -> int:
+    """In a process of its own: pytest on the method's test file, with the fault in place; its exit status.
+
+    ``folder`` is for temporary files: pytest's own are removed when a process ends, which a fork does without.
+    """
     import pytest
 
     os.environ["KDCORE_MUTANT"] = job.mutant  # conftest.py installs it before the test file is imported
-    status = int(pytest.main([*OPTIONS, str(TESTS / "methods" / f"test_{job.slug}.py")]))
+    own = [] if folder is None else [f"--basetemp={folder}"]
+    status = int(pytest.main([*OPTIONS, *own, str(TESTS / "methods" / f"test_{job.slug}.py")]))
     untouched = mutants.TALLY["calls"] > 0 and mutants.TALLY["changed"] == 0
     return NO_FIT if status == 0 and job.fault and untouched else status
 
@@ -123,7 +127,7 @@ def fork(job: Job, log: Path) -> int:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        status = run_tests(job)
+        status = run_tests(job, log.with_suffix(".files"))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -211,15 +215,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width = max((len(o.slug + o.function) for o in outcomes), default=0) + 1
     for o in outcomes:
         print(f"{o.slug + '.' + o.function:{width}}  {o.fault:26} {o.state:9} {o.by.splitlines()[0] if o.by else ''}")
+    alive = [o for o in outcomes if o.state in ("survived", "broken")]
+    for o in alive:
+        print(f"\n{o.state.upper()}: {o.slug}.{o.function} {o.fault}{o.by if o.state == 'broken' else ''}")
     states = [o.state for o in outcomes]
     fit = len(states) - states.count("no fit")
     print(
         f"\n{fit} faults, {states.count('killed')} noticed, {fit - states.count('killed')} not, "
         f"{states.count('no fit')} that fit no result; {time.monotonic() - started:.0f} s"
     )
-    alive = [o for o in outcomes if o.state in ("survived", "broken")]
-    for o in alive:
-        print(f"{o.state.upper()}: {o.slug}.{o.function} {o.fault}\n{o.by if o.state == 'broken' else ''}")
     return 1 if alive else 0
 
 

@@ -17,7 +17,7 @@ import torch
 from support import mutants
 from support.golden import close, grad_of
 from support.mutants import algorithm_faults, faults, install, mutate
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcore.functional import divergences
 from kdcore.methods import vanilla_kd
@@ -135,6 +135,17 @@ def test_a_fault_fits_what_is_returned(monkeypatch: pytest.MonkeyPatch, fault: s
     assert type(found) is type(result)
     assert torch.equal(found, faulty) if isinstance(result, Tensor) else found == faulty
     assert mutants.TALLY["calls"] == 1 and bool(mutants.TALLY["changed"]) == (str(found) != str(result))
+
+
+def test_a_function_that_is_returned_has_the_fault_when_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutants, "TALLY", {"calls": 0, "changed": 0})
+
+    def maker(start: float) -> Callable[[float], float]:
+        return lambda x: start + x
+
+    assert algorithm_faults(maker) == ["flip_sign", "scale_1.01", "offset"]
+    assert mutate(maker, "flip_sign")(1.0)(2.0) == -3.0
+    assert mutate(lambda: nn.Identity(), "flip_sign")()(2.0) == 2.0, "a network is not a function"
 
 
 def test_install_reaches_every_module_that_holds_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:

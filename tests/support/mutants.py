@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Call = Callable[..., Any]
 
@@ -38,6 +38,12 @@ def _each(result: Any, change: Callable[[Any], Any]) -> Any:
         return type(result)(_each(r, change) for r in result)
     if isinstance(result, dict):
         return {key: _each(r, change) for key, r in result.items()}
+    if callable(result) and not isinstance(result, type | nn.Module):  # a function that was made: its results
+
+        def made(*args: Any, **kwargs: Any) -> Any:
+            return _each(result(*args, **kwargs), change)
+
+        return made
     fits = isinstance(result, Tensor | float | int) and not isinstance(result, bool)
     return change(result) if fits else result
 
@@ -51,6 +57,7 @@ def _counted(result: Any, change: Callable[[Any], Any]) -> Any:
         return y
 
     TALLY["calls"] += 1
+    TALLY["changed"] += callable(result) and not isinstance(result, nn.Module)  # if nobody calls it, nobody notices
     return _each(result, counting)
 
 

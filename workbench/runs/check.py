@@ -129,6 +129,8 @@ def _step(function: Callable[..., int], arguments: Sequence[Any], root: str, log
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.chdir(root)
+    # of pytest's temporary files: its own folder is removed when a process ends, which a fork does without
+    os.environ["PYTEST_ADDOPTS"] = f"--basetemp={Path(log).with_name('files')}"
     try:
         status = function(*arguments)
     finally:
