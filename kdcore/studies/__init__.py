@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,7 @@ def find_study(slug: str) -> Study:
     Raises:
         ValueError: there is none of this name.
     """
-    there = slug.isidentifier() and not slug.startswith("_") and Path(__file__).with_name(f"{slug}.py").is_file()
-    if not there:
+    if not slug.isidentifier() or slug.startswith("_") or find_spec(f"{__name__}.{slug}") is None:
         known = list_studies()
         raise ValueError(f"there is no study {slug!r}.{closest(slug, known)} There are {', '.join(known)}.")
     return import_module(f"{__name__}.{slug}").STUDY

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,14 @@ def check_paper(slug: str, root: Path | None = None, *, jobs: int = 2) -> Iterat
     """Run the steps, some at once, and give each one's outcome when it is there.
 
     Raises:
-        ValueError: there is no such paper; the message lists those that exist.
+        ValueError: there is no such paper (the message lists those that exist), or a tool that the steps need.
     """
     root = (root or project_root()).resolve()
     known = papers(root)
     if slug not in known:
         raise ValueError(f"there is no paper {slug!r}. There are: {', '.join(known)}.")
+    if missing := [name for name in ("pytest", "hypothesis", "ruff") if find_spec(name) is None]:
+        raise ValueError(f"the check needs {', '.join(missing)}: pip install -e '.[dev]'.")
     pictures, pages = _view_tests(slug, root), find_notebooks(root, slug)
     steps: list[tuple[str, Callable[..., int], tuple[Any, ...]]] = [  # the longest first
         ("lesson", _pytest, (["tests/notebooks/test_notebooks.py"], [notebook_key(page, root) for page in pages])),
@@ -181,13 +184,12 @@ class _Only:
 
 
 def _pytest(paths: list[str], wanted: str | list[str] | None) -> int:
-    import pytest
-
     os.environ["KDW_ALL_LESSONS"] = "1"
     missing = [path for path in paths if not Path(path).exists()]
     if missing or wanted == []:
         sys.stdout.write(f"there is no {missing[0] if missing else 'lesson'}\n")
         return _NOTHING_COLLECTED
+    pytest: Any = importlib.import_module("pytest")  # of the development tools, which the workbench does without
     return int(pytest.main([*_PYTEST, *paths], plugins=[] if wanted is None else [_Only(wanted)]))
 
 
