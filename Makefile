@@ -1,7 +1,7 @@
 # Every target makes the environment (.venv) if it is missing or does not belong to this pyproject.toml.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help env demo test lab lint bench gpu notebooks pair browser doctor clean
+.PHONY: help env demo test test-all test-paper lab lint bench gpu notebooks pair browser doctor clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -14,7 +14,7 @@ HASH  := $(shell (sha256sum pyproject.toml 2>/dev/null || shasum -a 256 pyprojec
 STAMP := $(VENV)/.ready-$(HASH)
 
 help:  ## what can be made
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
 env: $(STAMP)  ## the environment in .venv (done by every other target)
 
@@ -32,8 +32,14 @@ demo: $(STAMP)  ## distil on real digits, execute the lessons, write runs/<id>/r
 lab: $(STAMP)  ## JupyterLab on the start page
 	$(BIN)/kdw lab
 
-test: $(STAMP) browser  ## all tests: units, contracts, notebooks against baselines, browser
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+test: $(STAMP) browser  ## the tests: units, contracts, notebooks against baselines, browser
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not inductor"
+
+test-all: $(STAMP) browser  ## all tests: also every lesson, and machine code of every objective
+	KDW_ALL_LESSONS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-paper: $(STAMP)  ## all that proves one paper, PAPER=slug, in two minutes
+	$(BIN)/kdw check $(PAPER)
 
 lint: $(STAMP)  ## style, format, types, import direction, notebook pairs, README table
 	@failed=; \
@@ -70,5 +76,5 @@ browser:
 	echo "browser: SKIPPED: there is no Chromium and it was not installed ($$why); the browser tests will be skipped."
 
 clean:  ## remove environment, caches and runs
-	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) runs .kdw-cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

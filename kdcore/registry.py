@@ -10,13 +10,28 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from .card import AXES, FAMILIES, MethodCard
 from .functional.checks import check_choice, closest
 from .method import CrossEntropy, Method
+
+_NAME = re.compile(r'^    name(?:, label)? = "(\w+)"', re.MULTILINE)
+
+
+@cache
+def _homes() -> dict[str, str]:
+    """Slug or objective -> module, from the text of the files: who asks for one paper loads no other.
+
+    A hint: what is not found here, or not there, is looked for in all modules.
+    """
+    files = {p.stem: p for p in sorted((Path(__file__).parent / "methods").glob("[!_]*.py"))}
+    named = {name: slug for slug, p in files.items() for name in _NAME.findall(p.read_text(encoding="utf-8"))}
+    return {slug: slug for slug in files} | named
 
 
 @cache
@@ -31,17 +46,27 @@ def _modules() -> dict[str, Any]:
 
 @cache
 def _cards() -> dict[str, MethodCard]:
-    cards = {}
-    for name, module in _modules().items():
-        card = getattr(module, "CARD", None)
-        if not isinstance(card, MethodCard):
-            raise TypeError(f"kdcore/methods/{name}.py must define CARD = MethodCard(...), got {card!r}.")
-        if card.slug != name:
-            raise ValueError(f"kdcore/methods/{name}.py: CARD.slug must be {name!r}, got {card.slug!r}.")
-        if unnamed := [cls.__name__ for cls in _method_classes(module) if cls not in card.objectives]:
-            raise ValueError(f"kdcore/methods/{name}.py: CARD.objectives must name {', '.join(unnamed)}, too.")
-        cards[name] = card
-    return cards
+    return {name: _checked_card(name, module) for name, module in _modules().items()}
+
+
+def _checked_card(name: str, module: Any) -> MethodCard:
+    card = getattr(module, "CARD", None)
+    if not isinstance(card, MethodCard):
+        raise TypeError(f"kdcore/methods/{name}.py must define CARD = MethodCard(...), got {card!r}.")
+    if card.slug != name:
+        raise ValueError(f"kdcore/methods/{name}.py: CARD.slug must be {name!r}, got {card.slug!r}.")
+    if unnamed := [cls.__name__ for cls in _method_classes(module) if cls not in card.objectives]:
+        raise ValueError(f"kdcore/methods/{name}.py: CARD.objectives must name {', '.join(unnamed)}, too.")
+    return card
+
+
+def _near_card(name: str) -> MethodCard | None:
+    """The card of the module that a slug or objective points at, without loading the others."""
+    home = _homes().get(name)
+    if home is None:
+        return None
+    card = _checked_card(home, importlib.import_module(f"{__package__}.methods.{home}"))
+    return card if name == home or any(cls.name == name for cls in card.objectives) else None
 
 
 def _method_classes(module: Any) -> list[type[Method]]:
@@ -104,8 +129,8 @@ def list_objectives(pattern: str = "*") -> list[str]:
 
 def get_card(slug: str) -> MethodCard:
     """The card of a paper by slug (or by the name of one of its objectives)."""
-    if slug in _cards():
-        return _cards()[slug]
+    if (card := _near_card(slug)) is not None:
+        return card
     if slug in _objectives():
         return _objectives()[slug].card
     raise ValueError(
@@ -115,11 +140,14 @@ def get_card(slug: str) -> MethodCard:
 
 def objective_class(name: str) -> type[Method]:
     """The :class:`~kdcore.method.Method` subclass for an objective name or a paper's slug (its first objective)."""
+    if name == CrossEntropy.name:
+        return CrossEntropy
+    card = _near_card(name)
+    if card is not None and (named := [cls for cls in card.objectives if cls.name == name] or card.objectives):
+        return named[0]
     if name in _objectives():
         return _objectives()[name]
-    if name in _cards():
-        if _cards()[name].objectives:
-            return _cards()[name].objectives[0]
+    if card is not None:
         raise ValueError(f"{name!r} is not a training objective: its functions live in kdcore.methods.{name}.")
     raise ValueError(
         f"no method is called {name!r}.{closest(name, [*_cards(), *_objectives()])} list_objectives() names them all."

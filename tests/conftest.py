@@ -23,6 +23,31 @@ def pytest_configure(config: pytest.Config) -> None:
         install(mutant)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, else in the order of the files: a lesson that starts last is waited for by everyone.
+
+    Lessons, then the browser (its server starts once, where these tests are), then what is marked slow.
+    """
+
+    def rank(item: pytest.Item) -> int:
+        lesson = item.path.parent.name == "notebooks" and item.get_closest_marker("notebook") is not None
+        marks = ("browser", "slow")
+        return 0 if lesson else next((i for i, mark in enumerate(marks, 1) if item.get_closest_marker(mark)), 3)
+
+    items.sort(key=rank)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the lessons computed, the slowest first: above 20 CPU seconds the next change to one should make it less."""
+    reports = [r for state in ("passed", "failed") for r in terminalreporter.stats.get(state, ())]
+    said = [str(value) for report in reports for name, value in report.user_properties if name == "lesson"]
+    if said:
+        terminalreporter.section("lessons: CPU seconds, 20 are the aim")
+        for line in sorted(said, key=lambda text: -float(text.split(" CPU s")[0].split()[-1])):
+            terminalreporter.line(line)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Global generators start equal in every test, whatever ran before it in the same worker."""

@@ -10,6 +10,7 @@ import functools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .runs.store import RunRecord
 
 FAILED, USAGE = 1, 2
+_LOG = 8000  # characters of a failing step's output that are shown, from its end
 _PIPE_WIDTH = 160  # columns of a table that goes into a file or pipe
 
 app = typer.Typer(
@@ -95,6 +97,10 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *,
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     console.print(table)
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} s"
 
 
 def _json(value: Any) -> None:
@@ -396,14 +402,47 @@ def notebooks(
         _json({"runs": [r.to_dict() for r in done], "drift": [vars(row) for row in drift]})
     else:
         _table(
-            f"{len(done)} notebooks", ("notebook", "status", "took", "metrics", "run"),
-            [(r.notebook, r.status, f"{r.seconds or 0:.0f} s", len(r.metrics), r.id) for r in done],
+            f"{len(done)} notebooks", ("notebook", "status", "took", "CPU", "cold", "metrics", "run"),
+            [(r.notebook, r.status, f"{r.seconds or 0:.0f} s", _seconds(r.cpu_seconds), _seconds(r.computing),
+              len(r.metrics), r.id) for r in done],
         )  # fmt: skip
         if drift:
             typer.echo("\n" + drift_table(rows), err=True)
             typer.echo("\nIf the new numbers are right: kdw notebooks --update, and review the diff.", err=True)
     _show_failures(bad)
     if bad or drift:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@_friendly
+def check(
+    slug: Annotated[str, typer.Argument(help="Slug of a paper.")] = "",
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Steps at once.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Prove one paper: lint, tests, contracts, study, pictures, lesson, mutation check. Exit code 1 if one fails."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from .runs.check import Step, check_paper
+
+    done: list[Step] = []
+    started = time.monotonic()
+    try:
+        for step in check_paper(slug, jobs=jobs):
+            done.append(step)
+            if not as_json:
+                typer.echo(f"{step.name}: {'ok' if step.ok else 'FAILED'} in {step.seconds:.0f} s", err=True)
+    except ValueError as error:
+        raise _stop(str(error), USAGE) from None
+    bad = [step for step in done if not step.ok]
+    for step in bad:
+        typer.echo(f"\n== {step.name}\n{step.log[-_LOG:]}", err=True)
+    if as_json:
+        _json([vars(step) for step in done])
+    else:
+        rows = [(s.name, "ok" if s.ok else "FAILED", f"{s.seconds:.1f} s", s.said) for s in done]
+        _table(f"{slug}: {time.monotonic() - started:.0f} s", ("step", "outcome", "took", "said"), rows)
+    if bad:
         raise typer.Exit(FAILED)
 
 

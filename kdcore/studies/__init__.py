@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,8 @@ def find_study(slug: str) -> Study:
     Raises:
         ValueError: there is none of this name.
     """
-    known = list_studies()
-    if slug not in known:
+    if not slug.isidentifier() or slug.startswith("_") or find_spec(f"{__name__}.{slug}") is None:
+        known = list_studies()
         raise ValueError(f"there is no study {slug!r}.{closest(slug, known)} There are {', '.join(known)}.")
     return import_module(f"{__name__}.{slug}").STUDY
 

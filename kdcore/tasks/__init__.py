@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ..functional.checks import check_choice, closest
@@ -47,6 +49,24 @@ class TaskInfo:
         return tuple(name for name, default in self.options.items() if default is inspect.Parameter.empty)
 
 
+_TASKS = re.compile(r"^TASKS = \{([^}]*)\}", re.MULTILINE)
+
+
+@cache
+def _homes() -> dict[str, str]:
+    """Task -> module, from the text of the files: who asks for one arena loads no other. A hint, as in the registry."""
+    found = {p.stem: _TASKS.search(p.read_text(encoding="utf-8")) for p in Path(__file__).parent.glob("[!_]*.py")}
+    return {name: module for module, text in found.items() if text for name in re.findall(r'"(\w+)":', text[1])}
+
+
+def _builder(name: str) -> Callable[..., Task]:
+    home = _homes().get(name)
+    near = importlib.import_module(f"{__name__}.{home}").TASKS if home is not None else {}
+    if name not in near:
+        check_choice("task", name, list_tasks())
+    return near[name] if name in near else _builders()[name]
+
+
 @cache
 def _builders() -> dict[str, Callable[..., Task]]:
     found: dict[str, Callable[..., Task]] = {}
@@ -71,8 +91,7 @@ def task_info(name: str) -> TaskInfo:
     Raises:
         ValueError: unknown name, with the closest ones.
     """
-    check_choice("task", name, list_tasks())
-    builder = _builders()[name]
+    builder = _builder(name)
     signature = inspect.signature(builder)
     options = {p.name: p.default for p in signature.parameters.values()}
     returned = signature.return_annotation  # a name where the module postpones its annotations
@@ -109,7 +128,7 @@ def load_task(name: str, **options: Any) -> Any:
     missing = [option for option in info.required if option not in options]
     if missing:
         raise ValueError(f"task {name!r} needs {', '.join(f'{m}=...' for m in missing)}.")
-    return _builders()[name](**options)
+    return _builder(name)(**options)
 
 
 __all__ = [

@@ -7,6 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,19 @@ from ._folders import cache_folder
 RECIPE_VERSION = 1
 
 Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Used:
+    """Kept weights that this process used: what their training took, and whether it was spared that."""
+
+    label: str
+    cpu_seconds: float
+    cached: bool
+
+
+#: By file; a run that reads a teacher has not paid for it, and says so.
+USED: dict[Path, Used] = {}
 
 
 def cached_weights(
@@ -67,8 +81,9 @@ def cached_weights(
     try:
         if _read(model, path):  # another process made it while this one waited
             return model.eval()
-        started = time.perf_counter()
+        started, computed = time.perf_counter(), time.process_time()
         model = train(fresh())
+        USED[path] = Used(path.stem, round(time.process_time() - computed, 3), cached=False)
         _keep(model, path, noted, time.perf_counter() - started)
     finally:
         lock.release()
@@ -82,8 +97,10 @@ def _read(model: nn.Module, path: Path) -> bool:
         return False
     try:
         load_weights(model, path)
-        found, wanted = state_hash(model), json.loads(note.read_text(encoding="utf-8"))["state_hash"]
-        if found == wanted:
+        written = json.loads(note.read_text(encoding="utf-8"))
+        if state_hash(model) == written["state_hash"]:
+            took = written.get("cpu_seconds", written["seconds"])  # files of older versions have the time on the wall
+            USED.setdefault(path, Used(path.stem, took, cached=True))
             return True
         problem = "its weights are not those that were written"
     except (OSError, CheckpointError, ValueError, KeyError, RuntimeError) as error:
@@ -98,6 +115,7 @@ def _keep(model: nn.Module, path: Path, made_of: dict[str, Any], seconds: float)
         "made_of": made_of,
         "state_hash": state_hash(model),
         "seconds": round(seconds, 3),
+        "cpu_seconds": USED[path].cpu_seconds,
         "torch": torch.__version__,
     }
     try:

@@ -232,9 +232,20 @@ def test_compiles(name: str) -> None:
     compiled_equals_eager(name, "aot_eager")
 
 
+def one_per_family() -> list[Any]:
+    """The objectives; all but the first of each family are marked ``inductor``: each costs ten seconds of compiler."""
+    seen: set[str] = set()
+    marked = []
+    for name in OBJECTIVES:
+        family = objective_class(name).card.family
+        marked.append(pytest.param(name, marks=[pytest.mark.inductor] if family in seen else []))
+        seen.add(family)
+    return marked
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # inductor warns about the machine it compiles on, not about the loss
-@every_objective
+@pytest.mark.parametrize("name", one_per_family())
 def test_compiles_to_machine_code(name: str) -> None:
     compiled_equals_eager(name, "inductor")
 

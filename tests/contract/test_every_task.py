@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdcore import tasks
 from kdcore.checkpoints import state_hash
 from kdcore.distiller import distill
 from kdcore.inputs import read_batch
@@ -81,3 +84,16 @@ def test_labels_can_be_learnt(name: str, tmp_path: Path) -> None:
     few = [batch for batch, _ in zip(data, range(3), strict=False)]
     result = distill(None, t.student(seed=0), t.teacher_objective(), few, epochs=1, loss=t.loss, readout=t.readout)
     assert result.steps == 3 and all(v == v for v in result.history[0].terms.values())
+
+
+def test_asking_for_one_task_loads_no_other() -> None:
+    code = (
+        "import sys; from kdcore.tasks import load_task; load_task('digits')\n"
+        "print([m for m in sys.modules if m.startswith('kdcore.tasks.') and not m.startswith('kdcore.tasks._')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['kdcore.tasks.digits']"
+
+
+def test_the_names_of_tasks_that_are_read_are_those_that_are_there() -> None:
+    assert sorted(tasks._homes()) == list_tasks()

@@ -82,3 +82,26 @@ def test_looking_through_the_methods_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_asking_for_one_paper_loads_no_other() -> None:
+    code = (
+        "import sys; from kdcore.registry import create_method, get_card, objective_class\n"
+        "create_method('kd'), create_method('ce'), get_card('pld'), get_card('dkd'), objective_class('vanilla_kd')\n"
+        "print(sorted(m.rpartition('.')[2] for m in sys.modules if m.startswith('kdcore.methods.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['pld', 'vanilla_kd']"
+
+
+def test_the_names_that_are_read_are_those_that_are_there() -> None:
+    assert set(registry._homes()) == {*list_methods(), *list_objectives()} - {"ce"}
+    assert {name: objective_class(name).card.slug for name in registry._objectives() if name != "ce"} == {
+        name: registry._homes()[name] for name in registry._objectives() if name != "ce"
+    }
+
+
+def test_a_name_that_is_not_written_plainly_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_homes", lambda: {"pld": "pld", "dkd": "pld"})
+    assert get_card("dkd").slug == "vanilla_kd" and objective_class("kdpp").name == "kdpp"
+    assert objective_class("dkd").name == "dkd"

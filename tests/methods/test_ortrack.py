@@ -22,10 +22,12 @@ from kdcore.methods.ortrack import (
     adaptive_feature_kd_loss,
     cox_intensity,
     difficulty_weights,
+    mask_drawer,
     masking_probability,
     occlusion_robust_loss,
     sample_cox_mask,
     sample_difficulty,
+    sample_uniform_mask,
 )
 from kdcore.models import MLP
 from kdcore.models.tracker import PairTracker
@@ -261,6 +263,20 @@ def test_the_objective_weighs_wrong_samples_more() -> None:
 def tracker(depth: int = 1, width: int = 16, **options: object) -> PairTracker:
     torch.manual_seed(depth)
     return PairTracker(OcclusionRobustTracker(16, 24, 8, width, depth, 2, 8, **options))
+
+
+def test_the_drawer_masks_one_cell_per_patch_by_the_law_it_is_asked_for() -> None:
+    small = OcclusionRobustTracker(16, 24, 4, 8, 1, 2, 8)
+    intensity = cox_intensity(16, block_size=4, sigma=5.0)
+    for kind, same in (
+        ("cox", lambda g: sample_cox_mask(intensity, 6, mask_ratio=0.4, generator=g)),
+        ("uniform", lambda g: sample_uniform_mask((4, 4), 6, mask_ratio=0.4, generator=g)),
+    ):
+        drawn = mask_drawer(small, kind, 0.4, 5.0)(6, generator=torch.Generator().manual_seed(2))  # type: ignore[call-arg]
+        assert drawn.shape == (6, 1, 4, 4) and 0 < drawn.mean() < 1
+        assert torch.equal(drawn, same(torch.Generator().manual_seed(2)))
+    with pytest.raises(ValueError, match="mask must be one of"):
+        mask_drawer(small, "perlin", 0.4, 5.0)
 
 
 def test_trackers_are_compared_on_all_tokens_and_the_teacher_stays_as_it_is() -> None:

@@ -235,6 +235,23 @@ def test_prediction_bias_tells_clusters_from_spread() -> None:
     assert math.isnan(prediction_bias(one, num_clusters=1)["ratio"])
 
 
+def test_prediction_bias_is_the_inertia_of_its_centers_over_that_of_even_points() -> None:
+    p = simplex(60, 4)
+    found = prediction_bias(p, num_clusters=3, generator=generator(1))
+    centers, own = found["centers"], found["assignments"]
+    for k in range(3):
+        close(centers[k], p[own == k].mean(0))
+    assert found["inertia"] == pytest.approx(
+        sum(float((x - centers[k]).square().sum()) for x, k in zip(p, own, strict=True))
+    )
+    assert found["ratio"] == pytest.approx(found["inertia"] / found["uniform_inertia"])
+    top = [int(center.argmax()) for center in centers]
+    assert found["histogram"].tolist() == [top.count(c) for c in range(4)]
+    again, other = (prediction_bias(p, num_clusters=3, generator=generator(seed)) for seed in (1, 2))
+    assert again["uniform_inertia"] == found["uniform_inertia"] != other["uniform_inertia"]
+    assert torch.equal(again["centers"], centers)
+
+
 # A few-shot teacher ---------------------------------------------------------------------------------------------------
 
 

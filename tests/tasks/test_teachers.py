@@ -71,6 +71,19 @@ def test_second_load_reads_the_same_weights(cache: Path, trainings: list[str]) -
     assert note["state_hash"] == state_hash(first) and note["made_of"]["recipe"]["epochs"] == 2
 
 
+def test_a_process_knows_what_its_teachers_took(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teachers, "USED", {})
+    tiny().teacher()
+    path = files(cache, ".safetensors")[0]
+    made = teachers.USED[path]
+    assert made.label == path.stem and made.cpu_seconds > 0 and not made.cached
+    tiny().teacher()
+    assert {path: made} == teachers.USED, "what this process trained it has not been spared"
+    teachers.USED.clear()
+    tiny().teacher()
+    assert {path: replace(made, cached=True)} == teachers.USED
+
+
 def test_training_it_again_gives_the_same_weights_and_disturbs_no_random_state(cache: Path) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()

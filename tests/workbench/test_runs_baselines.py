@@ -82,6 +82,16 @@ def test_update_writes_a_reviewable_diff_and_keeps_what_did_not_move(tmp_path: P
     assert load_baselines(file)["fam/x"]["a"] == metric(0.55, 0.01), "another tolerance is another baseline"
 
 
+def test_what_a_person_wrote_into_a_baseline_file_stays(tmp_path: Path) -> None:
+    file, allowed = tmp_path / "baselines", {"seconds": 45, "since": "2026-11-28", "why": "four arms"}
+    update_baselines([run(tmp_path / "1", a=metric(1, None, "int"))], file)
+    path = file / "fam" / "x.json"
+    write_json(path, read_json(path) | {"cpu_seconds_allowed": allowed})
+    assert load_baselines(file)["fam/x"].keys() == {"a"}, "it is no metric"
+    update_baselines([run(tmp_path / "2", a=metric(2, None, "int"))], file)
+    assert read_json(path)["cpu_seconds_allowed"] == allowed and read_json(path)["metrics"]["a"]["value"] == 2
+
+
 def test_update_drops_the_files_of_notebooks_that_are_gone(tmp_path: Path) -> None:
     file = tmp_path / "baselines"
     runs = [run(tmp_path / n, n, a=metric(1, None, "int")) for n in ("z", "b", "gone")]

@@ -249,5 +249,16 @@ def test_an_atomic_write_that_fails_leaves_the_old_content_and_no_rubbish(
 def test_a_run_says_everything_a_script_may_want(tmp_path: Path) -> None:
     run = read_run(fake(tmp_path / "r", parameters={"n": 1}))
     assert isinstance(run, RunRecord)
-    keys = {"id", "status", "notebook", "folder", "seconds", "parameters", "metrics", "verdicts", "failure"}
+    keys = {
+        "id",
+        "status",
+        "notebook",
+        "folder",
+        "seconds",
+        "cpu_seconds",
+        "parameters",
+        "metrics",
+        "verdicts",
+        "failure",
+    }
     assert set(run.to_dict()) == keys and json.dumps(run.to_dict())

@@ -83,6 +83,7 @@ def test_a_kept_result_is_refused_once_its_study_has_changed(monkeypatch: pytest
     changed = replace(SMALL, quick={"epochs": 3})
     monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: changed)
     assert "has changed since its result was kept: run kdw study pld --seeds 2 --keep" in runs.stale(kept)
+    monkeypatch.undo()
     assert "there is no study 'gone'" in runs.stale(kept | {"study": "gone"})
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from .environment import git_commit, kernels, python_executable, versions
 from .files import notebook_key, project_root, resolve_notebook, to_json, write_json
+from .meter import collect
 from .parameters import check_parameters, read_parameters
 from .records import SCHEMA, source_hash
 from .store import Failure, RunRecord, owner, read_run
@@ -146,6 +147,7 @@ def run_notebook(
                 "finished": finished,
                 "seconds": round(finished - info["started"], 3),
                 "failure": vars(failure) if failure else None,
+                **collect(folder, info["started"]),
             },
         )
     return read_run(folder)

@@ -13,6 +13,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from traitlets import Dict, Unicode
 from traitlets.config import Config
 
+from .meter import EXTENSION
 from .zygote import ZygoteError, can_fork, fork_kernel
 
 ENGINE = "kdw"
@@ -39,7 +40,7 @@ class ForkProvisioner(LocalProvisioner):
 
 
 class RunKernelManager(AsyncKernelManager):
-    """Adds variables to the kernel's environment, and keeps what its process writes outside of cells in a file."""
+    """Adds variables to the kernel's environment, measures it, and keeps what it writes outside of cells in a file."""
 
     extra_env = Dict(help="variables added to the kernel's environment").tag(config=True)
     log_file = Unicode(os.devnull, help="where the process' own standard output and error go").tag(config=True)
@@ -56,6 +57,8 @@ class RunKernelManager(AsyncKernelManager):
     pre_start_kernel = _async_pre_start_kernel
 
     async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: Any) -> None:
+        if "ipykernel_launcher" in kernel_cmd:
+            kernel_cmd = [*kernel_cmd, f"--IPKernelApp.extra_extensions={EXTENSION}"]
         with open(self.log_file, "ab") as log:
             await super()._async_launch_kernel(kernel_cmd, **kw | {"stdout": log, "stderr": log})
 

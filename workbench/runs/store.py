@@ -65,6 +65,32 @@ class RunRecord:
         return self.info.get("seconds")
 
     @property
+    def cpu_seconds(self) -> float | None:
+        """CPU seconds of the kernel and its children, its start included; ``None`` if it was not measured."""
+        return self.info.get("cpu_seconds")
+
+    @property
+    def computing(self) -> float | None:
+        """CPU seconds of the cells as on an empty teacher cache.
+
+        The kernel's start does not count. A teacher that was read from the cache counts with what it once took to
+        train, so that the number does not depend on which lesson came first.
+        """
+        if "cells" not in self.info:
+            return None
+        read = sum(teacher["cpu_seconds"] for teacher in self.info["teachers"] if teacher["cached"])
+        return sum(cell["cpu_seconds"] for cell in self.info["cells"]) + read
+
+    def slowest(self, count: int = 3) -> str:
+        """The cells with the most CPU seconds, and the teachers that were read: ``"cell 12 (fit(...)): 8.1 s"``."""
+        cells = sorted(self.info.get("cells", ()), key=lambda cell: -cell["cpu_seconds"])[:count]
+        teachers = [t for t in self.info.get("teachers", ()) if t["cached"]]
+        return "; ".join(
+            [f"cell {c['cell']} ({c['title']}): {c['cpu_seconds']:.1f} s" for c in cells]
+            + [f"teacher {t['label']}, from the cache: {t['cpu_seconds']:.1f} s" for t in teachers]
+        )
+
+    @property
     def executed(self) -> Path:
         """The executed notebook (of a failed run: up to and with the error)."""
         return self.folder / "notebook.ipynb"
@@ -97,6 +123,7 @@ class RunRecord:
             "notebook": self.notebook,
             "folder": str(self.folder),
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "parameters": self.parameters,
             "metrics": self.metrics,
             "verdicts": self.verdicts,

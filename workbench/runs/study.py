@@ -238,12 +238,14 @@ def kept_verdicts(slug: str, folder: Path | None = None, *, tuned: bool = False)
 
 def stale(record: Mapping[str, Any]) -> str:
     """Why a kept record no longer belongs to its study, in words; empty if it does."""
-    from kdcore.studies import find_study, list_studies
+    from kdcore.studies import find_study
 
     slug = record["study"]
-    if slug not in list_studies():
+    try:
+        study = find_study(slug)
+    except ValueError:
         return f"there is no study {slug!r} any more."
-    if record["schema"] != SCHEMA or record["fingerprint"] != find_study(slug).fingerprint():
+    if record["schema"] != SCHEMA or record["fingerprint"] != study.fingerprint():
         return f"the study {slug!r} has changed since its result was kept: run {record['command']} --keep."
     return ""
 
