@@ -103,6 +103,28 @@ def check_range(x: Any, given: Sequence[Any], transforms: Sequence[Any]) -> None
         )
 
 
+def check_labelled(sample: Batch, methods: Sequence[Method]) -> None:
+    """Refuse batches without labels for a method that needs them; of a dict the keys are named."""
+    needy = next((m for m in methods if m.needs.labels), None)
+    if sample.labels is not None or needy is None:
+        return
+    came = f", got the keys {', '.join(map(repr, sample.x))}" if isinstance(sample.x, Mapping) else ""
+    raise ValueError(
+        f"method {needy.name!r} needs labels, but the batches have none: give (x, y), or a dict with labels "
+        f"under one of {', '.join(LABEL_KEYS)}{came}."
+    )
+
+
+def check_training_labels(first: Method, ce_weight: float | None, sample: Batch, logits: Tensor, loader: Any) -> None:
+    """Labels that cross-entropy cannot take are refused now, where it has a weight: those of the sample, and all that
+    the data set lists."""
+    weight = ce_weight if ce_weight is not None else first.knob.ce_weight
+    if not weight or type(first).supervised is not Method.supervised or sample.labels is None:
+        return
+    class_labels(sample.labels.to(logits.device), logits[: len(sample.labels)])
+    check_known_labels(loader, logits)
+
+
 def check_known_labels(loader: Any, logits: Tensor, where: str = "") -> None:
     """Labels that the data set lists are all checked at once, others batch by batch.
 

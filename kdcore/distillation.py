@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Tens
 from ._distillation_checks import (
     answer_of,
     as_methods,
-    check_known_labels,
+    check_labelled,
     check_last_batch,
     check_models,
     check_range,
+    check_training_labels,
     check_validation,
     loader_length,
     sample_batch,
@@ -28,7 +29,7 @@ from .checkpoints import preserved_rng
 from .engine import Learn, Run, Stage, Training
 from .engine.optim import optimizer_name
 from .functional.checks import describe
-from .inputs import LABEL_KEYS, Batch, Paired, check_finite, input_normalization, read_batch, rebuild_loader
+from .inputs import Batch, Paired, check_finite, input_normalization, read_batch, rebuild_loader
 from .labels import class_labels
 from .method import Answer, Method, Signals, TrainingOutputs
 from .metrics import Metrics, evaluate, is_better, named_metrics
@@ -104,10 +105,8 @@ class Distillation(Training):
         self.wants_logits = any(m.needs.teacher_logits for m in self.objectives)
         self.with_validation = any(m.needs.validation for m in self.objectives)
         if self.with_validation and val is None:
-            raise ValueError(f"method {self._first('validation')!r} needs validation data, got val=None.")
-
-    def _first(self, need: str) -> str:
-        return next(m.name for m in self.objectives if getattr(m.needs, need))
+            needy = next(m for m in self.objectives if m.needs.validation)
+            raise ValueError(f"method {needy.name!r} needs validation data, got val=None.")
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -306,12 +305,7 @@ class Distillation(Training):
             for name, model in self.teachers.items()
         }
         sample = sample_batch(self.train_data, self.views)
-        if sample.labels is None and (needy := next((m for m in self.objectives if m.needs.labels), None)):
-            came = f", got the keys {', '.join(map(repr, sample.x))}" if isinstance(sample.x, Mapping) else ""
-            raise ValueError(
-                f"method {needy.name!r} needs labels, but the batches have none: give (x, y), or a dict with labels "
-                f"under one of {', '.join(LABEL_KEYS)}{came}."
-            )
+        check_labelled(sample, self.objectives)
         self._setup_methods(sample, transform, transforms)
         loader = self._prepare_loader(sample)
         self.answering = self._prepare_teachers(stack, transforms)
@@ -356,7 +350,7 @@ class Distillation(Training):
                     "logit distillation needs the same classes in the same order."
                 )
         if self.loss is None:
-            self._check_labels(sample, logits)
+            check_training_labels(self.objectives[0], self.ce_weight, sample, logits, self.train_data)
         theirs_ids = {id(p) for p in self.teachers.parameters()}
         for method in self.objectives:
             with torch.enable_grad():
@@ -369,16 +363,6 @@ class Distillation(Training):
         check_last_batch(self.train_data, self.objectives, self.student, transform, x, self.views)
         if self.val is not None:
             check_validation(self.val, self.student, self.metrics, self.readout, transform)
-
-    def _check_labels(self, sample: Batch, logits: Tensor) -> None:
-        """Labels that cross-entropy cannot take are refused now, where it has a weight: those of the sample, and all
-        that the data set lists."""
-        first = self.objectives[0]
-        weight = self.ce_weight if self.ce_weight is not None else first.knob.ce_weight
-        if not weight or type(first).supervised is not Method.supervised or sample.labels is None:
-            return
-        class_labels(sample.labels.to(logits.device), logits[: len(sample.labels)])
-        check_known_labels(self.train_data, logits)
 
     def _prepare_loader(self, sample: Batch) -> Iterable[Any]:
         """The loader with sample positions where they are needed, sharded over processes, restartable when saving."""

@@ -12,7 +12,8 @@ What can be relied on:
 """
 
 from .events import Epoch, NonFiniteLossError, Step, Trained, listening
-from .run import Run, fit
+from .fitting import fit
+from .run import Run
 from .stage import Learn, Stage, Terms, Training
 
 __all__ = [

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from ..checkpoints import (
@@ -33,8 +33,8 @@ from .optim import Learner, make_learners
 from .ownership import Ownership, check_plain, owned
 from .processes import gathered, leave_process_group_at_exit
 from .stage import Learn, Stage, Training
-from .state import Progress, check_identity, find_checkpoint, generators_of
-from .teachers import Learning, Untouched
+from .state import Progress, check_identity, find_checkpoint, generators_of, length_of
+from .teachers import Learning, Untouched, frozen_in_eval_mode
 from .update import StepModule, Updates, of_stage
 
 #: Before the first stage is opened.
@@ -354,7 +354,9 @@ class Run(Updates):
         }
         stack.enter_context(Untouched(teachers, train_mode=self.teacher_train_mode))
         self.resuming = checkpoint is not None
-        self._at_rest = frozen_in_eval_mode(self.training)
+        self._at_rest = frozen_in_eval_mode(
+            m for n, m in self.training.named_children() if not self.training.is_frozen(n)
+        )
         self.training.begin(self, stack)
         if self.checkpoint_dir is not None:
             check_plain(self.training.learned_state())
@@ -492,48 +494,3 @@ class Run(Updates):
             "seed": self.seed,
             "teacher_train_mode": self.teacher_train_mode,
         }
-
-
-def fit(training: Training, **options: Any) -> Trained:
-    """Run a training to its end and return what it gave.
-
-    Args:
-        training: a :class:`Training`; trained in place.
-        **options: the keyword arguments of :class:`Run`.
-
-    Raises:
-        NonFiniteLossError, ValueError, CheckpointError: see :meth:`Run.run`.
-    """
-    run = Run(training, **options)
-    for _ in run.run():
-        pass
-    return run.result()
-
-
-def frozen_in_eval_mode(training: Training) -> list[nn.Module]:
-    """Parts of players that were handed over in eval mode with every parameter frozen, the topmost ones.
-
-    They stay in eval mode, so that a frozen backbone keeps the running statistics of its batch norm.
-    """
-    found: list[nn.Module] = []
-
-    def look(module: nn.Module) -> None:
-        parameters = list(module.parameters())
-        if not module.training and parameters and not any(p.requires_grad for p in parameters):
-            found.append(module)
-            return
-        for child in module.children():
-            look(child)
-
-    for name, player in training.named_children():
-        if not training.is_frozen(name):
-            look(player)
-    return found
-
-
-def length_of(data: Any) -> int | None:
-    """Batches in an epoch, or ``None`` for data without a length."""
-    try:
-        return len(data)
-    except TypeError:
-        return None

@@ -117,4 +117,12 @@ def generators_of(data: Any) -> list[torch.Generator | None]:
     return own
 
 
-__all__ = ["CheckpointError", "Progress", "check_identity", "find_checkpoint", "generators_of"]
+def length_of(data: Any) -> int | None:
+    """Batches in an epoch, or ``None`` for data without a length."""
+    try:
+        return len(data)
+    except TypeError:
+        return None
+
+
+__all__ = ["CheckpointError", "Progress", "check_identity", "find_checkpoint", "generators_of", "length_of"]

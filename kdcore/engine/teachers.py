@@ -69,3 +69,23 @@ class BatchNormAdvice(AbstractContextManager):
                 "a batch of one sample cannot go through batch norm in training mode: pass drop_last=True "
                 "to the training loader, or another batch size."
             ) from error
+
+
+def frozen_in_eval_mode(players: Iterable[nn.Module]) -> list[nn.Module]:
+    """Parts of players that were handed over in eval mode with every parameter frozen, the topmost ones.
+
+    They stay in eval mode, so that a frozen backbone keeps the running statistics of its batch norm.
+    """
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module) -> None:
+        parameters = list(module.parameters())
+        if not module.training and parameters and not any(p.requires_grad for p in parameters):
+            found.append(module)
+            return
+        for child in module.children():
+            look(child)
+
+    for player in players:
+        look(player)
+    return found
