@@ -12,6 +12,7 @@ from ..functional.checks import describe
 from ..metrics import accuracy
 from ..weights import fitting_names, read_weights
 from ._data import known_labels, labels_of
+from ._draw import Draw, draw_rows
 from ._models import reference_models
 from ._task import Task
 
@@ -60,6 +61,11 @@ class Classification(Task):
     def labels(self, split: str = "test") -> Tensor:
         """All labels of a split, ``(N,)`` int64, in the order of the data set."""
         return labels_of(self.split(split))
+
+    def draw(self, split: str = "test", n: int = 400, *, seed: int = 0) -> Draw:
+        """At most ``n`` samples of a split, every class with its share; see :meth:`Task.draw`."""
+        data = self.split(split)
+        return draw_rows(split, len(data), n, seed, self.labels(split).numpy() if n < len(data) else None)
 
     def load(self, model: nn.Module, weights: str | Path) -> nn.Module:
         """Read a checkpoint into ``model`` and check that it answers with this task's classes; returned in eval mode.

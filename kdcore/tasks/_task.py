@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from .. import html
 from ..checkpoints import load_weights, preserved_rng
@@ -23,6 +23,7 @@ from ..metrics import SampleMean, evaluate, hits, is_better
 from ..outputs import logits_of
 from ..taps import evaluating
 from ._data import SizedDataset, WithIndex, as_dataset, collate, fingerprint
+from ._draw import Draw, draw_rows
 from ._models import ModelSpec, Recipe
 from ._teachers import Progress, cached_weights
 
@@ -115,6 +116,7 @@ class Task:
         index: bool = False,
         drop_last: bool | None = None,
         workers: int = 0,
+        rows: Sequence[int] | None = None,
     ) -> DataLoader[Any]:
         """Batches ``(x, y)`` or, with ``index``, ``(x, y, index)``.
 
@@ -127,12 +129,17 @@ class Task:
             drop_last: drop an incomplete last batch; ``None`` drops it only while shuffling and only if it would hold a
                 single sample, which batch normalisation cannot use.
             workers: processes that read ahead.
+            rows: only the samples at these positions, e.g. of :meth:`draw`; with ``index`` positions stay those of the
+                split.
         """
-        data = self.split(split)
+        data: Any = self.split(split)
         shuffle = split in ("train", "teacher_train") if shuffle is None else shuffle
+        size = len(data) if rows is None else len(rows)
         if drop_last is None:
-            drop_last = shuffle and len(data) > batch_size and len(data) % batch_size == 1
+            drop_last = shuffle and size > batch_size and size % batch_size == 1
         source = cast("Dataset[Any]", WithIndex(data) if index else data)
+        if rows is not None:
+            source = Subset(source, list(rows))
         return DataLoader(
             source,
             batch_size=batch_size,
@@ -150,6 +157,13 @@ class Task:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n].tolist()
         x, y, _ = collate(WithIndex(data).__getitems__(order))
         return x, y
+
+    def draw(self, split: str = "test", n: int = 400, *, seed: int = 0) -> Draw:
+        """At most ``n`` samples of a split, for whatever does not look at all of them; classes have their shares.
+
+        The same arguments give the same samples, so that pictures of one page agree.
+        """
+        return draw_rows(split, len(self.split(split)), n, seed)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -302,32 +316,42 @@ class Task:
         metric.update(output, labels)
         return float(metric.compute())
 
-    def answers(self, model: nn.Module, split: str = "test", *, batch_size: int = 512) -> Iterator[tuple[Tensor, Any]]:
-        """Readout and labels of every batch of a split, in its order, on the CPU.
+    def answers(
+        self, model: nn.Module, split: str = "test", *, batch_size: int = 512, rows: Sequence[int] | None = None
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """Readout and labels of every batch of a split (of its ``rows``), in its order, on the CPU.
 
         The model runs in eval mode with its own normalisation; its training flags are put back.
         """
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         normalize = self.normalization(model).to(device)
         with evaluating(model), torch.no_grad():
-            for raw in self.loader(split, batch_size=batch_size, shuffle=False):
+            for raw in self.loader(split, batch_size=batch_size, shuffle=False, rows=rows):
                 batch = read_batch(raw)
                 yield self.readout(model(normalize(batch.to(device).x))).cpu(), batch.labels
 
     def predict(
-        self, model: nn.Module, split: str = "test", *, n: int | None = None, batch_size: int = 512
+        self,
+        model: nn.Module,
+        split: str = "test",
+        *,
+        n: int | None = None,
+        rows: Sequence[int] | None = None,
+        batch_size: int = 512,
     ) -> tuple[Tensor, Tensor]:
         """Answers ``(N, ...)`` and labels ``(N, ...)`` over a split, in its order, on the CPU.
 
         Args:
             model: any module that maps x to what :attr:`readout` reads.
             split: which part of the data.
-            n: the first ``n`` samples only.
+            n: the first ``n`` samples only (to see what an answer looks like; for numbers take :meth:`draw`).
+            rows: the samples at these positions only.
             batch_size: samples per forward pass.
         """
-        total = len(self.split(split)) if n is None else min(n, len(self.split(split)))
+        size = len(self.split(split)) if rows is None else len(rows)
+        total = size if n is None else min(n, size)
         found, labels, count = [], [], 0
-        for output, truth in self.answers(model, split, batch_size=min(batch_size, total)):
+        for output, truth in self.answers(model, split, batch_size=min(batch_size, total), rows=rows):
             found.append(output)
             labels.append(truth)
             count += len(output)

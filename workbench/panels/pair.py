@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -62,7 +63,8 @@ class Pair:
         labels: tuple[str, str],
     ) -> None:
         self.task, self.split, self.labels = task, split, labels
-        self.count = min(limit, len(task.split(split)))
+        self.draw = task.draw(split, limit)
+        self.count = len(self.draw)
         self.teacher, self.after = copy.deepcopy(teacher).eval(), copy.deepcopy(after).eval()
         self.before = copy.deepcopy(before).eval() if before is not None else None
         self.layers: dict[str, Any] = {"layers_x": layers_student, "layers_y": layers_teacher}
@@ -70,14 +72,15 @@ class Pair:
     @cached_property
     def logits(self) -> dict[str, Tensor]:
         """Logits ``(N, C)`` by role, labels ``(N,)`` under ``"labels"``."""
-        teacher, labels = self.task.predict(self.teacher, self.split, n=self.count)
+        rows = self.draw.rows
+        teacher, labels = self.task.predict(self.teacher, self.split, rows=rows)
         made = {
             "teacher": teacher,
             "labels": labels,
-            "after": self.task.predict(self.after, self.split, n=self.count)[0],
+            "after": self.task.predict(self.after, self.split, rows=rows)[0],
         }
         if self.before is not None:
-            made["before"] = self.task.predict(self.before, self.split, n=self.count)[0]
+            made["before"] = self.task.predict(self.before, self.split, rows=rows)[0]
         return made
 
     @cached_property
@@ -95,14 +98,13 @@ class Pair:
         return int(kd_loss(self.logits["after"], self.logits["teacher"], temperature=1.0, reduction="none").argmax())
 
     def _map(self, student: nn.Module) -> CKAResult:
-        loader = self.task.loader(self.split, batch_size=64, shuffle=True, seed=0)
+        loader = self.task.loader(self.split, batch_size=64, shuffle=True, seed=0, rows=self.draw.rows)
         return cka_map(
             student,
             self.teacher,
             loader,
             transform_x=self.task.normalization(student),
             transform_y=self.task.normalization(self.teacher),
-            limit=self.count,
             **self.layers,
         )
 
@@ -114,7 +116,10 @@ class Pair:
             "confusion": self._confusion_views,
             "sample": lambda: self._sample_views(sample, temperature),
         }
-        return made[picture]()
+        whole = made[picture]()
+        if picture == "sample":
+            return whole
+        return [replace(view, title=f"{view.title} ({self.draw.words})") for view in whole]
 
     def _cka_views(self) -> list[View]:
         after = self.maps["after"]
@@ -158,9 +163,10 @@ class Pair:
     def _sample_views(self, sample: int, temperature: float) -> list[View]:
         names, label = self.task.class_names, int(self.logits["labels"][sample])
         s, t = self.logits["after"][sample], self.logits["teacher"][sample]
-        x = torch.as_tensor(self.task.split(self.split)[sample][0])
+        position = self.draw.rows[sample]
+        x = torch.as_tensor(self.task.split(self.split)[position][0])
         image = x if x.ndim == 3 and x.shape[0] in (1, 3) else None
-        title = f"Sample {sample}: teacher and student at temperature {temperature:g}"
+        title = f"Sample {position} of the {self.split} split: teacher and student at temperature {temperature:g}"
         return [
             probability_bars_view(s, t, names, temperature=temperature, label=label, image=image, title=title),
             ranking_view(s, t, names, label=label),
@@ -183,7 +189,7 @@ class PairPanel(Explorer):
         teacher: module.
         after: the distilled student; before: the same network earlier (untrained, or trained with labels alone), or
             ``None``.
-        split: part of the data; limit: at most so many samples of it.
+        split: part of the data; limit: at most so many samples of it, drawn by class (:meth:`Task.draw`).
         layers_teacher, layers_student: layers of the CKA map (default: :func:`kdcore.layers`).
         labels: what before and after are called.
         name: key among the open panels.
@@ -234,7 +240,7 @@ class BeforeAfter(Explorer):
 
     Args:
         training: the panel to follow.
-        split: part of the data; limit: at most so many samples of it.
+        split: part of the data; limit: at most so many samples of it, drawn by class (:meth:`Task.draw`).
         name: key among the open panels.
 
     ``pair`` holds the numbers behind the pictures. The static form shows the last training; where there is none, it
