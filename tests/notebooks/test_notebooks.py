@@ -51,7 +51,8 @@ def test_nothing_committed_is_executed(key: str) -> None:
 def test_notebook(key: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     if key not in ALWAYS and not lessons.all_wanted() and (earlier := lessons.unchanged(NOTEBOOKS[key], ROOT)):
         pytest.skip(f"unchanged since run {earlier}")
-    run = run_notebook(NOTEBOOKS[key], runs_dir=tmp_path)
+    with lessons.watch_slowness() as speed:
+        run = run_notebook(NOTEBOOKS[key], runs_dir=tmp_path)
     assert run.ok, f"{run.failure}\n{run.failure.traceback if run.failure else ''}"
     problems = drift_table(compare_run(run, BASELINES))
     assert not problems, f"\n{problems}\n\nIf the new numbers are right: kdw notebooks --only {key} --update"
@@ -61,8 +62,8 @@ def test_notebook(key: str, tmp_path: Path, record_property: Callable[[str, obje
     complaints = [o["text"] for c in cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
     assert complaints == [], "a cell wrote to standard error"
     assert run.computing is not None, "the kernel was not measured"
-    allowed, slowness = lessons.allowed_seconds(key, FOLDER), lessons.slowness()
-    took = f"{run.computing:.1f} CPU s of {allowed:g} allowed, this machine now taking {slowness:.2f} of the time"
+    allowed, slowness = lessons.allowed_seconds(key, FOLDER), speed.mean
+    took = f"{run.computing:.1f} CPU s of {allowed:g} allowed, this machine {slowness:.2f} times as slow"
     record_property("lesson", f"{key}: {took}" if run.computing <= allowed * slowness else f"{key}: TOO LONG, {took}")
     assert run.computing <= allowed * slowness, f"{key} computes too long: {took}. Slowest: {run.slowest(5)}"
     lessons.remember(run, NOTEBOOKS[key], ROOT)

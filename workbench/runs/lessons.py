@@ -9,8 +9,10 @@ skipped. Keys lie in ``.kdw-cache/lessons`` and are never committed; a run that 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ KEYS = Path(".kdw-cache/lessons")
 KEPT = 4  # keys of one lesson: so many branches can be gone back to
 #: CPU seconds that a quick lesson should take, and those above which its test fails; see ``RunRecord.computing``.
 AIM, LIMIT = 20.0, 25.0
-#: CPU seconds of :func:`_work` on one core of the machine (2.9 GHz, otherwise idle) that ``LIMIT`` was set on.
-REFERENCE = 0.26
+#: CPU seconds of :func:`_work` on one core of the machine that ``LIMIT`` was set on, otherwise idle.
+REFERENCE = 0.026
 
 
 # ------------------------------------------------------------------------------------------------- what need not run
@@ -126,15 +128,46 @@ def allowed_seconds(key: str, baselines: Path) -> float:
     return float(granted["seconds"])
 
 
-def slowness() -> float:
-    """How much longer this machine takes for the same work, at this moment, than the one the limit was set on.
+@contextmanager
+def watch_slowness(every: float = 2.0) -> Iterator[Slowness]:
+    """Measures the machine's speed, in a thread, while something else runs: ``with watch_slowness() as speed: ...``."""
+    found, over = Slowness(), threading.Event()
 
-    At least 1. A core that is shared computes the same in more CPU seconds (caches, hyper-threads, a busy host), up to
-    three times as many; without this the limit would measure the neighbours.
+    def look() -> None:
+        while True:
+            found.measure()
+            if over.wait(every):
+                return
+
+    thread = threading.Thread(target=look, name="slowness", daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+class Slowness:
+    """How much longer this machine takes for the same work than the one the limit was set on.
+
+    A core that is shared computes the same in more CPU seconds (caches, hyper-threads, a busy host), up to three times
+    as many; without this the limit would measure the neighbours. It changes from second to second: hence a mean.
     """
-    started = time.process_time()
-    _work()
-    return max(1.0, (time.process_time() - started) / REFERENCE)
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def measure(self) -> None:
+        """Do the work once."""
+        started = time.thread_time()
+        _work()
+        self.seen.append((time.thread_time() - started) / REFERENCE)
+
+    @property
+    def mean(self) -> float:
+        """The mean of what was measured, at least 1."""
+        return max(1.0, sum(self.seen) / len(self.seen)) if self.seen else 1.0
 
 
 def _work() -> None:
@@ -145,7 +178,7 @@ def _work() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(64, 64, generator=generator), torch.randint(10, (64,), generator=generator)
     weights = [torch.zeros(64, 64, requires_grad=True), torch.zeros(10, 64, requires_grad=True)]
-    for _ in range(1800):
+    for _ in range(180):
         hidden = nn.functional.gelu(nn.functional.linear(x, weights[0]))
         loss = nn.functional.cross_entropy(nn.functional.linear(hidden, weights[1]), y)
         for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
