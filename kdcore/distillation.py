@@ -30,7 +30,7 @@ from .engine import Learn, Run, Stage, Training
 from .engine.optim import optimizer_name
 from .functional.checks import describe
 from .inputs import Batch, Paired, check_finite, input_normalization, read_batch, rebuild_loader
-from .labels import class_labels
+from .labels import class_labels, labels_hash
 from .method import Answer, Method, Signals, TrainingOutputs
 from .metrics import Metrics, evaluate, is_better, named_metrics
 from .outputs import as_float32, logits_of
@@ -111,9 +111,7 @@ class Distillation(Training):
     @property
     def teacher(self) -> nn.Module | None:
         """What methods get in ``setup``: the only teacher, a ``ModuleDict`` of several, or ``None``."""
-        if len(self.teachers) > 1:
-            return self.teachers
-        return next(iter(self.teachers.values()), None)
+        return self.teachers if len(self.teachers) > 1 else next(iter(self.teachers.values()), None)
 
     @classmethod
     def example(cls) -> Distillation:
@@ -481,6 +479,7 @@ class Distillation(Training):
             "knobs": [m.settings for m in self.objectives],
             **{k: v for k, v in self.settings.items() if k in kept},
             "batches per epoch": self.length,
+            "training labels": labels_hash(self.train_data),
         }
 
     @property

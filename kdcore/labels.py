@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -114,4 +115,14 @@ def known_labels(data: Any) -> Tensor | None:
     return None
 
 
-__all__ = ["class_labels", "hard_labels", "known_labels", "label_fault"]
+def labels_hash(loader: Any) -> str | None:
+    """A short hash of all labels of a loader's data set in their order, where it has them at hand."""
+    found = known_labels(getattr(loader, "dataset", None))
+    if found is None:
+        return None
+    digest = hashlib.sha256(f"{found.dtype}{tuple(found.shape)}".encode())
+    digest.update(np.ascontiguousarray(found.cpu().numpy()).data)
+    return digest.hexdigest()[:16]
+
+
+__all__ = ["class_labels", "hard_labels", "known_labels", "label_fault", "labels_hash"]

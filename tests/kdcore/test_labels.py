@@ -158,3 +158,11 @@ def test_labels_are_found_where_data_sets_keep_them() -> None:
     assert known_labels(Named()) is None and known_labels(object()) is None
     Named.targets = np.array(["cat", "dog"])
     assert known_labels(Named()) is None
+
+
+def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 1, "checkpoint_dir": tmp_path}
+    distill(net(), net(), "kd", loader(CLASSES), **options)
+    with pytest.raises(ValueError, match=r"differs in training labels \(saved \w{16}, now \w{16}\)"):
+        distill(net(), net(), "kd", loader(CLASSES.flip(0)), resume=True, **options | {"epochs": 2})
+    assert distill(net(), net(), "kd", loader(CLASSES), resume=True, **options | {"epochs": 2}).steps == 8
