@@ -7,7 +7,6 @@ the tests (:func:`stale`), so that a page never shows the numbers of another exp
 
 from __future__ import annotations
 
-import ast
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from kdcore.html import tag
 
 from .environment import device_name, git_commit, thread_count, versions
 from .files import plain, project_root, read_json, write_json
+from .parameters import read_value
 from .records import VERDICT_SIGNS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read_options(slug: str, given: Sequence[str], *, quick: bool) -> dict[str, A
     """``["epochs=3", "digit=8"]`` as options of a study; values are Python literals, what is none is text.
 
     Raises:
-        ValueError: a name without a value, or one that the study does not have.
+        ValueError: a name without a value, one that the study does not have, or a list that is not closed.
     """
     from kdcore.functional.checks import closest
     from kdcore.studies import find_study
@@ -48,17 +48,11 @@ def read_options(slug: str, given: Sequence[str], *, quick: bool) -> dict[str, A
             raise ValueError(f"-p must be followed by a name and a value, got {item!r} alone.")
         if name not in known:
             raise ValueError(f"study {slug!r} has no option {name!r}.{closest(name, known)}")
-        options[name] = _literal(value)
+        try:
+            options[name] = read_value(value)
+        except ValueError as error:
+            raise ValueError(f"option {name} cannot be read, got {value!r:.120}: {error}.") from None
     return options
-
-
-def _literal(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def run_study(
