@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from kdcore.files import write_atomic
 from kdcore.html import Html, facts, table, tag
@@ -186,8 +188,8 @@ def notebook_title(notebook: str | Path | Mapping[str, Any]) -> str:
 
 def _relink(body: str, links: Mapping[str, str]) -> str:
     def replace(match: re.Match[str]) -> str:
-        target = links.get(Path(match["target"]).stem)
-        return tag("a", Html(match["text"]), href=target) if target else match["text"]
+        target = links.get(Path(unquote(unescape(match["target"]))).stem)
+        return tag("a", Html(match["text"]), href=quote(target)) if target else match["text"]
 
     return re.sub(r'<a [^>]*href="(?P<target>[^":?#]+\.ipynb)[^"]*"[^>]*>(?P<text>.*?)</a>', replace, body, flags=re.S)
 
