@@ -49,6 +49,8 @@ class OutputBudget:
     def beginning(self, text: str) -> str:
         """The beginning of a text that fits; the rest counts as dropped."""
         size, room = text_bytes(text), max(self.room - _OVERHEAD, 0)
+        if not text:
+            return text
         if size <= room:
             self._count(size + _OVERHEAD)
             return text
