@@ -515,7 +515,10 @@ def lab(
     from .runs.files import project_root, resolve_notebook
 
     root = project_root()
-    page = resolve_notebook(start, root).relative_to(root.resolve()).as_posix()
+    chosen = resolve_notebook(start, root)
+    if not chosen.is_relative_to(root.resolve()):
+        raise _stop(f"--start must be a notebook below {root}, got {chosen}.", USAGE)
+    page = chosen.relative_to(root.resolve()).as_posix()
     headless = not os.environ.get("DISPLAY") and sys.platform.startswith("linux") and find_browser() is None
     command = lab_command(root, port, start=page, browser=browser and not headless, allow_root=is_root())
     if dry_run:

@@ -77,6 +77,24 @@ def test_a_kernel_that_ends_says_how(
     assert run.failure.cell == 1
 
 
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("(run / 'run.json').unlink()", "done"), ("shutil.rmtree(run)", "done"),
+        ("(run / 'run.json').write_text('[')", "done"), ("(run / 'usage.json').write_text('[')", "done"),
+        ("(run / 'metrics.json').write_text('[')", "unreadable"), ("(run / 'notebook.ipynb').mkdir()", "done"),
+    ],
+)  # fmt: skip
+def test_whatever_a_cell_does_to_the_run_folder_how_it_ended_is_written(tmp_path: Path, code: str, status: str) -> None:
+    head = "import os, pathlib, shutil; run = pathlib.Path(os.environ['KDW_RUN_DIR'])\n"
+    path = make(tmp_path, "1")
+    path.write_text(notebook_text(f"# %%\n{head}{code}\n"))
+    done = CliRunner().invoke(app, ["run", str(path), "--runs-dir", str(tmp_path / "runs"), "--run-id", "r"])
+    (run,) = list_runs(tmp_path / "runs")
+    assert (run.id, run.status) == ("r", status), (run.failure, done.output)
+    assert done.exit_code == int(status != "done") and not isinstance(done.exception, Exception)
+
+
 # ------------------------------------------------------------------------------------------------------------ floods
 
 

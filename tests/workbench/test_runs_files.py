@@ -229,3 +229,17 @@ def test_limits_that_are_no_numbers_above_0_are_one_clear_line(
         with pytest.raises(RunOptionError, match=f"{option} must be a number of .* above 0"):
             call(path, runs_dir=tmp_path / "runs", **{option: value})
     assert not (tmp_path / "runs").exists()
+
+
+def test_other_commands_name_what_is_no_notebook_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project(tmp_path, ["x"]))
+    for name, (content, _) in {"cut": WRONG["cut"], "latin": WRONG["latin"]}.items():
+        (tmp_path / f"{name}.ipynb").write_bytes(content.encode() if isinstance(content, str) else content)
+        for command in (["pair", "--from-notebook"], ["run", "--help-parameters"]):
+            done = CliRunner().invoke(app, [*command, str(tmp_path / f"{name}.ipynb")])
+            assert done.exit_code == 2 and "is not a notebook: it" in done.output, done.output
+    done = CliRunner().invoke(app, ["lab", "--dry-run", "--start", str(tmp_path / "cut.ipynb")])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["runs", "--runs-dir", str(tmp_path / "cut.ipynb")])
+    assert done.exit_code == 1 and "is a file, not a folder of runs" in done.output
+    assert not (tmp_path / "cut.py").exists() and not (tmp_path / "latin.py").exists()

@@ -150,7 +150,8 @@ def test_controls_and_passes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("pld", "-p", "epoch", "3"), "study 'pld' has no option 'epoch'. Did you mean 'epochs'"),
         (("pld", "-p", "epochs"), "-p must be followed by a name and a value"),
-        (("pld", "-p", "epochs", "[1, 2"), "option epochs cannot be read, got '[1, 2': '[' was never closed"),
+        (("pld", "-p", "epochs", "many"), "option epochs must be a number, got 'many'"),
+        (("pld", "-p", "options", "[1, 2"), "option options cannot be read, got '[1, 2': '[' was never closed"),
         (("pld", "--keep", "--seeds", "1"), "--keep needs --seeds 2 or more"),
     ],
 )

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -158,9 +159,12 @@ def run_notebook(
         raise
     finally:
         partial = folder / "notebook.partial.ipynb"
-        if partial.is_file():
-            os.replace(partial, folder / "notebook.ipynb")
-        trim_log(folder / "kernel.log")
+        with suppress(
+            OSError
+        ):  # a cell may have done anything to the folder; how the run ended is written all the same
+            if partial.is_file():
+                os.replace(partial, folder / "notebook.ipynb")
+            trim_log(folder / "kernel.log")
         finished = time.time()
         write_json(
             folder / "run.json",

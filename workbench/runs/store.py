@@ -292,8 +292,13 @@ def list_runs(
         runs_dir: default ``runs/`` of the project.
         notebook: keep those of this notebook (key, slug, file name or path).
         status: keep those with this status.
+
+    Raises:
+        NotADirectoryError: ``runs_dir`` is a file.
     """
     folder = Path(runs_dir).expanduser() if runs_dir is not None else project_root() / "runs"
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, not a folder of runs.")
     runs = list(_all_runs(folder.resolve())) if folder.is_dir() else []
     keep = [
         r for r in runs if (notebook is None or _is_of(r, notebook)) and status in (None, r.status)
