@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -190,6 +191,25 @@ def test_a_runner_killed_at_any_moment_leaves_an_interrupted_run_and_no_rubbish(
     assert not [p.name for p in run.folder.iterdir() if p.name.startswith(".") or "partial" in p.name]
     sweep(temporary)
     assert not [p.name for p in temporary.iterdir() if p.name.startswith("kdw-")]
+
+
+def test_runners_killed_at_random_moments_are_all_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two with the seed 0; ``KDW_KILLS=25`` for a longer draw of moments from the start to the end of a run."""
+    runs, temporary = tmp_path / "runs", tmp_path / "t"
+    temporary.mkdir()
+    path = make(tmp_path, "import time; time.sleep(1)")
+    code = f"from workbench.runs import run_notebook; run_notebook({str(path)!r}, runs_dir={str(runs)!r})"
+    monkeypatch.setattr(store, "_UNBORN_SECONDS", 0.0)
+    moments = random.Random(0)
+    for _ in range(int(os.environ.get("KDW_KILLS", "2"))):
+        runner = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(temporary)})
+        time.sleep(moments.uniform(0.3, 8.0))
+        runner.kill()
+        runner.wait()
+        found = {r.folder.name: r.status for r in list_runs(runs)}
+        assert set(found) == {p.name for p in runs.glob("*")} and set(found.values()) <= {"interrupted", "done"}
+    sweep(temporary)
+    assert not list(temporary.glob("kdw-*"))
 
 
 @pytest.mark.parametrize("victim", ["kernel", "zygote"])
