@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FAILED, USAGE = 1, 2
 _LOG = 8000  # characters of a failing step's output that are shown, from its end
 _PIPE_WIDTH = 160  # columns of a table that goes into a file or pipe
+_CELL_LETTERS = 400  # of a message in a table
 
 app = typer.Typer(
     name="kdw",
@@ -40,7 +41,8 @@ RunsDir = Annotated[
     Path | None, typer.Option("--runs-dir", help="Where run folders live; default: runs/ of the project.")
 ]
 Kernel = Annotated[str, typer.Option(help="Jupyter kernel to run in.")]
-Timeout = Annotated[float, typer.Option(help="Seconds one cell may take.")]
+Timeout = Annotated[float, typer.Option(help="Seconds one cell may take, above 0.")]
+OutputLimit = Annotated[float, typer.Option("--output-limit", metavar="MB", help="Megabytes of outputs a run keeps.")]
 Workers = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Notebooks at once.")]
 
 
@@ -49,12 +51,14 @@ def _friendly(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        from .runs.execute import KernelMissingError, RunNameError
+        from .runs.execute import KernelMissingError, RunNameError, RunOptionError
+        from .runs.files import NotebookError
         from .runs.parameters import ParameterError
 
+        wrong = (ParameterError, RunNameError, RunOptionError, NotebookError, FileNotFoundError, FileExistsError)
         try:
             return command(*args, **kwargs)
-        except (ParameterError, RunNameError, FileNotFoundError, FileExistsError) as error:
+        except wrong as error:
             raise _stop(str(error), USAGE) from None
         except (KernelMissingError, OSError) as error:
             raise _stop(str(error), FAILED) from None
@@ -76,7 +80,9 @@ def _main(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and stop.")
     ] = False,
 ) -> None:
-    pass
+    for stream in (sys.stdout, sys.stderr):  # names of files and messages may hold what the terminal cannot write
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _stop(text: str, code: int) -> typer.Exit:
@@ -84,19 +90,34 @@ def _stop(text: str, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
+def _text(value: Any) -> Any:
+    """A value for a rich table, as it is: rich would read ``[/x]`` in it as its own markup, a terminal ``\\x1b``."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "�" for c in str(value)))
+
+
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, wide: str = "") -> None:
+    """Print a table; the one place where text meets rich."""
     from rich.console import Console
     from rich.table import Table
 
-    table: Table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    heading = _text(title)
+    heading.stylize("italic")
+    table: Table = Table(title=heading, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold", ratio=1 if column == wide else None)
+        table.add_column(_text(column), overflow="fold", ratio=1 if column == wide else None)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*map(_text, row))
     console = Console()
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     console.print(table)
+
+
+def _first_lines(text: str) -> str:
+    """The beginning of a message that may be a traceback or a file."""
+    return text if len(text) <= _CELL_LETTERS else f"{text[:_CELL_LETTERS]}..."
 
 
 def _seconds(value: float | None) -> str:
@@ -216,9 +237,9 @@ def runs(
             run.id,
             run.status,
             run.notebook,
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info.get("started", 0))),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info["started"])) if "started" in run.info else "-",
             "-" if run.seconds is None else f"{run.seconds:.0f} s",
-            run.failure or " ".join(f"{k}={v}" for k, v in run.info.get("given", {}).items()),
+            _first_lines(str(run.failure or " ".join(f"{k}={v}" for k, v in run.info.get("given", {}).items()))),
         )
         for run in found
     ]
@@ -261,6 +282,7 @@ def run(
     live: Annotated[bool, typer.Option("--live", help="Show panels as widgets, not in their static form.")] = False,
     kernel: Kernel = "python3",
     timeout: Timeout = 600.0,
+    output_limit: OutputLimit = 32.0,
     as_json: AsJson = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -288,7 +310,7 @@ def run(
     with progress_bars(quiet=as_json) as bars:
         done = run_notebook(
             path, given, runs_dir=_runs_dir(runs_dir), run_id=run_id, timeout=timeout, kernel=kernel,
-            progress=bars.report(path.stem), static=not live, text=True,
+            progress=bars.report(path.stem), static=not live, text=True, output_limit=output_limit,
         )  # fmt: skip
     if as_json:
         _json(done.to_dict())
@@ -368,6 +390,7 @@ def notebooks(
     workers: Workers = 2,
     kernel: Kernel = "python3",
     timeout: Timeout = 600.0,
+    output_limit: OutputLimit = 32.0,
     as_json: AsJson = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -386,7 +409,7 @@ def notebooks(
     with progress_bars(quiet=as_json) as bars:
         done = run_many(
             paths, workers=workers, runs_dir=_runs_dir(runs_dir), kernel=kernel, timeout=timeout,
-            progress=bars.report("notebooks"),
+            progress=bars.report("notebooks"), output_limit=output_limit,
         )  # fmt: skip
     bad = [run for run in done if not run.ok]
     if update and not bad:
@@ -492,7 +515,10 @@ def lab(
     from .runs.files import project_root, resolve_notebook
 
     root = project_root()
-    page = resolve_notebook(start, root).relative_to(root.resolve()).as_posix()
+    chosen = resolve_notebook(start, root)
+    if not chosen.is_relative_to(root.resolve()):
+        raise _stop(f"--start must be a notebook below {root}, got {chosen}.", USAGE)
+    page = chosen.relative_to(root.resolve()).as_posix()
     headless = not os.environ.get("DISPLAY") and sys.platform.startswith("linux") and find_browser() is None
     command = lab_command(root, port, start=page, browser=browser and not headless, allow_root=is_root())
     if dry_run:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from kdcore.files import write_atomic
 from kdcore.html import Html, facts, table, tag
 
+from .runs.files import load_notebook
 from .runs.records import VERDICT_SIGNS
 from .templating import render
 
@@ -156,18 +159,20 @@ def notebook_html(
         title: of the page; default the notebook's first heading.
         back: address of a page to link back to.
         links: addresses of the pages of other notebooks by slug; links to notebooks without a page become plain text.
+
+    Raises:
+        NotebookError: the file is no notebook.
     """
-    import nbformat
     from pygments.formatters import HtmlFormatter
 
-    node = nbformat.read(notebook, as_version=4) if isinstance(notebook, str | Path) else notebook
+    node = _node(notebook)
     body, _ = _exporter().from_notebook_node(node)
     body = body.replace("<pre>", '<pre tabindex="0">')  # long lines scroll, by keyboard too
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
     body = _relink(body, links or {})
     link = tag("nav", tag("a", "← report", href=back)) if back else ""
     return page(
-        title or notebook_title(node),
+        title or notebook_title(notebook),
         f"{link}<main>{body}</main>",
         style=f"{_NOTEBOOK_CSS}{light}@media (prefers-color-scheme:dark){{{dark}}}.highlight{{background:none}}",
     )
@@ -175,19 +180,23 @@ def notebook_html(
 
 def notebook_title(notebook: str | Path | Mapping[str, Any]) -> str:
     """The first heading of a notebook without markup; its file name (or "Notebook") where there is none."""
-    import nbformat
-
     stored = isinstance(notebook, str | Path)
-    node = nbformat.read(notebook, as_version=4) if isinstance(notebook, str | Path) else notebook
-    text = "\n".join(c["source"] for c in node["cells"] if c["cell_type"] == "markdown")
+    text = "\n".join(c["source"] for c in _node(notebook)["cells"] if c["cell_type"] == "markdown")
     heading = re.search(r"^#\s+(.+)$", text, re.M)
     return re.sub(r"[`*$_]", "", heading.group(1)) if heading else Path(str(notebook)).stem if stored else "Notebook"
 
 
+def _node(notebook: str | Path | Mapping[str, Any]) -> Any:
+    """A notebook node; a file that is none is refused in one line."""
+    import nbformat
+
+    return nbformat.from_dict(load_notebook(notebook)) if isinstance(notebook, str | Path) else notebook
+
+
 def _relink(body: str, links: Mapping[str, str]) -> str:
     def replace(match: re.Match[str]) -> str:
-        target = links.get(Path(match["target"]).stem)
-        return tag("a", Html(match["text"]), href=target) if target else match["text"]
+        target = links.get(Path(unquote(unescape(match["target"]))).stem)
+        return tag("a", Html(match["text"]), href=quote(target)) if target else match["text"]
 
     return re.sub(r'<a [^>]*href="(?P<target>[^":?#]+\.ipynb)[^"]*"[^>]*>(?P<text>.*?)</a>', replace, body, flags=re.S)
 

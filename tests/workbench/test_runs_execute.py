@@ -224,7 +224,7 @@ def test_metrics_are_read_from_done_runs_only(tmp_path: Path) -> None:
 def test_runs_are_found_by_the_beginning_of_their_name(tmp_path: Path) -> None:
     fake(tmp_path / "2026-a"), fake(tmp_path / "2026-b")
     assert find_run("2026-a", tmp_path).id == "2026-a"
-    for name, message in (("2026", "several runs"), ("x", "no run is")):
+    for name, message in (("2026", "several runs"), ("x", "several runs"), ("absent", "no run is")):
         with pytest.raises(FileNotFoundError, match=message):
             find_run(name, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no run\.json"):

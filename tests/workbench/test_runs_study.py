@@ -150,18 +150,13 @@ def test_controls_and_passes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("pld", "-p", "epoch", "3"), "study 'pld' has no option 'epoch'. Did you mean 'epochs'"),
         (("pld", "-p", "epochs"), "-p must be followed by a name and a value"),
+        (("pld", "-p", "epochs", "many"), "option epochs must be a number, got 'many'"),
+        (("pld", "-p", "options", "[1, 2"), "option options cannot be read, got '[1, 2': '[' was never closed"),
         (("pld", "--keep", "--seeds", "1"), "--keep needs --seeds 2 or more"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_trains_nothing(arguments: tuple[str, ...], message: str) -> None:
     assert message in kdw(*arguments, code=2).output.replace("\n", " ")
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("3", 3), ("0.5", 0.5), ("true", True), ("(4.0, 8.0)", (4.0, 8.0)), ("adamw", "adamw")]
-)
-def test_values_are_literals_or_text(text: str, value: Any) -> None:
-    assert runs._literal(text) == value
 
 
 KEPT = sorted((project_root(Path(__file__).parent) / "docs" / "results").glob("*.json"))

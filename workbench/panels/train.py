@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from kdcore.html import facts, tag
 from kdcore.registry import create_method, list_objectives, objective_class
 from kdcore.tasks import Classification, Recipe, list_tasks, load_task, task_info
 from workbench.jobs import Job, Note, Snapshot
+from workbench.scratch import Scratch
 from workbench.views.base import View
 from workbench.views.comparison import lines_view
 from workbench.views.curves import training_curves_view
@@ -251,7 +251,7 @@ class TrainPanel(Panel):
             raise ValueError(f"epochs must be >= 1, got {epochs!r}.")
         self._epochs_follow = epochs is None  # the recipe of the chosen student, until somebody sets them
         self.outcomes: list[Outcome] = []
-        self._folders: list[tempfile.TemporaryDirectory[str]] = []
+        self._folders: list[Scratch] = []
         self._job: Job | None = None
         self._live = self._quiet = False
 
@@ -345,7 +345,7 @@ class TrainPanel(Panel):
                 raise RuntimeError(f"the panel {self.name!r} is closed: run its cell again.")
             if self._job is not None and self._job.state in ("running", "stopping"):
                 raise RuntimeError(f"a training is {self._job.state}: stop it before starting another.")
-            folder = tempfile.TemporaryDirectory(prefix="kdw-train-", ignore_cleanup_errors=True)
+            folder = Scratch("train")
             self._folders.append(folder)
             self._request = self.request(folder.name)
             self.state.error = self.state.outcome = None
@@ -432,7 +432,7 @@ class TrainPanel(Panel):
         """Train in the foreground (unless it was done already) and show the curves and the end."""
         outcome = self.outcome
         if outcome is None or outcome.result is None or not outcome.result.history:
-            with tempfile.TemporaryDirectory(prefix="kdw-train-", ignore_cleanup_errors=True) as folder:
+            with Scratch("train") as folder:
                 self._request = self.request(folder)
                 training = self._request.work(threading.Event(), False)
                 for _ in training.run():

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from kdcore.html import details, items, join, tag
 
 from .environment import device_name, git_commit, versions
-from .execute import Job, new_run_folder, run_many
-from .files import find_notebooks, notebook_key, plain, project_root, sha256, text_table, write_json
+from .execute import Job, new_run_folder, new_run_id, run_many
+from .files import find_notebooks, notebook_key, plain, project_root, sha256, slug_of, text_table, write_json
 from .progress import Tasks
 from .records import SCHEMA
 from .store import Failure, RunRecord, owner
@@ -113,13 +114,13 @@ def run_demo(
     from kdcore.tasks import load_task
 
     root, started = project_root(), time.time()
-    folder = new_run_folder(Path(runs_dir), run_id or f"{time.strftime('%Y%m%d-%H%M%S')}-demo")
     info = {
-        "schema": SCHEMA, "id": folder.name, "status": "running", "notebook": "demo", "started": started, **owner(),
+        "schema": SCHEMA, "id": run_id or new_run_id("demo"), "status": "running", "notebook": "demo",
+        "started": started, **owner(),
         "parameters": {"task": TASK, **TASK_OPTIONS, "student": STUDENT, "epochs": epochs, "seeds": seeds, **TRAINING},
         "versions": versions(), "git": git_commit(root), "source_sha256": sha256(Path(__file__).read_bytes()),
     }  # fmt: skip
-    write_json(folder / "run.json", info)
+    folder = new_run_folder(Path(runs_dir), info)
     status, failure = "failed", None
     try:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -150,7 +151,7 @@ def _run_lessons(root: Path, folder: Path, workers: int, bars: Tasks) -> Sequenc
     absent = [key for key in LESSONS if key not in by_key]
     if absent:
         raise FileNotFoundError(f"these notebooks of the demo are not in {root / 'notebooks'}: {', '.join(absent)}.")
-    jobs = [Job(by_key[key], run_id=key.rpartition("/")[2]) for key in LESSONS]
+    jobs = [Job(by_key[key], run_id=slug_of(key)) for key in LESSONS]
     return run_many(jobs, workers=workers, runs_dir=folder / "lessons", progress=bars.report("lessons"))
 
 
@@ -297,13 +298,13 @@ def _doubtful(logits: Any, labels: Any) -> int:
 def _lesson_blocks(folder: Path, executed: Sequence[RunRecord]) -> list[str]:
     from ..report import export_notebook, notebook_title, verdicts_html
 
-    links = {run.notebook.rpartition("/")[2]: f"{run.notebook.rpartition('/')[2]}.html" for run in executed}
+    links = {run.notebook.rpartition("/")[2]: f"{slug_of(run.notebook)}.html" for run in executed}
     blocks: list[str] = []
     for run in executed:
-        slug = run.notebook.rpartition("/")[2]
+        name = links[run.notebook.rpartition("/")[2]]
         if run.executed.is_file():
-            export_notebook(run.executed, folder / "lessons" / links[slug], back="../report.html", links=links)
-            link = tag("a", notebook_title(run.executed), href=f"lessons/{links[slug]}")
+            export_notebook(run.executed, folder / "lessons" / name, back="../report.html", links=links)
+            link = tag("a", notebook_title(run.executed), href=f"lessons/{quote(name)}")
             heading = tag("h3", link, " ", tag("small", run.notebook))
         else:
             heading = tag("h3", run.notebook)

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ..scratch import Scratch
 from .environment import git_commit, kernels, python_executable, versions
-from .files import notebook_key, project_root, resolve_notebook, to_json, write_json
+from .files import (
+    NotebookError,
+    load_notebook,
+    notebook_key,
+    plain,
+    project_root,
+    resolve_notebook,
+    slug_of,
+    to_json,
+    write_json,
+)
 from .meter import collect
-from .parameters import check_parameters, read_parameters
-from .records import SCHEMA, source_hash
+from .outputs import DEFAULT_MEGABYTES, last_lines, trim_log
+from .parameters import Parameter, check_parameters, literal, read_parameters
+from .records import SCHEMA, document_hash
 from .store import Failure, RunRecord, owner, read_run
 
 DEFAULT_TIMEOUT = 600
+_LONGEST_TIMEOUT = 1e7  # seconds, 115 days: what the clocks below take
+_LONGEST_ID = 200  # bytes of a run's name; folders may have 255
 _TRACEBACK_LINES = 25
 Progress = Callable[[int, int, str], None]
 
@@ -34,6 +48,10 @@ class KernelMissingError(RuntimeError):
 
 class RunNameError(ValueError):
     """A name that a run folder cannot have."""
+
+
+class RunOptionError(ValueError):
+    """A limit of time or of outputs that is no sensible number."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,7 @@ def run_notebook(
     static: bool = True,
     text: bool = False,
     env: Mapping[str, str] | None = None,
+    output_limit: float = DEFAULT_MEGABYTES,
 ) -> RunRecord:
     """Execute a notebook and keep what came of it in a run folder.
 
@@ -68,46 +87,50 @@ def run_notebook(
         notebook: path, key (``"ranking/pld"``) or slug (``"pld"``).
         parameters: values by name; with ``text`` command-line text to be read in the declared types.
         runs_dir: where run folders live.
-        run_id: name of the run's folder; default the time, the slug and four random characters.
-        timeout: seconds one cell may take (``None``: no limit).
+        run_id: name of the run's folder; default the time, a slug made from the notebook's name and four random
+            characters.
+        timeout: seconds one cell may take, above 0 (``None``: no limit).
         kernel: name of an installed Jupyter kernel.
         progress: called with (cells done, cells, notebook) after every cell.
         env: further variables for the kernel.
+        output_limit: megabytes of outputs that are kept in the executed notebook (32; a cell keeps at most half of what
+            is left). What is more is read and dropped, with a notice in the cell.
 
     Returns:
-        The run. A notebook that raises gives ``status="failed"`` with :class:`Failure`, not an exception.
+        The run. A notebook that raises, that ends itself (``sys.exit()``, also with 0) or whose kernel dies gives
+        ``status="failed"`` with :class:`Failure`, not an exception.
 
     Raises:
         FileNotFoundError: no such notebook.
+        NotebookError: the file is no notebook of this language (before anything is written).
+        RunOptionError: ``timeout`` or ``output_limit`` is no number above 0.
         ParameterError: unknown or ill-typed parameters (before a kernel starts).
         KernelMissingError: the kernel is not installed (before anything is written).
         RunNameError, FileExistsError: ``run_id`` cannot be a folder's name, or exists already.
         OSError: the run folder cannot be written.
     """
-    path = resolve_notebook(notebook)
-    known = read_parameters(path)
-    key = notebook_key(path)
-    given = check_parameters(known, parameters or {}, text=text, notebook=key)
-    check_kernel(kernel)
-    folder = new_run_folder(Path(runs_dir), run_id or new_run_id(key))
+    plan = _plan(notebook, parameters or {}, kernel=kernel, timeout=timeout, text=text, output_limit=output_limit)
+    path, key = plan.path, plan.key
     info = {
         "schema": SCHEMA,
-        "id": folder.name,
+        "id": run_id or new_run_id(key),
         "status": "running",
         "notebook": key,
+        "slug": slug_of(key),
         "path": str(path),
-        "source_sha256": source_hash(path),
-        "parameters": {n: p.default for n, p in known.items()} | given,
-        "given": given,
+        "source_sha256": document_hash(plan.document),
+        "parameters": {n: p.default for n, p in plan.known.items()} | plan.given,
+        "given": plan.given,
         "kernel": kernel,
         "static": static,
         "timeout": timeout,
+        "output_limit": output_limit,
         **owner(),
-        "started": time.time(),
         "versions": versions(),
         "git": git_commit(path.parent),
+        "started": time.time(),
     }
-    write_json(folder / "run.json", info)
+    folder = new_run_folder(Path(runs_dir), info)
     variables = {
         "KDW_RUN_DIR": str(folder),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
@@ -123,21 +146,25 @@ def run_notebook(
             progress(done, total, key)
 
     try:
-        failure = _execute(path, folder, given, variables, kernel, timeout, report)
+        failure = _execute(plan, folder, variables, kernel, timeout, output_limit, report)
         status = "failed" if failure else "done"
-    except KeyboardInterrupt:
-        status, failure = "interrupted", Failure(None, "KeyboardInterrupt", "stopped by the user")
-        raise
     except Exception as error:
-        log = folder / "kernel.log"
-        said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-        failure = Failure(reached or None, type(error).__name__, str(error)[-2000:], traceback=_excerpt(said))
+        said = _excerpt(last_lines(folder / "kernel.log"))
+        failure = Failure(reached or None, type(error).__name__, str(error)[-2000:], traceback=said)
         if isinstance(error, OSError) and not isinstance(error, TimeoutError):  # the folder, not a cell that takes long
             raise
+    except BaseException as error:  # Ctrl-C, or a signal's handler that ends this process
+        stopped = "stopped by the user" if isinstance(error, KeyboardInterrupt) else "the process was ended"
+        status, failure = "interrupted", Failure(None, type(error).__name__, stopped)
+        raise
     finally:
         partial = folder / "notebook.partial.ipynb"
-        if partial.is_file():
-            os.replace(partial, folder / "notebook.ipynb")
+        with suppress(
+            OSError
+        ):  # a cell may have done anything to the folder; how the run ended is written all the same
+            if partial.is_file():
+                os.replace(partial, folder / "notebook.ipynb")
+            trim_log(folder / "kernel.log")
         finished = time.time()
         write_json(
             folder / "run.json",
@@ -153,62 +180,131 @@ def run_notebook(
     return read_run(folder)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """A notebook that may run: everything that could be refused was looked at, nothing was written yet."""
+
+    path: Path
+    key: str
+    document: dict[str, Any]
+    known: dict[str, Parameter]
+    given: dict[str, Any]
+
+
+def _plan(
+    notebook: str | Path,
+    parameters: Mapping[str, Any],
+    *,
+    kernel: str = "python3",
+    timeout: float | None = DEFAULT_TIMEOUT,
+    text: bool = False,
+    output_limit: float = DEFAULT_MEGABYTES,
+    **_: Any,
+) -> _Plan:
+    if timeout is not None:
+        _check_number("timeout", timeout, "seconds", _LONGEST_TIMEOUT)
+    _check_number("output_limit", output_limit, "megabytes", 1e6)
+    path = resolve_notebook(notebook)
+    key, document = notebook_key(path), load_notebook(path)
+    _check_language(path, document["metadata"], kernel)
+    known = read_parameters(document)
+    given = check_parameters(known, parameters, text=text, notebook=key)
+    check_kernel(kernel)
+    return _Plan(path, key, document, known, given)
+
+
+def _check_number(name: str, value: Any, unit: str, most: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= most:
+        raise RunOptionError(f"{name} must be a number of {unit} above 0 and at most {most:g}, got {value!r:.60}.")
+
+
+def _check_language(path: Path, metadata: Mapping[str, Any], kernel: str) -> None:
+    """A notebook without a kernelspec runs in the kernel that was asked for; one in another language does not."""
+    spec, info = (metadata.get(name) for name in ("kernelspec", "language_info"))
+    spec, info = (part if isinstance(part, dict) else {} for part in (spec, info))
+    language = str(spec.get("language") or info.get("name") or "python")
+    if kernel == "python3" and language.lower() not in ("python", "ipython"):
+        raise NotebookError(
+            f"{path} is written in {language:.40}, not in Python; its kernel is called {spec.get('name')!r:.60} "
+            "(see --kernel)."
+        )
+
+
 def _execute(
-    path: Path,
+    plan: _Plan,
     folder: Path,
-    given: dict[str, Any],
     variables: dict[str, str],
     kernel: str,
     timeout: float | None,
+    output_limit: float,
     on_cell: Callable[[int, int], None],
 ) -> Failure | None:
-    """Run through papermill into ``notebook.partial.ipynb``; the failure of a cell is returned."""
+    """Run through papermill into ``notebook.partial.ipynb``; the failure of a cell is returned.
+
+    papermill gets the notebook with its parameters in it: it writes tuples as text and keys of dicts as text.
+    """
     import logging
 
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
-    from .kernel import ENGINE, RunKernelManager, kernel_config
+    from .kernel import ENGINE, CellExitError, RunKernelManager, kernel_config
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     target = folder / "notebook.partial.ipynb"
-    with _short_folder() as sockets:
+    write_json(target, _with_parameters(plan))
+    with Scratch("run") as sockets:
         try:
             execute_notebook(
-                _escape(path),
                 _escape(target),
-                parameters=given or None,
+                _escape(target),
                 engine_name=ENGINE,
                 kernel_name=kernel,
                 progress_bar=False,
                 request_save_on_cell_execute=True,
                 autosave_cell_every=0,
-                execution_timeout=timeout,
+                seconds=timeout,
+                output_limit=math.ceil(output_limit * 1e6),
                 store_widget_state=False,
                 kernel_manager_class=RunKernelManager,
                 config=kernel_config(variables, sockets, folder / "kernel.log"),
-                resources={"metadata": {"path": str(path.parent)}},
+                resources={"metadata": {"path": str(plan.path.parent)}},
                 on_cell=on_cell,
             )
         except PapermillExecutionError as error:
             return Failure(
                 error.cell_index + 1, error.ename, error.evalue[:2000], error.source[:2000], _excerpt(error.traceback)
             )
+        except CellExitError as error:
+            return Failure(error.cell, "SystemExit", str(error), error.source[:2000])
     return None
+
+
+def _with_parameters(plan: _Plan) -> dict[str, Any]:
+    """The notebook with the given parameters in a cell of their own after the ``parameters`` cell."""
+    cells = [c for c in plan.document["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
+    if plan.given:
+        source = "\n".join(["# Parameters", *(f"{name} = {literal(value)}" for name, value in plan.given.items())])
+        cell: dict[str, Any] = {
+            "cell_type": "code", "id": "injected-parameters", "metadata": {"tags": ["injected-parameters"]},
+            "source": source, "outputs": [], "execution_count": None,
+        }  # fmt: skip
+        code = [c["cell_type"] == "code" and "parameters" in c["metadata"].get("tags", []) for c in cells]
+        place = code.index(True) + 1
+        cells = [*cells[:place], cell, *cells[place:]]
+    papermill = {
+        "default_parameters": {},
+        "environment_variables": {},
+        "version": versions(("papermill",))["papermill"],
+    }
+    metadata = plan.document["metadata"] | {"papermill": papermill | {"parameters": plain(plan.given)}}
+    return plan.document | {"cells": cells, "metadata": metadata}
 
 
 def _escape(path: Path) -> str:
     """papermill formats paths as templates."""
     return str(path).replace("{", "{{").replace("}", "}}")
-
-
-@contextmanager
-def _short_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="kdw-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _excerpt(traceback: Sequence[str]) -> str:
@@ -217,22 +313,38 @@ def _excerpt(traceback: Sequence[str]) -> str:
 
 
 def new_run_id(key: str) -> str:
-    """``"ranking/pld"`` -> ``"20260102-030405-pld-9f3a"``."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{key.rpartition('/')[2]}-{secrets.token_hex(2)}"
+    """``"ranking/pld"`` -> ``"20260102-030405-pld-9f3a"``; any name gives one that folders may have."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug_of(key)}-{secrets.token_hex(2)}"
 
 
-def new_run_folder(runs_dir: Path, run_id: str) -> Path:
-    """Make ``runs_dir/run_id``, which must not exist; errors name the folder."""
+def new_run_folder(runs_dir: Path, info: Mapping[str, Any]) -> Path:
+    """Make the folder of a run, which must not exist, with its ``run.json`` in it; errors name the folder.
+
+    Args:
+        runs_dir: where run folders live.
+        info: content of ``run.json``; its ``id`` is the folder's name. It is complete, so that a process that is killed
+            right here leaves a run that is known.
+    """
+    run_id = info["id"]
     if not re.fullmatch(r"[\w.+-]+", run_id) or run_id.startswith("."):
         raise RunNameError(f"run_id must be made of letters, digits, '_', '-', '+' and '.', got {run_id!r}.")
-    folder = runs_dir.resolve() / run_id
+    if len(run_id.encode()) > _LONGEST_ID:
+        raise RunNameError(
+            f"run_id must take at most {_LONGEST_ID} bytes, got {run_id[:40]!r}... of {len(run_id)} letters."
+        )
+    folder = runs_dir.expanduser().resolve() / run_id
+    made = False
     try:
         folder.mkdir(parents=True)
+        made = True
+        write_json(folder / "run.json", info)
     except FileExistsError:
         if folder.exists():
             raise FileExistsError(f"the run {run_id!r} exists already in {runs_dir}.") from None
         raise NotADirectoryError(f"{runs_dir} is not a folder that run folders can be made in.") from None
     except OSError as error:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
         raise type(error)(
             error.errno, f"cannot make a run folder in {runs_dir}: {error.strerror}", str(folder)
         ) from error
@@ -270,19 +382,16 @@ def run_many(
         The runs in the order of the jobs.
 
     Raises:
-        FileNotFoundError, ParameterError, KernelMissingError: for any job, before the first one starts.
+        FileNotFoundError, NotebookError, ParameterError, RunOptionError, KernelMissingError: for any job, before the
+            first one starts.
     """
     todo = [job if isinstance(job, Job) else Job(job) for job in jobs]
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}.")
-    check_kernel(options.get("kernel", "python3"))
     ready = []
     for job in todo:
-        path = resolve_notebook(job.notebook)
-        check_parameters(
-            read_parameters(path), job.parameters, text=options.get("text", False), notebook=notebook_key(path)
-        )
-        ready.append(Job(path, dict(job.parameters), job.run_id or new_run_id(notebook_key(path))))
+        plan = _plan(job.notebook, job.parameters, **options)
+        ready.append(Job(plan.path, dict(job.parameters), job.run_id or new_run_id(plan.key)))
     folder = Path(runs_dir).resolve()
     results: dict[int, RunRecord] = {}
     waiting = list(range(len(ready)))

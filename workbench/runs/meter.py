@@ -116,6 +116,13 @@ def collect(folder: Path, started: float) -> dict[str, Any]:
         started: when the run began. Sources that were written since are named in ``sources_moved``: which of their
             contents the kernel read is not known.
     """
+    try:
+        return _collect(folder, started)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a cell wrote over the note or the notebook
+        return {}
+
+
+def _collect(folder: Path, started: float) -> dict[str, Any]:
     path = folder / NOTE
     if not path.is_file():
         return {}

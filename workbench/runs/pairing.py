@@ -15,7 +15,7 @@ from typing import Any
 
 from kdcore.files import write_atomic
 
-from .files import PACKAGES, find_notebooks, notebook_of, project_root, script_of, sha256
+from .files import PACKAGES, find_notebooks, load_notebook, notebook_of, project_root, script_of, sha256
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -107,7 +107,7 @@ def check_pair(script: str | Path) -> Pair:
     expected = notebook_text(script.read_text(encoding="utf-8"), alone=notebook.stem != script.stem)
     if not notebook.is_file():
         return Pair(script, notebook, "the notebook is missing")
-    actual = notebook.read_text(encoding="utf-8")
+    actual = notebook.read_text(encoding="utf-8", errors="replace")
     if actual == expected:
         return Pair(script, notebook)
     return Pair(
@@ -151,10 +151,15 @@ def check_pairs(paths: Iterable[str | Path] | None = None, root: str | Path | No
 
 
 def script_text(notebook: str | Path) -> str:
-    """The percent script of a notebook edited in Jupyter: the way back, for ``kdw pair --from-notebook``."""
-    import jupytext
+    """The percent script of a notebook edited in Jupyter: the way back, for ``kdw pair --from-notebook``.
 
-    document = jupytext.read(notebook)
+    Raises:
+        NotebookError: the file is no notebook.
+    """
+    import jupytext
+    import nbformat
+
+    document = nbformat.from_dict(load_notebook(notebook))
     document.metadata = {k: v for k, v in document.metadata.items() if k == "kernelspec"}
     document.metadata["jupytext"] = {"notebook_metadata_filter": "-all", "cell_metadata_filter": "tags,-all"}
     return jupytext.writes(document, fmt="py:percent")

@@ -66,12 +66,12 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Tasks]:
         yield Tasks(None, console)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names and messages are shown as they are
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
         yield Tasks(bar, console)

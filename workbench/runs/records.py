@@ -25,7 +25,7 @@ from kdcore.files import write_atomic
 from kdcore.html import items, join, table, tag
 
 from .environment import device_name, git_commit, thread_count, versions
-from .files import notebook_key, plain, read_json, sha256, to_json, write_json
+from .files import load_notebook, notebook_key, plain, read_json, sha256, to_json, write_json
 from .parameters import read_parameters
 
 MIME = "application/vnd.kdcore.result+json"
@@ -144,8 +144,12 @@ def _notebook() -> dict[str, Any]:
 
 def source_hash(notebook: str | Path) -> str:
     """sha256 over the code cells of a notebook: text and outputs do not change it."""
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    return sha256("\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code"))
+    return document_hash(load_notebook(notebook))
+
+
+def document_hash(document: Mapping[str, Any]) -> str:
+    """:func:`source_hash` of a notebook that was read already."""
+    return sha256("\n\n".join(cell["source"] for cell in document["cells"] if cell["cell_type"] == "code"))
 
 
 def _user_namespace() -> dict[str, Any]:

@@ -7,14 +7,19 @@ place, together with the process that runs it; when that process is gone, the ru
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import socket
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .files import project_root, read_json, write_json
+from .files import answers_to, project_root, read_json, write_json
 
+_UNBORN_SECONDS = 5.0  # that an empty folder may be one whose run is just starting
 STATES = ("running", "done", "failed", "interrupted", "unreadable")
 
 
@@ -99,7 +104,14 @@ class RunRecord:
     def record(self) -> dict[str, Any]:
         """What ``record(...)`` stored; empty unless the run is done."""
         path = self.folder / "metrics.json"
-        return read_json(path) if self.ok and path.is_file() else {}
+        if not self.ok or not path.is_file():
+            return {}
+        try:
+            found = _document(path)
+            _check_fields("metrics.json", found, _METRICS)
+        except (OSError, ValueError, RecursionError):  # since it was read as a good one: as if nothing was recorded
+            return {}
+        return found
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -166,26 +178,106 @@ def _alive(info: dict[str, Any]) -> bool:
 def read_run(folder: str | Path) -> RunRecord:
     """Read one run folder; a run whose process is gone is reported as interrupted.
 
+    Whatever else is wrong with the folder makes it ``"unreadable"``, with the reason as its failure: nothing that lies
+    there can keep the other runs from being listed.
+
     Raises:
         FileNotFoundError: there is no ``run.json`` in the folder.
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder).expanduser().absolute()
     path = folder / "run.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"{folder} is not a run folder: it has no run.json.")
     try:
-        info = read_json(path)
-        status = info["status"]
-    except (ValueError, KeyError, TypeError) as error:
-        return RunRecord(folder.name, folder, "unreadable", failure=Failure(None, type(error).__name__, str(error)))
+        info = _document(path)
+        _check_info(info)
+        if info["status"] == "done" and os.path.lexists(folder / "metrics.json"):
+            _check_fields("metrics.json", _document(folder / "metrics.json"), _METRICS)
+    except (OSError, ValueError, RecursionError) as error:
+        return _unreadable(folder, error)
+    status = info["status"]
     if status == "running" and not _alive(info):
         status = "interrupted"
-    failure = Failure(**info["failure"]) if info.get("failure") else None
+    failure = None
+    if info.get("failure"):
+        failure = Failure(**{"cell": None, **{n: v for n, v in info["failure"].items() if n in _FAILURE}})
     if status == "interrupted" and failure is None:
         failure = Failure(
             None, "Interrupted", f"process {info.get('pid')} on {info.get('host')} ended before the run did"
         )
-    return RunRecord(info.get("id", folder.name), folder, status, info.get("notebook", "unknown"), info, failure)
+    return RunRecord(info["id"], folder, status, info["notebook"], info, failure)
+
+
+def _unreadable(folder: Path, error: BaseException | str) -> RunRecord:
+    if isinstance(error, str):
+        return RunRecord(folder.name, folder, "unreadable", failure=Failure(None, "Unreadable", error))
+    said = "run.json is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return RunRecord(folder.name, folder, "unreadable", failure=Failure(None, type(error).__name__, said))
+
+
+_Number = (int, float)
+_Fields = dict[str, tuple[tuple[type, ...], bool]]
+#: Fields of ``run.json``: their types, and whether they must be there.
+_INFO: _Fields = {
+    "id": ((str,), True), "status": ((str,), True), "notebook": ((str,), True), "started": (_Number, True),
+    "seconds": ((*_Number, type(None)), False), "cpu_seconds": ((*_Number, type(None)), False),
+    "parameters": ((dict,), False), "given": ((dict,), False), "failure": ((dict, type(None)), False),
+    "cells": ((list,), False), "teachers": ((list,), False), "path": ((str,), False), "sources": ((dict,), False),
+    "sources_moved": ((list,), False), "slug": ((str,), False),
+}  # fmt: skip
+_FAILURE: _Fields = {
+    "exception": ((str,), True), "message": ((str,), True), "cell": ((int, type(None)), False),
+    "source": ((str,), False), "traceback": ((str,), False),
+}  # fmt: skip
+_CELL: _Fields = {"cell": ((int, type(None)), True), "title": ((str,), True), "cpu_seconds": (_Number, True)}
+_TEACHER: _Fields = {"label": ((str,), True), "cached": ((bool,), True), "cpu_seconds": (_Number, True)}
+_METRICS: _Fields = {"metrics": ((dict,), False), "verdicts": ((list,), False)}
+
+
+def _document(path: Path) -> Any:
+    """The JSON of a file of a run; a ValueError or OSError in one line for whatever else lies there."""
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path.name} is a link to {os.readlink(path)}, which is not there")
+    if not path.is_file():
+        raise ValueError(f"{path.name} is {'a folder' if path.is_dir() else 'no ordinary file'}")
+    try:
+        return read_json(path)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name} is not UTF-8 text") from None
+    except OSError as error:
+        raise type(error)(error.errno, f"{path.name} cannot be read: {error.strerror or error}") from None
+
+
+def _check_info(info: Any) -> None:
+    _check_fields("run.json", info, _INFO)
+    if info["status"] not in STATES:
+        raise ValueError(f"status in run.json must be one of {', '.join(STATES)}, got {info['status']!r:.60}")
+    try:
+        time.localtime(info["started"])
+    except (OverflowError, OSError, ValueError):
+        raise ValueError(f"started in run.json is no time, got {info['started']!r:.60}") from None
+    if info.get("failure"):
+        _check_fields("failure in run.json", info["failure"], _FAILURE)
+    for name, fields in (("cells", _CELL), ("teachers", _TEACHER)):
+        for number, part in enumerate(info.get(name, ())):
+            _check_fields(f"{name}[{number}] in run.json", part, fields)
+    if "cells" in info and "teachers" not in info:
+        raise ValueError("run.json has cells, but no teachers")
+
+
+def _check_fields(where: str, value: Any, fields: _Fields) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be an object, got {type(value).__name__}")
+    for name, (kinds, needed) in fields.items():
+        if name not in value:
+            if needed:
+                raise ValueError(f"{where} has no {name!r}")
+            continue
+        got = value[name]
+        good = isinstance(got, kinds) and (bool in kinds or not isinstance(got, bool))
+        if not good or (isinstance(got, float) and not math.isfinite(got)):
+            words = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ValueError(f"{name} in {where} must be {words}, got {got!r:.60}")
 
 
 def list_runs(
@@ -193,27 +285,94 @@ def list_runs(
 ) -> list[RunRecord]:
     """Runs of a folder, newest first.
 
+    Folders that are no good are among them: ``"unreadable"`` with the reason; a folder that its process was killed in
+    before it wrote anything is ``"interrupted"``.
+
     Args:
         runs_dir: default ``runs/`` of the project.
-        notebook: keep those of this notebook (key or slug).
+        notebook: keep those of this notebook (key, slug, file name or path).
         status: keep those with this status.
+
+    Raises:
+        NotADirectoryError: ``runs_dir`` is a file.
     """
-    folder = Path(runs_dir) if runs_dir is not None else project_root() / "runs"
-    runs = [read_run(p.parent) for p in folder.rglob("run.json")] if folder.is_dir() else []
+    folder = Path(runs_dir).expanduser() if runs_dir is not None else project_root() / "runs"
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, not a folder of runs.")
+    runs = list(_all_runs(folder.resolve())) if folder.is_dir() else []
     keep = [
-        r for r in runs if notebook in (None, r.notebook, r.notebook.rpartition("/")[2]) and status in (None, r.status)
-    ]
+        r for r in runs if (notebook is None or _is_of(r, notebook)) and status in (None, r.status)
+    ]  # fmt: skip
     return sorted(keep, key=lambda r: (r.info.get("started", 0.0), r.id), reverse=True)
 
 
+def _is_of(run: RunRecord, name: str) -> bool:
+    return answers_to(run.notebook, name) or run.info.get("path") == str(Path(name).expanduser().absolute())
+
+
+def _all_runs(folder: Path) -> Iterator[RunRecord]:
+    """Every run below a folder; links are followed only from the folder itself, so that no ring is walked."""
+    if os.path.lexists(folder / "run.json"):
+        yield read_run(folder)
+    with os.scandir(folder) as entries:
+        children = sorted(entries, key=lambda entry: entry.name)
+    for entry in children:
+        path = folder / entry.name
+        if entry.is_symlink() and not path.exists():
+            yield _unreadable(path, f"a link to {os.readlink(path)}, which is not there")
+        elif path.is_dir():
+            yield from _runs_below(path, top=True)
+
+
+def _runs_below(path: Path, *, top: bool = False) -> Iterator[RunRecord]:
+    try:
+        with os.scandir(path) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:  # removed since it was listed
+        return
+    except OSError as error:
+        if top:
+            yield _unreadable(path, f"the folder cannot be read: {error.strerror or error}")
+        return
+    if any(entry.name == "run.json" for entry in inside):
+        with contextlib.suppress(FileNotFoundError):
+            yield read_run(path)
+    elif (top or path.parent.name == "lessons") and all(_is_rest(entry.name) for entry in inside):
+        yield _unborn(path, [entry.name for entry in inside])
+    for entry in inside:
+        if entry.name != "run.json" and entry.is_dir(follow_symlinks=False):
+            yield from _runs_below(path / entry.name)
+
+
+def _is_rest(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _unborn(folder: Path, rest: list[str]) -> RunRecord:
+    """A run whose process had made the folder and not yet written into it: it does so at once, or was killed."""
+    try:
+        began = folder.stat().st_mtime
+    except OSError:
+        began = 0.0
+    starting = time.time() - began < _UNBORN_SECONDS
+    said = None if starting else Failure(None, "Interrupted", "its process ended before it wrote run.json")
+    return RunRecord(
+        folder.name, folder, "running" if starting else "interrupted", info={"started": began}, failure=said
+    )
+
+
 def find_run(run_id: str, runs_dir: str | Path | None = None) -> RunRecord:
-    """A run by id, or by the beginning of it.
+    """A run by id, by the beginning of it, or by its notebook where that has one run only.
 
     Raises:
         FileNotFoundError: none or several runs answer to it; the message lists candidates.
     """
     runs = list_runs(runs_dir)
-    hits = [r for r in runs if r.id == run_id] or [r for r in runs if r.id.startswith(run_id)]
+    hits = (
+        [r for r in runs if r.id == run_id]
+        or [r for r in runs if r.id.startswith(run_id)]
+        or [r for r in runs if _is_of(r, run_id)]
+    )
     if len(hits) != 1:
         names = ", ".join(r.id for r in (hits or runs)[:12]) or "none"
         raise FileNotFoundError(f"{'several runs are' if hits else 'no run is'} called {run_id!r}. There are: {names}.")
@@ -221,8 +380,17 @@ def find_run(run_id: str, runs_dir: str | Path | None = None) -> RunRecord:
 
 
 def mark_interrupted(runs_dir: str | Path | None = None) -> list[RunRecord]:
-    """Write ``interrupted`` into every run whose process is gone; returns those that were marked."""
-    marked = [r for r in list_runs(runs_dir, status="interrupted") if r.info.get("status") == "running"]
+    """Write ``interrupted`` into every run whose process is gone; returns those that were marked.
+
+    What the process left half-written goes, and the notebook as far as it was executed gets its name.
+    """
+    marked = [r for r in list_runs(runs_dir, status="interrupted") if r.info.get("status") != "interrupted"]
     for run in marked:
-        write_json(run.folder / "run.json", run.info | {"status": "interrupted"})
+        for path in [p for p in run.folder.iterdir() if _is_rest(p.name)]:
+            path.unlink(missing_ok=True)
+        partial = run.folder / "notebook.partial.ipynb"
+        if partial.is_file() and not run.executed.exists():
+            os.replace(partial, run.executed)
+        born = {"id": run.id, "notebook": run.notebook, "started": run.info["started"]} | run.info
+        write_json(run.folder / "run.json", born | {"status": "interrupted", "failure": vars(run.failure)})
     return marked

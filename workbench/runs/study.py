@@ -7,7 +7,6 @@ the tests (:func:`stale`), so that a page never shows the numbers of another exp
 
 from __future__ import annotations
 
-import ast
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from kdcore.html import tag
 
 from .environment import device_name, git_commit, thread_count, versions
 from .files import plain, project_root, read_json, write_json
+from .parameters import Parameter, read_value
 from .records import VERDICT_SIGNS
 
 if TYPE_CHECKING:
@@ -28,19 +28,23 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RESULTS = Path("docs/results")
+_WORDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", tuple: "a list"}
 
 
 def read_options(slug: str, given: Sequence[str], *, quick: bool) -> dict[str, Any]:
     """``["epochs=3", "digit=8"]`` as options of a study; values are Python literals, what is none is text.
 
     Raises:
-        ValueError: a name without a value, or one that the study does not have.
+        ValueError: a name without a value, one that the study does not have, text where the tier has a
+            number, or a list that is not closed.
     """
     from kdcore.functional.checks import closest
     from kdcore.studies import find_study
 
     study = find_study(slug)
-    known = tuple(dict.fromkeys(name for s in (study, *study.also) for name in s.names(quick=quick)))
+    studies = (study, *study.also)
+    known = tuple(dict.fromkeys(name for s in studies for name in s.names(quick=quick)))
+    tier = {n: v for s in reversed(studies) for n, v in (s.quick if quick else s.full).items()}
     options = {}
     for item in given:
         name, equals, value = item.partition("=")
@@ -48,17 +52,19 @@ def read_options(slug: str, given: Sequence[str], *, quick: bool) -> dict[str, A
             raise ValueError(f"-p must be followed by a name and a value, got {item!r} alone.")
         if name not in known:
             raise ValueError(f"study {slug!r} has no option {name!r}.{closest(name, known)}")
-        options[name] = _literal(value)
+        options[name] = _option(name, value, tier.get(name))
     return options
 
 
-def _literal(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
+def _option(name: str, text: str, usual: Any) -> Any:
+    """The value that text stands for; of the kind of what the tier has, where that is a number or a list."""
+    kinds = {bool: bool, int: int | float, float: float, list: list, tuple: tuple}
+    if type(usual) in kinds:
+        return Parameter(f"option {name}", kinds[type(usual)], _WORDS[type(usual)], usual).parse(text)
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        return read_value(text)
+    except ValueError as error:
+        raise ValueError(f"option {name} cannot be read, got {text!r:.120}: {error}.") from None
 
 
 def run_study(
