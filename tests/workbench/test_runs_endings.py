@@ -136,6 +136,17 @@ def test_outputs_that_are_cleared_or_replaced_do_not_count(tmp_path: Path) -> No
     assert run.ok and "left" in outputs(run, 0) and "not kept" not in outputs(run, 0)
 
 
+def test_what_goes_into_an_output_widget_is_kept_and_bounded_too(tmp_path: Path) -> None:
+    code = (
+        "import ipywidgets\nprint('before')\nbox = ipywidgets.Output()\n"
+        "with box:\n    print('inside')\nbox.clear_output()\nwith box:\n    print('again')\n"
+        "    for i in range(30):\n        print('z' * 99_999)"
+    )
+    run = run_notebook(make(tmp_path, code), runs_dir=tmp_path / "runs", output_limit=1)
+    assert run.failure is None and outputs(run, 0).startswith("before\ninside\nagain\nzzz")
+    assert "of this cell's outputs are not kept" in outputs(run, 0) and outputs(run, 1) == "after\n"
+
+
 def test_a_flood_of_small_messages_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the sockets hold: the end of the cell's messages is lost, which is told and not waited for."""
     monkeypatch.setattr("workbench.runs.kernel._QUIET_SECONDS", 1.0)

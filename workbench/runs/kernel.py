@@ -1,7 +1,8 @@
 """The papermill engine of the runner: a kernel with environment variables of its own, IPC, and progress by cell.
 
-Its client differs from papermill's in three things: a cell that ends the notebook (``sys.exit()``, ``exit()``) is a
-failure, outputs are kept up to a limit, and a cell whose last messages were lost does not wait for them without end.
+Its client differs from papermill's: a cell that ends the notebook (``sys.exit()``, ``exit()``) is a
+failure, outputs are kept up to a limit, those of output widgets with the cell, and a cell whose last messages were lost
+does not wait for them without end.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class RunClient(PapermillNotebookClient):
         super().__init__(nb_man, timeout_func=lambda cell: seconds, **options)
         self.budget = OutputBudget(output_limit)
         self._displays: dict[str, int] = {}
+        self._in_widget: set[str] = set()
         self._received, self._lost = 0, False
 
     def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
@@ -151,7 +153,7 @@ class RunClient(PapermillNotebookClient):
 
     def output(self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int) -> Any:
         """Keep an output as far as it fits."""
-        if self.clear_before_next_output and not self.output_hook_stack[msg["parent_header"].get("msg_id")]:
+        if self.clear_before_next_output:
             self.budget.clear()
         content, kind = msg["content"], msg["msg_type"]
         if kind == "stream":
@@ -171,9 +173,19 @@ class RunClient(PapermillNotebookClient):
 
     def clear_output(self, outs: list[Any], msg: dict[str, Any], cell_index: int) -> None:
         """Forget the outputs of the cell, which may then be as many again."""
-        if not msg["content"].get("wait") and not self.output_hook_stack[msg["parent_header"].get("msg_id")]:
+        if msg["parent_header"].get("msg_id") in self._in_widget:  # that clears itself, not the cell
+            return
+        if not msg["content"].get("wait"):
             self.budget.clear()
         super().clear_output(outs, msg, cell_index)
+
+    def register_output_hook(self, msg_id: str, hook: Any) -> None:
+        """What goes into an output widget is kept with the cell: an executed notebook has no widgets that show it."""
+        self._in_widget.add(msg_id)
+
+    def remove_output_hook(self, msg_id: str, hook: Any) -> None:
+        """See :meth:`register_output_hook`."""
+        self._in_widget.discard(msg_id)
 
     def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
         if display_id in self._displays and msg["msg_type"] == "update_display_data":
