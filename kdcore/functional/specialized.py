@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_choice, check_logits_pair, check_temperature, describe, names_arguments
+from .checks import check_choice, check_labels, check_logits_pair, check_temperature, describe, names_arguments
 from .divergences import kl_with_temperature
 from .routing import cv_balance, kl_balance, select_experts, top_k_gate
 
@@ -59,7 +59,8 @@ def cotraining_loss(
         ``student``, ``auxiliary``, ``multimodal``: the loss of each; ``loss``: their sum.
 
     Raises:
-        ValueError: different shapes, temperature not above zero. TypeError: not floating.
+        ValueError: different shapes, labels out of range, temperature not above zero. TypeError: logits not floating,
+            labels not integers.
 
     Reference:
         arXiv:2507.07015, stage 1; official code: Gray-OREO/MST-Distill.
@@ -68,6 +69,8 @@ def cotraining_loss(
     logits = {"student": student_logits, "auxiliary": auxiliary_logits, "multimodal": multimodal_logits}
     for other in (auxiliary_logits, multimodal_logits):
         check_logits_pair(student_logits, other, ndim=(2, 4))
+    if student_logits.ndim == 2:
+        check_labels(labels, *student_logits.shape)
     out = {}
     for name, own in logits.items():
         out[name] = F.cross_entropy(own.float() if own.dtype in (torch.float16, torch.bfloat16) else own, labels)
@@ -121,7 +124,7 @@ def routed_distillation_loss(
         The loss, and the teachers chosen ``(N, k)`` or, without a choice, ``gate_probs``.
 
     Raises:
-        ValueError: shapes, an unknown routing, ``top_k``, ``temperature``.
+        ValueError: shapes, an unknown routing, ``top_k``, ``temperature``. TypeError: logits not floating.
 
     Reference:
         arXiv:2507.07015, stage 3; official code: Gray-OREO/MST-Distill.
@@ -134,11 +137,14 @@ def routed_distillation_loss(
             "teacher_logits must be (E, N, C[, H, W]) for student_logits (N, C[, H, W]) of at least one sample, got "
             f"{describe(z)} for {describe(s)}."
         )
+    for argument, logits in (("student_logits", s), ("teacher_logits", z)):
+        if not logits.is_floating_point():
+            raise TypeError(f"{argument} must be a floating tensor of raw scores, got {describe(logits)}.")
     experts = len(z)
-    if gate_probs.shape != (len(s), experts):
-        raise ValueError(f"gate_probs must be ({len(s)}, {experts}), got {describe(gate_probs)}.")
-    if not 1 <= top_k <= experts:
-        raise ValueError(f"top_k must be in [1, {experts}] (the number of teachers), got {top_k!r}.")
+    if gate_probs.shape != (len(s), experts) or not gate_probs.is_floating_point():
+        raise ValueError(f"gate_probs must be floating ({len(s)}, {experts}), got {describe(gate_probs)}.")
+    if not isinstance(top_k, int) or not 1 <= top_k <= experts:
+        raise ValueError(f"top_k must be an integer in [1, {experts}] (the number of teachers), got {top_k!r}.")
     if routing == "weighted":
         mixed = torch.einsum("ne,en...->n...", gate_probs.to(z.dtype), z).detach()
         return kd_per_sample(s, mixed, temperature).mean(), gate_probs

@@ -70,7 +70,9 @@ class MSTTraining(Training):
         keep_best: go on with each mask's best epoch on ``held_out``.
 
     Raises:
-        ValueError: no layers, or an option out of range. KeyError: a layer that does not exist.
+        ValueError: no layers, or an option out of range. KeyError: a layer that does not exist. Before the first step
+            of training: ValueError where masks or ``num_classes`` do not fit the networks, TypeError and RuntimeError
+            where a layer gives no tensor or does not run.
     """
 
     name = "mst_distill"
@@ -103,11 +105,18 @@ class MSTTraining(Training):
         self.student, self.auxiliary, self.multimodal = student, auxiliary, multimodal
         self.data, self.held_out, self.num_classes, self.keep_best = data, held_out, num_classes, keep_best
         self.layers = [("multimodal", n) for n in multimodal_layers] + [("auxiliary", n) for n in auxiliary_layers]
+        if not self.layers:
+            raise ValueError("auxiliary_layers and multimodal_layers name no layer: one at least must get a mask.")
         if not 1 <= top_k <= len(self.layers):
             raise ValueError(f"top_k must be in [1, {len(self.layers)}] (layers with a mask), got {top_k!r}.")
         check_choice("routing", routing, ROUTINGS)
         check_choice("load_balance_mode", load_balance_mode, BALANCES)
+        if load_balance_mode == "cv" and len(self.layers) < 2:
+            raise ValueError("load_balance_mode 'cv' needs at least 2 layers with a mask, got 1.")
         check_positive("temperature", temperature)
+        for option, three in (("epochs", epochs), ("lr", lr)):
+            if not isinstance(three, Sequence) or len(three) != 3 or not min(three) > 0:
+                raise ValueError(f"{option} must be three numbers above zero, one per stage, got {three!r}.")
         for player, layer in self.layers:
             SpecializedTeacher(self.get_submodule(player), layer, nn.Identity())  # an unknown layer is refused now
         self.labels = [f"{player} {layer}" for player, layer in self.layers]
@@ -133,9 +142,11 @@ class MSTTraining(Training):
         def learn(stage: int, *players: str) -> Learn:
             return Learn(players=players, optimizer="adam", lr=lr[stage], scheduler="constant")
 
+        with preserved_rng():
+            self._specialize()  # what does not fit is refused now, not after stage 1
         everyone = learn(0, "student", "auxiliary", "multimodal")
         yield Stage(name="co-train", data=self.data, step=self.cotrain, epochs=epochs[0], learn=everyone)
-        dense = self._specialize()
+        self.specialists, dense = self._specialize()
         if self.options["masked"]:
             yield Stage(
                 name="masks",
@@ -232,7 +243,7 @@ class MSTTraining(Training):
                 yield to_device(batch, device)
 
     @torch.no_grad()
-    def _specialize(self) -> bool:
+    def _specialize(self) -> tuple[Specialists, bool]:
         """Masks as wide as their layers, by a dry pass of the first batch; whether the student answers with maps."""
         with preserved_rng(*generators_of(self.data)):
             x, other, _ = to_device(next(iter(self.data)), next(self.student.parameters()).device)
@@ -242,10 +253,8 @@ class MSTTraining(Training):
                 raise ValueError(f"num_classes is {self.num_classes}, but the student gives {describe(logits)}.")
             networks = {"multimodal": self.multimodal, "auxiliary": self.auxiliary}
             widths = {name: self.options[name] for name in ("num_heads", "hidden_dim_factor")}
-            self.specialists = Specialists(
-                networks, self.layers, self.inputs(x, other), masked=self.options["masked"], **widths
-            )
-        return logits.ndim == 4
+            inputs = self.inputs(x, other)
+            return Specialists(networks, self.layers, inputs, masked=self.options["masked"], **widths), logits.ndim == 4
 
     @classmethod
     def example(cls) -> MSTTraining:

@@ -102,7 +102,7 @@ class GateNet(nn.Module):
     Shapes: ``(N, C)`` or ``(N, C, H, W)`` to gate *logits* ``(N, E)``.
 
     Raises:
-        ValueError: logits of another shape.
+        ValueError: no classes or no teachers, or logits of another shape.
 
     Reference:
         "MST-Distill" (Li et al., 2025), arXiv:2507.07015; official code: Gray-OREO/MST-Distill.
@@ -110,6 +110,10 @@ class GateNet(nn.Module):
 
     def __init__(self, num_classes: int, num_teachers: int, *, dense: bool = False) -> None:
         super().__init__()
+        if min(num_classes, num_teachers) < 1:
+            raise ValueError(
+                f"num_classes and num_teachers must be integers >= 1, got {num_classes} and {num_teachers}."
+            )
         self.num_classes, self.dense, width = num_classes, dense, 2 * num_classes
         if dense:
             self.conv_point = nn.Conv2d(num_classes, width, 1)

@@ -226,11 +226,13 @@ Explorer("Play with the gate", knobs, played, static_at=[{}])
 # %% [markdown]
 # ## Experiment
 #
-# Six arms with the same student, initial weights, batches and number of the student's epochs: labels alone; plain KD
-# from a teacher trained beforehand, one arm for each path; MST-Distill; the same without masks; and the same where,
-# whatever the gate says, the first specialized teacher is chosen. Labels and KD weigh 1 and 1 at $T = 4$, as in $L_1$
-# and $L_3$; the lesson on KD has 0.1 and 0.9. All students are those of the last epoch; nothing is chosen on test
-# samples. MST's arms also train both teachers with the student, a cost that the others do not have.
+# Six arms with the same student, initial weights, size of batches and number of the student's epochs: labels alone;
+# plain KD from a teacher trained beforehand, one arm for each path; MST-Distill; the same without masks; and the same
+# where, whatever the gate says, the first specialized teacher is chosen. (The masks' epochs draw from the same stream
+# of orders, so in stage 3 an arm with masks sees the samples in another order than one without.) Labels and KD weigh 1
+# and 1 at $T = 4$, as in $L_1$ and $L_3$; the lesson on KD has 0.1 and 0.9. All students are those of the last epoch;
+# nothing is chosen on test samples. MST's arms also train both teachers with the student, a cost that the others do not
+# have.
 
 # %%
 options = {"temperature": temperature, "top_k": top_k, "routing": routing, "seeds": n_seeds, "quick": quick}

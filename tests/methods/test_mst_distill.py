@@ -418,6 +418,8 @@ S, Z, G = torch.zeros(4, 3), torch.ones(2, 4, 3), torch.full((4, 2), 0.5)
     [
         ({"top_k": 0}, "top_k must be"),
         ({"top_k": 3}, "top_k must be"),
+        ({"top_k": 1.5}, "top_k must be an integer"),
+        ({"gate_probs": torch.ones(4, 2).long()}, "gate_probs must be floating"),
         ({"teacher_logits": torch.ones(2, 4, 2)}, "teacher_logits must be"),
         ({"gate_probs": torch.ones(4, 3)}, "gate_probs must be"),
         ({"routing": "best"}, "routing must be"),
@@ -442,6 +444,53 @@ def test_other_wrong_input_is_refused() -> None:
         GateNet(4, 2)(S)
     with pytest.raises(ValueError, match="epoch must be"):
         stage_weights(-1)
-    net = nn.Linear(2, 3)
+    net = nn.Sequential(nn.Linear(2, 3))
     with pytest.raises(ValueError, match="top_k must be"):
-        MSTDistiller(net, net, net, auxiliary_layers=(), multimodal_layers=(), num_classes=3)
+        MSTDistiller(net, net, net, auxiliary_layers=("0",), multimodal_layers=("0",), num_classes=3, top_k=3)
+
+
+def test_whole_numbers_are_no_logits_and_labels_are_classes() -> None:
+    with pytest.raises(TypeError, match="student_logits must be a floating"):
+        routed_distillation_loss(S.long(), Z, G)
+    with pytest.raises(TypeError, match="teacher_logits must be a floating"):
+        routed_distillation_loss(S, Z.long(), G)
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 3\), got 3"):
+        cotraining_loss(S, S, S, torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(TypeError, match="labels must have an integer dtype"):
+        cotraining_loss(S, S, S, torch.zeros(4))
+    with pytest.raises(ValueError, match="num_classes and num_teachers"):
+        GateNet(0, 2)
+
+
+def trained_with(**change: Any) -> MSTTraining:
+    e = MSTTraining.example()
+    options: dict[str, Any] = {"auxiliary_layers": ("fc1",), "multimodal_layers": ("fc1",), "num_classes": 3} | change
+    return MSTTraining(e.student, e.auxiliary, e.multimodal, e.data, e.held_out, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"auxiliary_layers": (), "multimodal_layers": ()}, "name no layer"),
+        ({"auxiliary_layers": (), "load_balance_mode": "cv"}, "needs at least 2 layers"),
+        ({"epochs": (1, 1)}, "epochs must be three"),
+        ({"epochs": (1, 1, 0)}, "epochs must be three"),
+        ({"epochs": 3}, "epochs must be three"),
+        ({"lr": (1e-3, 1e-3, -1.0)}, "lr must be three"),
+    ],
+)
+def test_wrong_options_are_refused_at_once(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trained_with(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"num_classes": 4}, "num_classes is 4"), ({"num_heads": 9}, "no width"), ({"hidden_dim_factor": 0}, ">= 1")],
+)
+def test_what_does_not_fit_is_refused_before_stage_1(change: dict[str, Any], message: str) -> None:
+    training = trained_with(**change)
+    before = [p.detach().clone() for p in training.parameters()]
+    with pytest.raises(ValueError, match=message):
+        fit(training, accelerator="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(before, training.parameters(), strict=True)), "nothing was learnt"
