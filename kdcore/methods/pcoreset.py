@@ -75,8 +75,8 @@ def _check_probabilities(name: str, p: Any) -> Tensor:
 
 
 def _within(budget: int, size: int) -> int:
-    if budget < 1:
-        raise ValueError(f"budget must be at least 1, got {budget!r}.")
+    if not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"budget must be an integer of at least 1, got {budget!r}.")
     if budget > size:
         warnings.warn(f"budget is {budget}, but the pool has {size} samples: all are taken.", stacklevel=3)
     return min(budget, size)
@@ -265,8 +265,8 @@ class ActiveHistory:
 
     @property
     def aulc(self) -> float:
-        """Area under the learning curve: the mean accuracy over the rounds."""
-        return sum(self.accuracy) / len(self.accuracy)
+        """Area under the learning curve: the mean accuracy over the rounds; NaN where none was finished."""
+        return sum(self.accuracy) / len(self.accuracy) if self.accuracy else float("nan")
 
 
 def _warm_up(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -359,7 +359,8 @@ class ActiveKD:
             progress: ``progress(rounds done, rounds in all, text)``; stop: once set, ends within a step.
 
         Raises:
-            ValueError: numbers of images and labels that differ, a class with too few samples for the start.
+            ValueError: no images, numbers of images and labels that differ, a class with too few samples for the
+                start, labels that the student has no class for.
         """
         oracle = labels if isinstance(labels, LabelOracle) else LabelOracle(labels)
         if len(images) != len(oracle) or len(test_images) != len(test_labels):
@@ -367,6 +368,8 @@ class ActiveKD:
                 f"images and labels must hold the same samples, got {len(images)} and {len(oracle)}, in the test "
                 f"{len(test_images)} and {len(test_labels)}."
             )
+        if not len(images) or not len(test_images):
+            raise ValueError(f"images and test_images must not be empty, got {len(images)} and {len(test_images)}.")
         # drawn before any query, so that strategies are compared on equal weights and batches
         seeds = torch.randint(2**31, (self.rounds,), generator=self.generator).tolist()
         labeled = oracle.start(self.initial_per_class, self.generator)
@@ -409,6 +412,8 @@ class ActiveKD:
                 teacher, folder = self.adapt_teacher(teacher, images[labeled], oracle[labeled]), folder / str(seed)
         torch.manual_seed(seed)
         student = create_method("dho").wrap_student(self.student_factory(), images[:2])
+        if int(targets.max()) >= (classes := student.get_submodule("ce_head").out_features):  # type: ignore[operator]
+            raise ValueError(f"labels must be in [0, {classes}), the classes of the student, got {int(targets.max())}.")
         result = distill(
             teacher,
             student,

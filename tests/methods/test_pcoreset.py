@@ -446,7 +446,7 @@ def test_the_study_runs(comparison: Any) -> None:
 @pytest.mark.parametrize(
     ("strategy", "change", "message"),
     [
-        ("pcoreset", {"budget": 0}, "budget must be at least 1, got 0"),
+        ("pcoreset", {"budget": 0}, "budget must be an integer of at least 1, got 0"),
         ("pcoresett", {}, "strategy must be one of 'random', .*Did you mean 'pcoreset'"),
         ("pcoreset", {"labeled_probabilities": None}, "strategy 'pcoreset' needs labeled_probabilities"),
         ("pcoreset", {"labeled_probabilities": simplex(2, 4)}, "the same width"),
@@ -515,3 +515,24 @@ def test_wrong_data_are_refused() -> None:
         prediction_bias(torch.ones(2, 2), num_clusters=1)
     with pytest.raises(ValueError, match="num_clusters must be in"):
         prediction_bias(simplex(2, 2), num_clusters=3)
+
+
+def test_wrong_counts_labels_and_empty_data_are_named() -> None:
+    (x, y), (tx, ty) = blobs(), blobs(30, 1)
+    with pytest.raises(ValueError, match=r"budget must be an integer of at least 1, got 1\.5"):
+        pcoreset_select(POOL, LABELED, 1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must not be empty, got 0 and 30"):
+        loop().run(x[:0], y[:0], tx, ty)
+    with pytest.raises(ValueError, match="must not be empty, got 60 and 0"):
+        loop().run(x, y, tx[:0], ty[:0])
+    classes = student()(x[:2])[0].shape[1]
+    with pytest.raises(ValueError, match=rf"labels must be in \[0, {classes}\).* got {classes}"):
+        loop().run(x, torch.arange(len(y)) % (classes + 1), tx, ty)
+
+
+def test_a_run_stopped_in_its_first_round_has_no_mean_accuracy() -> None:
+    (x, y), (tx, ty) = blobs(), blobs(30, 1)
+    stop = threading.Event()
+    stop.set()
+    history = loop().run(x, y, tx, ty, stop=stop)
+    assert history.stopped and not history.accuracy and math.isnan(history.aulc)
