@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .checkpoints import hash_tensor, preserved_rng, seed_everything, state_hash
-from .inputs import Batch, read_batch
+from .inputs import GRAPH_KEYS, Batch, read_batch
 
 _PROBES, _READS = 16, 3
 
@@ -94,8 +94,9 @@ def sample_marks(x: Any) -> Tensor:
 
     The bits of a sample are added as whole numbers, once plainly and once weighted by position (every seventh).
     """
-    if isinstance(x, Mapping):
-        parts = [sample_marks(value) for _, value in sorted(x.items()) if isinstance(value, Tensor)]
+    if isinstance(x, Mapping):  # edges of a graph have no row per sample
+        rows_of = [value for key, value in sorted(x.items()) if isinstance(value, Tensor) and key not in GRAPH_KEYS]
+        parts = [sample_marks(value) for value in rows_of]
         return torch.stack([part * (2 * k + 1) for k, part in enumerate(parts)]).sum(0)
     rows = x.detach().reshape(len(x), -1)
     if rows.is_floating_point():

@@ -122,18 +122,23 @@ def check_training_labels(first: Method, ce_weight: float | None, sample: Batch,
     if not weight or type(first).supervised is not Method.supervised or sample.labels is None:
         return
     class_labels(sample.labels.to(logits.device), logits[: len(sample.labels)])
-    check_known_labels(loader, logits)
+    check_known_labels(loader, sample, logits)
 
 
-def check_known_labels(loader: Any, logits: Tensor, where: str = "") -> None:
+def check_known_labels(loader: Any, sample: Batch, logits: Tensor, where: str = "") -> None:
     """Labels that the data set lists are all checked at once, others batch by batch.
 
     Args:
-        loader: of the data; logits: of a few samples ``(n, C, ...)``, for the classes and the shape.
+        loader: of the data; sample: its first samples. A list that says something else of them (it is changed on the
+            way, by a ``target_transform`` or when batches are put together) is not what is learnt, and is passed over.
+        logits: of these samples ``(n, C, ...)``, for the classes and the shape.
         where: put before the message.
     """
     labels = known_labels(getattr(loader, "dataset", None))
-    if labels is None or not len(labels) or labels.ndim < logits.ndim - 1:
+    if labels is None or sample.labels is None or labels.ndim < logits.ndim - 1:
+        return
+    first = sample.labels.cpu()
+    if labels[: len(first)].shape != first.shape or not bool((labels[: len(first)] == first).all()):
         return
     try:
         class_labels(labels, logits[:1].expand(len(labels), *logits.shape[1:]))
@@ -161,13 +166,15 @@ def check_validation(
         scores = as_float32(readout(answer_of("student", student, x))).cpu()
     evaluation_labels(batch.labels.cpu(), scores, metrics.values())
     if any(map(reads_classes, metrics.values())):
-        check_known_labels(loader, scores, "validation data: ")
+        check_known_labels(loader, batch, scores, "validation data: ")
 
 
 def answer_of(role: str, model: nn.Module, x: Any) -> Any:
     """What a model says to a few samples; one that cannot read them is named with what came."""
     try:
         return model(x)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, AttributeError, IndexError, KeyError, AssertionError) as error:
         if isinstance(x, Mapping):
             form = f"a dict with the keys {', '.join(map(repr, x))}"

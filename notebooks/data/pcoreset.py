@@ -85,6 +85,7 @@ asked = {
 predicted = p.argmax(1).tolist()
 
 
+# %%
 def covered(strategy, step, space="probabilities"):
     points = p if space == "probabilities" else torch.nn.functional.normalize(features, dim=1)
     picks = asked[strategy].tolist()

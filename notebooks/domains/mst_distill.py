@@ -35,6 +35,7 @@ from kdcore import get_card
 from kdcore.checkpoints import preserved_rng
 from kdcore.engine import Epoch, fit
 from kdcore.experiment import check_claims, effects, paired_difference, tally
+from kdcore.functional.divergences import kl_with_temperature
 from kdcore.methods import mst_distill
 from kdcore.methods.mst_distill import MaskNet, cotraining_loss, load_balancing_loss, routed_distillation_loss
 from kdcore.studies import mst_distill as study
@@ -92,6 +93,11 @@ made = mst_distill.MSTTraining(
     **study.LAYERS,
 )
 profile, image, truth = next(iter(task.paired("test", batch_size=200)))
+
+# %% [markdown]
+# After every epoch of stage 2 a picture is taken of what the teachers say to 200 test samples.
+
+# %%
 film = []
 
 
@@ -118,17 +124,13 @@ with preserved_rng():
 # can only make features smaller. Will it change the teacher's mind, or only make it less sure? And which features does
 # it take away? Switch between "masked" and "unmasked", and move through the epochs of stage 2.
 
+# %%
+last = film[-1]
+away = kl_with_temperature(last["unmasked"], last["student"].expand_as(last["unmasked"]))  # (teachers, samples), nats
+far = away.mean(0).topk(8).indices.tolist()
+
 
 # %%
-def away(kind, frame):
-    """Per teacher and sample, how far the answers are from the student's, in nats."""
-    q, p = frame["student"].softmax(-1), frame[kind].softmax(-1)
-    return (q * (q.log() - p.log())).sum(-1)
-
-
-far = away("unmasked", film[-1]).mean(0).topk(8).indices.tolist()
-
-
 def masks_of(sample, kind, epoch):
     frame, names = film[epoch - 1], made.labels
     return views.mask_view(
@@ -370,6 +372,7 @@ with torch.no_grad(), evaluating(made):
     said = made.student(profile)
 piles = dict(zip(made.labels, (piled - alone).abs().amax((1, 2)).tolist(), strict=True))
 
+# %%
 pulls = {}
 for way in ("topk", "weighted", "soft"):
     logits = said.clone().requires_grad_()
@@ -377,6 +380,7 @@ for way in ("topk", "weighted", "soft"):
     (grad,) = torch.autograd.grad(loss, made.gate.fc2.weight, allow_unused=True)
     pulls[way] = 0.0 if grad is None else grad.norm().item()
 
+# %%
 g = made.gate(said).softmax(1).detach()
 uniform = torch.full((3,), 1 / 3)
 true_kl = (uniform * (uniform.log() - g.mean(0).log())).sum()
@@ -389,6 +393,7 @@ for detach in (False, True):
     grad = torch.autograd.grad(out["student"], leaves[2], allow_unused=True)[0]
     targets["detached" if detach else "as released"] = 0.0 if grad is None else grad.norm().item()
 
+# %%
 display(
     get_card("mst_distill"),
     Markdown(

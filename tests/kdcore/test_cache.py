@@ -409,6 +409,8 @@ def test_the_marks_of_samples_are_exact_and_notice_order(data: TensorDataset) ->
     assert torch.equal(marks[[2, 0]], sample_marks(x[[2, 0]])) and len(marks.unique()) == 6
     for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int64):
         assert sample_marks((100 * x).to(dtype)).shape == (6,)
+    graph = {"x": x, "edge_index": torch.tensor([[0, 1, 2], [1, 2, 3]])}
+    assert torch.equal(sample_marks(graph), sample_marks({"x": x}))
     pair = {"a": x, "b": x.flip(0)}
     assert not torch.equal(sample_marks(pair), sample_marks({"a": pair["b"], "b": pair["a"]}))
 

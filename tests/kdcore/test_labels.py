@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from kdcore.distiller import distill, evaluate
 from kdcore.labels import class_labels, known_labels
@@ -166,3 +166,23 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"differs in training labels \(saved \w{16}, now \w{16}\)"):
         distill(net(), net(), "kd", loader(CLASSES.flip(0)), resume=True, **options | {"epochs": 2})
     assert distill(net(), net(), "kd", loader(CLASSES), resume=True, **options | {"epochs": 2}).steps == 8
+
+
+class FromOne(Dataset[tuple[Tensor, Tensor]]):
+    """Lists its classes from 1 and gives them from 0, as a ``target_transform`` does."""
+
+    targets = (CLASSES + 1).tolist()
+
+    def __len__(self) -> int:
+        return len(CLASSES)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return INPUTS[index], CLASSES[index]
+
+
+def test_a_list_of_labels_that_is_changed_on_the_way_is_not_what_is_learnt() -> None:
+    data = DataLoader(FromOne(), 8)
+    result = distill(net(), net(), "kd", data, data, epochs=1)
+    plain = distill(net(), net(), "kd", loader(CLASSES), loader(CLASSES), epochs=1)
+    assert result.history[0].terms == plain.history[0].terms
+    assert result.history[0].metrics == plain.history[0].metrics
