@@ -205,6 +205,26 @@ def restore_rng(state: Mapping[str, Any], *generators: torch.Generator | None) -
 
 #: Held while somebody draws from the global random states for a purpose of his own: threads share those states.
 _DRAWING = threading.RLock()
+_WAITING: set[int] = set()
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    if not _DRAWING.acquire(blocking=False):
+        _WAITING.add(threading.get_ident())
+        try:
+            _DRAWING.acquire()
+        finally:
+            _WAITING.discard(threading.get_ident())
+    try:
+        yield
+    finally:
+        _DRAWING.release()
+
+
+def others_wait() -> bool:
+    """Whether another thread waits for its turn to draw."""
+    return bool(_WAITING)
 
 
 @contextmanager
@@ -213,7 +233,7 @@ def preserved_rng(*generators: torch.Generator | None) -> Iterator[None]:
 
     Threads take turns, so that a training beside it is not disturbed.
     """
-    with _DRAWING:
+    with _drawing():
         state = capture_rng(*generators)
         try:
             yield
@@ -233,7 +253,7 @@ class OwnRandomStates:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        with _DRAWING:
+        with _drawing():
             theirs = _states()
             if self._own is not None:
                 _put(self._own)
@@ -269,6 +289,7 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "newest_checkpoint",
+    "others_wait",
     "preserved_rng",
     "read_weights",
     "restore_rng",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .cache import TeacherCache
 from .distillation import Distillation
-from .engine import Epoch, Learn, NonFiniteLossError, Run, Step, Trained
+from .engine import Epoch, Learn, NonFiniteLossError, Run, Step, Trained, finish
 from .functional.checks import check_non_negative, check_positive
 from .method import Method
 from .metrics import Metrics, accuracy, evaluate
@@ -178,8 +178,7 @@ def distill(
         NonFiniteLossError, ValueError, CheckpointError: see :meth:`kdcore.engine.Run.run`.
     """
     distiller = Distiller(teacher, student, method, train, val, epochs=epochs, **options)
-    for _ in distiller.run():
-        pass
+    finish(distiller)
     return distiller.result()
 
 

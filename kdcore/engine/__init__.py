@@ -12,7 +12,7 @@ What can be relied on:
 """
 
 from .events import Epoch, NonFiniteLossError, Step, Trained, listening
-from .fitting import fit
+from .fitting import finish, fit
 from .run import Run
 from .stage import Learn, Stage, Terms, Training
 
@@ -26,6 +26,7 @@ __all__ = [
     "Terms",
     "Trained",
     "Training",
+    "finish",
     "fit",
     "listening",
 ]

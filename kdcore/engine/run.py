@@ -159,9 +159,6 @@ class Run(Updates):
             ValueError: data or players that do not fit (as early as it can be known).
             CheckpointError: a checkpoint cannot be read or written; the players in memory keep what they learnt.
         """
-        if self._begun:
-            raise RuntimeError("this training has been run already: build another one to train again.")
-        self._begun = True
         events, own = self._events(), OwnRandomStates()
         try:
             while True:
@@ -175,7 +172,10 @@ class Run(Updates):
                 events.close()
 
     def _events(self) -> Generator[Step | Epoch, None, None]:
-        """The run itself; between two events the caller has his own random states back."""
+        """The run itself, whoever's the random states are; :meth:`run` and :func:`finish` see to that."""
+        if self._begun:
+            raise RuntimeError("this training has been run already: build another one to train again.")
+        self._begun = True
         with ExitStack() as stack:
             checkpoint = self._prepare(stack)
             at = self._progress

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdcore.checkpoints import capture_rng, preserved_rng
 from kdcore.distiller import Distiller, distill
+from kdcore.engine import finish
 from kdcore.registry import create_method
 
 DATA = TensorDataset(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3)
@@ -77,7 +78,8 @@ def test_what_the_caller_draws_between_events_changes_nothing() -> None:
     assert all(torch.equal(first, torch.rand(3)) for first, _, _ in drawn), "the caller's own stream goes on"
 
 
-def test_two_trainings_in_turns_and_in_threads_end_as_alone() -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["events", "to the end"])
+def test_two_trainings_in_turns_and_in_threads_end_as_alone(whole: bool) -> None:
     alone = []
     for seed in (1, 2):
         one = loop(seed)
@@ -91,7 +93,8 @@ def test_two_trainings_in_turns_and_in_threads_end_as_alone() -> None:
     for stream in streams:
         list(stream)
     threaded = [loop(1), loop(2)]
-    threads = [threading.Thread(target=lambda one=one: list(one.run())) for one in threaded]
+    run = finish if whole else (lambda one: list(one.run()))
+    threads = [threading.Thread(target=run, args=(one,)) for one in threaded]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -99,3 +102,20 @@ def test_two_trainings_in_turns_and_in_threads_end_as_alone() -> None:
     for found in (pair, threaded):
         for mine, expected in zip(found, alone, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(weights(mine), expected, strict=True))
+
+
+def test_a_training_that_runs_to_its_end_gives_way_to_others() -> None:
+    long, over = loop(), threading.Event()
+    long.stop = over
+    long.training.epochs = 100_000  # until it is stopped
+    worker = threading.Thread(target=finish, args=(long,))
+    worker.start()
+    try:
+        for _ in range(20):  # each has to wait for one step, not for the training
+            with preserved_rng():
+                torch.rand(1)
+        assert worker.is_alive()
+    finally:
+        over.set()
+        worker.join(60)
+    assert not worker.is_alive()

@@ -26,8 +26,8 @@ KEYS = Path(".kdw-cache/lessons")
 KEPT = 4  # keys of one lesson: so many branches can be gone back to
 #: CPU seconds that a quick lesson should take, and those above which its test fails; see ``RunRecord.computing``.
 AIM, LIMIT = 20.0, 25.0
-#: What is let pass beyond that: the speed is that of another piece of work, measured beside the lesson (found: up to 1.17
-#: of what a lesson is allowed, on the machine that the limits are of).
+#: What is let pass beyond that: the speed is that of another piece of work, measured beside the lesson (found: up to
+#: 1.17 of what a lesson is allowed, on the machine that the limits are of).
 SLACK = 1.3
 #: CPU seconds of :func:`_work` on one core of the machine that ``LIMIT`` was set on, otherwise idle.
 REFERENCE = 0.026
