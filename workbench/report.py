@@ -17,6 +17,8 @@ from urllib.parse import quote, unquote
 from kdcore.files import write_atomic
 from kdcore.html import Html, facts, table, tag
 
+from .marks import content_hash, script
+from .marks import style as marks_style
 from .runs.files import load_notebook
 from .runs.records import VERDICT_SIGNS
 from .templating import render
@@ -52,7 +54,18 @@ div.cell{margin:.9em 0}.input_area pre{border-left:3px solid var(--line)}.highli
 
 def page(title: str, body: str, *, style: str = "") -> str:
     """A whole HTML document around ``body`` (HTML); nothing in the head refers to another file."""
-    return render("page.html", title=title, body=Html(body), style=Html(_CSS + style))
+    return render("page.html", title=title, body=Html(body), **_drawn(body, _CSS + style))
+
+
+def _drawn(body: str, style: str) -> dict[str, Any]:
+    """What the pictures of a page need: the one script that draws them, its style, and a policy that allows no other.
+
+    A page without pictures that have their data gets no script at all.
+    """
+    marks = script("page.js") if 'class="kd-data"' in body else ""
+    allowed = f"; script-src '{content_hash(marks)}'" if marks else ""
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'{allowed}"
+    return {"style": Html(style + (marks_style() if marks else "")), "script": Html(marks), "policy": Html(policy)}
 
 
 def table_html(frame: pd.DataFrame, caption: str, *, formats: Mapping[str, str] | None = None) -> Html:
@@ -120,7 +133,8 @@ class Report:
     def html(self) -> str:
         """The page."""
         sections = [{"anchor": _anchor(h), "heading": h, "body": Html(body)} for h, body in self.sections]
-        return render("report.html", title=self.title, lead=Html(self.lead), sections=sections, style=Html(_CSS))
+        body = "".join(body for _, body in self.sections)
+        return render("report.html", title=self.title, lead=Html(self.lead), sections=sections, **_drawn(body, _CSS))
 
     def write(self, path: str | Path) -> Path:
         """Write the page atomically; returns its path."""

@@ -149,20 +149,23 @@ def browser(lab: LabServer) -> Iterator[Any]:
 
 @dataclass
 class Watch:
-    """What must not happen on a page."""
+    """What must not happen on a page; ``lost_widgets``: JupyterLab may say that a kernel's widgets are gone."""
 
     port: int
+    lost_widgets: bool = False
     console_errors: list[str] = field(default_factory=list)
     page_errors: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
 
     def attach(self, page: Any) -> None:
-        page.on(
-            "console", lambda m: self.console_errors.append(f"{m.text} ({m.location})") if m.type == "error" else None
-        )
+        page.on("console", self._console)
         page.on("pageerror", lambda e: self.page_errors.append(str(e)))
         page.on("request", lambda r: self._request(r.url))
         page.on("websocket", lambda s: self._request(s.url))
+
+    def _console(self, message: Any) -> None:
+        if message.type == "error" and not (self.lost_widgets and "widget model not found" in message.text):
+            self.console_errors.append(f"{message.text} ({message.location})")
 
     def _request(self, url: str) -> None:
         inside = (f"http://127.0.0.1:{self.port}/", f"ws://127.0.0.1:{self.port}/", "data:", "blob:")
@@ -279,7 +282,9 @@ def _pages(lab: LabServer, browser: Any) -> Iterator[Callable[..., Notebook]]:
     watches: list[Watch] = []
     contexts: list[Any] = []
 
-    def opened(path: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> Notebook:
+    def opened(
+        path: str, *, width: int = 1280, height: int = 900, dark: bool = False, lost_widgets: bool = False
+    ) -> Notebook:
         if (REPOSITORY / path).is_file():  # an earlier test's page may have saved its outputs: their widgets are gone
             shutil.copyfile(REPOSITORY / path, lab.root / path)
         context = browser.new_context(
@@ -287,7 +292,7 @@ def _pages(lab: LabServer, browser: Any) -> Iterator[Callable[..., Notebook]]:
         )
         contexts.append(context)
         page = context.new_page()
-        watch = Watch(lab.port)
+        watch = Watch(lab.port, lost_widgets)  # JupyterLab itself complains of widgets whose kernel is gone
         watches.append(watch)
         watch.attach(page)
         page.goto(lab.url(f"lab/tree/{path}?reset"), wait_until="domcontentloaded")

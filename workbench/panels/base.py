@@ -11,7 +11,10 @@ from typing import Any, ClassVar
 
 from traitlets import HasTraits
 
+from kdcore.html import tag
 from workbench.views.base import View
+
+from .still import Still
 
 #: Set to ``1`` by the runner: panels show their static form.
 STATIC_VARIABLE = "KDW_STATIC"
@@ -51,7 +54,9 @@ class Panel(ABC):
         """The ipywidgets tree."""
         if self.closed:
             raise RuntimeError(f"the panel {self.name!r} is closed: run its cell again.")
-        return self._build()
+        tree = self._build()
+        tree.add_class("kd-live")
+        return tree
 
     @abstractmethod
     def _build(self) -> Any:
@@ -73,11 +78,36 @@ class Panel(ABC):
         if "widget" in self.__dict__:
             close_tree(self.widget)
 
+    # Shown by a notebook ------------------------------------------------------------------------------------------
+    output: Still | None = None
+
+    def _still(self) -> tuple[str, str]:
+        """What a saved notebook shows of the live form when its kernel is gone: HTML, and the same in words."""
+        words = f"{self.name}: a live panel. Run this cell to use it."
+        return tag("p", words), words
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """One bundle: the live form and the still one, or the still one alone under ``KDW_STATIC=1``."""
         if static_mode():
             return views_bundle(self.static())
+        html, plain = self._still()
+        return {**self._live_bundle(), "text/html": html, "text/plain": plain}
+
+    def _live_bundle(self) -> dict[str, Any]:
         bundle = self.widget._repr_mimebundle_()
-        return bundle[0] if isinstance(bundle, tuple) else bundle
+        return dict(bundle[0] if isinstance(bundle, tuple) else bundle)
+
+    def _ipython_display_(self) -> None:
+        """Two outputs in a notebook, the still form before the live one (see :mod:`.still`)."""
+        from IPython.display import display
+
+        if static_mode():
+            display(views_bundle(self.static()), raw=True)
+            return
+        html, plain = self._still()
+        self.output = Still(html, plain)
+        self.output.display()
+        display({**self._live_bundle(), "text/html": "", "text/plain": plain}, raw=True)
 
 
 def close_tree(widget: Any) -> None:
@@ -94,7 +124,12 @@ def views_html(views: Sequence[View]) -> str:
 
 def views_bundle(views: Sequence[View]) -> dict[str, str]:
     """Several views as one notebook output."""
-    return {"text/html": views_html(views), "text/plain": "\n".join(f"{v.title}. {v.alt}" for v in views)}
+    return {"text/html": views_html(views), "text/plain": words_of(views)}
+
+
+def words_of(views: Sequence[View]) -> str:
+    """Titles and descriptions of views."""
+    return "\n".join(f"{v.title}. {v.alt}" for v in views)
 
 
 def as_views(made: View | Sequence[View], *, what: str) -> list[View]:

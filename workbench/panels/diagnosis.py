@@ -109,7 +109,7 @@ class DiagnosisPanel(Explorer):
         if self.outcome is not None:
             super()._draw(dict(values))
         elif hasattr(self, "_box"):
-            self._box.html = "<p>Nothing has been trained yet. Press <b>Start</b> above: the findings follow.</p>"
+            self._box.say("<p>Nothing has been trained yet. Press <b>Start</b> above: the findings follow.</p>")
 
 
 __all__ = ["PARTS", "DiagnosisPanel"]

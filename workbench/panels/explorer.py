@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ipywidgets as w
@@ -16,8 +16,9 @@ from kdcore.functional.checks import check_choice, closest
 from kdcore.html import tag
 from workbench.views.base import View
 
-from .base import Panel, as_views, views_html
-from .widgets import Slider, ViewBox, error_html
+from .base import Panel, as_views, words_of
+from .still import stills_html
+from .widgets import PictureBox, Slider, error_html
 
 Render = Callable[..., "View | Sequence[View]"]
 
@@ -33,6 +34,7 @@ class Control:
         low, high, step, log: slider bounds and spacing; ``log`` needs ``low > 0``.
         options: dropdown entries, label -> value (a sequence names its own entries).
         help: a sentence shown beside the control.
+        when: name of another control -> values at which this one is shown; the picture ignores it at others.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class Control:
     log: bool = False
     options: Mapping[str, Any] | Sequence[Any] = ()
     help: str = ""
+    when: Mapping[str, Collection[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, ("slider", "dropdown", "checkbox"))
@@ -85,6 +88,10 @@ class Control:
             )
         return value
 
+    def shown(self, values: Mapping[str, Any]) -> bool:
+        """Whether the picture depends on this control, the others being where they are."""
+        return all(values[other] in wanted for other, wanted in self.when.items())
+
     def widget(self, name: str) -> Any:
         """The widget; its ``value`` is the control's value."""
         label = self.label or name
@@ -121,6 +128,7 @@ def slider(
     log: bool = False,
     label: str = "",
     help: str = "",
+    when: Mapping[str, Collection[Any]] | None = None,
 ) -> Control:
     """A slider; whole numbers when ``value`` is an ``int``. ``step`` defaults to 1 or a hundredth of the range."""
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -132,21 +140,30 @@ def slider(
         log=log,
         label=label,
         help=help,
+        when=when or {},
         step=step if step is not None else 1 if whole else (high - low) / 100,
     )
 
 
 def dropdown(
-    options: Mapping[str, Any] | Sequence[Any], value: Any = None, *, label: str = "", help: str = ""
+    options: Mapping[str, Any] | Sequence[Any],
+    value: Any = None,
+    *,
+    label: str = "",
+    help: str = "",
+    when: Mapping[str, Collection[Any]] | None = None,
 ) -> Control:
     """A choice; ``options`` are values or label -> value; the first one is chosen unless ``value`` says otherwise."""
     first = next(iter(options.values() if isinstance(options, Mapping) else options), None)
-    return Control(kind="dropdown", options=options, value=first if value is None else value, label=label, help=help)
+    start = first if value is None else value
+    return Control(kind="dropdown", options=options, value=start, label=label, help=help, when=when or {})
 
 
-def checkbox(value: bool = False, *, label: str = "", help: str = "") -> Control:
+def checkbox(
+    value: bool = False, *, label: str = "", help: str = "", when: Mapping[str, Collection[Any]] | None = None
+) -> Control:
     """A yes or no."""
-    return Control(kind="checkbox", value=value, label=label, help=help)
+    return Control(kind="checkbox", value=value, label=label, help=help, when=when or {})
 
 
 def control_for(knob: Knob) -> Control:
@@ -172,12 +189,14 @@ def control_for(knob: Knob) -> Control:
 
 class ExplorerState(t.HasTraits):
     """What an explorer shows: ``values`` of the controls, the ``views`` drawn from them, ``error`` or ``None``,
-    ``busy``."""
+    ``busy``; ``hovered`` and ``selected`` marks (see :class:`~workbench.panels.widgets.PictureBox`)."""
 
     values = t.Dict()
     views: t.List[View] = t.List()
     error = t.Any(None, allow_none=True)
     busy = t.Bool(False)
+    hovered = t.Dict()
+    selected = t.Dict()
 
 
 class Explorer(Panel):
@@ -187,8 +206,9 @@ class Explorer(Panel):
         title: heading, and name among the open panels.
         controls: name -> :class:`Control` (:func:`slider`, :func:`dropdown`, :func:`checkbox`), a
             :class:`kdcore.card.Knob` (see :func:`control_for`), in the order shown.
-        render: ``render(**values)`` -> a view or a list of views. Runs in a background thread (the newest values win),
-            so it must not print or display; what it raises is shown in the panel.
+        render: ``render(**values)`` -> a view or a list of views. Runs in a background thread while a control moves
+            (the newest values win), so it must not print or display; what it raises is shown in the panel. What takes
+            long says where it is by :meth:`progress`.
         static_at: values at which the static form is drawn, one set of views each; what an entry leaves out takes the
             control's start value. Default: the start values alone.
         name: set it where two explorers of one notebook share a title.
@@ -215,6 +235,10 @@ class Explorer(Panel):
         self.title, self.render = title, render
         made = {n: control_for(c) if isinstance(c, Knob) else c for n, c in controls.items()}
         self.controls = {n: c if c.label else replace(c, label=n.replace("_", " ")) for n, c in made.items()}
+        for n, c in self.controls.items():
+            for other in c.when:
+                if other not in self.controls or other == n:
+                    raise ValueError(f"when of {n!r} must name another control, got {other!r}.{closest(other, made)}")
         self.static_at = [self._complete(at) for at in (static_at or [{}])]
         self.state = ExplorerState(values={n: c.value for n, c in self.controls.items()})
         self._lock, self._idle = threading.Lock(), threading.Event()
@@ -259,14 +283,51 @@ class Explorer(Panel):
         for n, widget in self._inputs.items():
             widget.value = self.state.values[n]
             widget.observe(lambda change, n=n: self._moved(n, change["new"]), "value")
-        self._box = ViewBox()
+        self._box = PictureBox(keeps=True)
+        for name in ("hovered", "selected"):
+            t.link((self._box, name), (self.state, name))
+        self._box.observe(self._keep, "stills")
+        controls = w.VBox(list(self._inputs.values()), layout=w.Layout(overflow="visible"))
+        controls.add_class("kd-controls")
         heading = w.HTML(tag("b", self.title, style="font-size:1.05em"))
-        tree = w.VBox(
-            [heading, *self._inputs.values(), self._box], layout=w.Layout(max_width="100%", overflow="visible")
-        )
+        tree = w.VBox([heading, controls, self._box], layout=w.Layout(max_width="100%", overflow="visible"))
         tree.add_class("kd-explorer")
-        self._request(self.state.values)
+        self._show_controls(self.state.values)
+        if self._first is None:
+            self._request(self.state.values)
+        else:
+            self._box.show(self._first)
+            self.state.views, self._first = self._first, None
         return tree
+
+    _first: list[View] | None = None
+
+    def _still(self) -> tuple[str, str]:
+        """The pictures at the start, drawn once for the still form and shown by the live one."""
+        if "widget" in self.__dict__:
+            views = self.state.views
+        else:
+            try:
+                views = as_views(self.render(**self.state.values), what=f"render of {self.title!r}")
+            except Exception:  # the live form shows it, with its traceback
+                return super()._still()
+            self._first = views
+        return stills_html(views), words_of(views)
+
+    def _keep(self, change: Any) -> None:
+        """The page's own pictures, at rest, become the still form."""
+        if self.output is not None and self._box.shown:
+            self.output.update(stills_html(self._box.shown, change["new"]), words_of(self._box.shown))
+
+    def progress(self, message: str) -> None:
+        """Say how far a long ``render`` is ("3 of 10 layers"); called by it, from any thread."""
+        if hasattr(self, "_box"):
+            self._box.message = message
+
+    def _show_controls(self, values: Mapping[str, Any]) -> None:
+        for n, control in self.controls.items():
+            if control.when:
+                self._inputs[n].layout.display = None if control.shown(values) else "none"
 
     def _moved(self, name: str, value: Any) -> None:
         if value != self.state.values[name]:
@@ -277,6 +338,7 @@ class Explorer(Panel):
             for n, widget in self._inputs.items():
                 if widget.value != change["new"][n]:
                     widget.value = change["new"][n]
+            self._show_controls(change["new"])
         self._request(change["new"])
 
     def _request(self, values: Mapping[str, Any]) -> None:
@@ -300,17 +362,19 @@ class Explorer(Panel):
             self._draw(values)
 
     def _draw(self, values: dict[str, Any]) -> None:
-        box = self._box if "widget" in self.__dict__ or hasattr(self, "_box") else None
+        box = self._box if hasattr(self, "_box") else None
         self.state.busy = True
         if box is not None:
             box.busy = True
         try:
             views = as_views(self.render(**values), what=f"render of {self.title!r}")
-            shown = views_html(views) if box is not None else ""
+            if box is not None and not self.closed:
+                box.show(views)
             self.state.views, self.state.error = views, None
         except Exception as error:  # whatever a lesson's function raises belongs in front of its reader
             self.state.error = error
-            shown = error_html(error, traceback.format_exc())
+            if box is not None and not self.closed:
+                box.error = str(error_html(error, traceback.format_exc()))
         if box is not None and not self.closed:
-            box.html, box.busy = shown, False
+            box.busy, box.message = False, ""
         self.state.busy = False

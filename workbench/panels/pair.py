@@ -371,7 +371,7 @@ class BeforeAfter(Explorer):
         if self.outcome is not None:
             super()._draw(dict(values))
         elif hasattr(self, "_box"):
-            self._box.html = "<p>Nothing has been trained yet. Press <b>Start</b> above: the pictures follow.</p>"
+            self._box.say("<p>Nothing has been trained yet. Press <b>Start</b> above: the pictures follow.</p>")
 
 
 __all__ = ["PICTURES", "UNTRAINED", "BeforeAfter", "Pair", "PairPanel"]

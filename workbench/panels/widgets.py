@@ -11,18 +11,20 @@ import anywidget
 import traitlets as t
 
 from kdcore.html import tag
+from workbench.marks import script, style
+from workbench.views.base import View
 
 _ASSETS = Path(__file__).parent / "assets"
 
 
 class Slider(anywidget.AnyWidget):
-    """A number with a visible label, a named range input and an exact field; ``value`` changes when the handle is let
-    go.
+    """A number with a visible label, a named range input and an exact field; ``value`` follows the handle, about 20
+    times a second.
 
     Attributes:
         value, low, high: number and its bounds (``low < high``).
         step: distance of neighbouring positions; ignored when ``log``.
-        log: positions are spread evenly in the logarithm (``low > 0``).
+        log: positions are spread evenly in the logarithm (``low > 0``) and lie on round numbers.
         integer: whole numbers only.
         description: the visible label and accessible name; help: a sentence after it.
     """
@@ -52,6 +54,59 @@ class ViewBox(anywidget.AnyWidget):
     _esm, _css = _ASSETS / "viewbox.js", _ASSETS / "viewbox.css"
     html = t.Unicode().tag(sync=True)
     busy = t.Bool(False).tag(sync=True)
+
+
+class PictureBox(anywidget.AnyWidget):
+    """Views drawn in the page (:mod:`workbench.marks`), with captions and tables; fed by :meth:`show`.
+
+    Attributes:
+        hovered, selected: what is pointed at and what was chosen (click, Enter): ``{"view": 0, "panel": 0,
+            "key": ...}`` with the key of the mark (an index, or ``[row, column]``); empty where nothing is.
+            ``selected`` can be set.
+        busy: a picture is being computed; message: words for it ("3 of 10 layers").
+        error: HTML of what went wrong (:func:`error_html`); the last picture stays.
+        keeps: whether the page sends ``stills``, the pictures as PNG addresses, when they are at rest.
+    """
+
+    _esm, _css = script("widget.js"), style()
+    views: t.List[Any] = t.List().tag(sync=True)
+    hovered = t.Dict().tag(sync=True)
+    selected = t.Dict().tag(sync=True)
+    busy = t.Bool(False).tag(sync=True)
+    message = t.Unicode().tag(sync=True)
+    error = t.Unicode().tag(sync=True)
+    keeps = t.Bool(False).tag(sync=True)
+    stills: t.List[Any] = t.List().tag(sync=True)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.shown: list[View] = []
+        self.on_msg(self._asked)
+
+    def show(self, views: Sequence[View]) -> None:
+        """Replace the pictures, in one message."""
+        plain = [
+            {
+                "title": v.title,
+                "alt": v.alt,
+                "rows": len(v.table),
+                "spec": v.spec,
+                "html": "" if v.picture is not None else str(v.images()),
+            }
+            for v in views
+        ]
+        with self.hold_sync():
+            self.shown, self.views, self.error = list(views), plain, ""
+
+    def say(self, html: str) -> None:
+        """Show words in place of pictures."""
+        with self.hold_sync():
+            self.shown, self.views, self.error = [], [], html
+
+    def _asked(self, _: Any, content: Mapping[str, Any], buffers: Any) -> None:
+        index = content.get("view")
+        if content.get("type") == "table" and isinstance(index, int) and 0 <= index < len(self.shown):
+            self.send({"type": "table", "view": index, "html": str(self.shown[index].table_html())})
 
 
 class LiveChart(anywidget.AnyWidget):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from .theme import DARK, LIGHT, Theme, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .picture import Picture
 
 _STYLE = (
     "<style>.kd-view{margin:.4em 0 1em;max-width:100%}.kd-view img{max-width:100%;height:auto;border-radius:4px}"
@@ -42,14 +45,17 @@ class View:
         title: one line, says what is shown.
         alt: what the picture says, computed from the data ("CKA is highest, 0.94, between ...").
         table: the numbers behind the picture.
-        draw: ``draw(theme) -> matplotlib Figure``, called inside the theme's settings; must not use pyplot.
+        picture: what is shown, as data: pages and panels draw it themselves, with hover and keyboard.
+        draw: ``draw(theme) -> matplotlib Figure``, called inside the theme's settings; must not use pyplot. By default
+            the picture is painted (:func:`workbench.views.painting.paint`).
         interactive: optional ``() -> plotly Figure`` for hover and zoom in a live notebook.
     """
 
     title: str
     alt: str
     table: pd.DataFrame
-    draw: Callable[[Theme], Figure]
+    picture: Picture | None = None
+    draw: Callable[[Theme], Figure] | None = None
     interactive: Callable[[], Any] | None = None
     _png: dict[str, bytes] = field(default_factory=dict, repr=False)
 
@@ -57,13 +63,28 @@ class View:
         for name in ("title", "alt"):
             if not getattr(self, name).strip():
                 raise ValueError(f"{name} of a view must not be empty.")
+        if self.picture is None and self.draw is None:
+            raise ValueError("a view needs picture or draw, got neither.")
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """The picture as plain values and packed arrays, ``None`` where there is a drawing alone."""
+        return None if self.picture is None else self.picture.plain()
 
     def figure(self, theme: Theme = LIGHT) -> Figure:
         """The matplotlib figure in a theme."""
         import matplotlib as mpl
 
         with _DRAWING, mpl.rc_context(theme.rc()):
+            return self._drawn(theme)
+
+    def _drawn(self, theme: Theme) -> Figure:
+        if self.draw is not None:
             return self.draw(theme)
+        from .painting import paint
+
+        assert self.picture is not None
+        return paint(self.picture, theme)
 
     def png(self, theme: Theme = LIGHT, *, dpi: int = 100) -> bytes:
         """The picture as PNG bytes (no pyplot, safe in any thread)."""
@@ -73,29 +94,60 @@ class View:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
 
             with _DRAWING, mpl.rc_context(theme.rc()):
-                figure = self.draw(theme)
+                figure = self._drawn(theme)
                 buffer = io.BytesIO()
                 FigureCanvasAgg(figure).print_figure(buffer, dpi=dpi, bbox_inches="tight", pad_inches=0.08)
             self._png[key] = buffer.getvalue()
         return self._png[key]
 
-    def html(self, *, table: bool = True, style: bool = True, dark: bool = True) -> str:
-        """A ``<figure>`` with the picture for light and dark pages, the description, and the table folded away."""
-        images = (
+    def table_html(self, most: int = 200) -> Html:
+        """The table, its first rows."""
+        return Html(self.table.to_html(border=0, float_format=number, max_rows=most, index=False))
+
+    def images(self, *, dark: bool = True) -> Html:
+        """The still picture; of a drawing without data a second one for dark pages where ``dark``."""
+        themes = (LIGHT,) if self.picture is not None or not dark else (LIGHT, DARK)
+        return join(
             tag(
                 "img",
-                class_=f"kd-{theme.name}",
+                class_=f"kd-{theme.name}" if len(themes) > 1 else None,
                 alt=self.alt,
                 src=f"data:image/png;base64,{base64.b64encode(self.png(theme)).decode()}",
             )
-            for theme in ((LIGHT, DARK) if dark else (LIGHT,))
+            for theme in themes
         )
+
+    def html(
+        self,
+        *,
+        table: bool = True,
+        style: bool = True,
+        dark: bool = True,
+        data: bool = True,
+        still: str | None = None,
+    ) -> Html:
+        """A ``<figure>`` with the still picture, the description, and the table folded away.
+
+        Args:
+            table: whether the table is in it.
+            style: whether the style sheet is.
+            dark: of a drawing without data, a second one for dark pages.
+            data: whether the picture's data are, from which a page that has the marks' script draws it.
+            still: address of a picture that is there already (``data:image/png;...``).
+        """
+        images = self.images(dark=dark) if still is None else tag("img", alt=self.alt, src=still)
         folded = Html()
         if table and len(self.table):
-            shown = self.table.to_html(border=0, float_format=number, max_rows=200, index=False)
-            folded = details(f"table: {self.title}", tag("div", Html(shown), class_="kd-table"))
+            folded = details(f"table: {self.title}", tag("div", self.table_html(), class_="kd-table"))
         words = tag("figcaption", tag("b", f"{self.title}."), " ", self.alt, folded)
-        return join((Html(_STYLE if style else ""), tag("figure", *images, words, class_="kd-view")))
+        values = self._data() if data and self.picture is not None else Html()
+        return join((Html(_STYLE if style else ""), tag("figure", images, values, words, class_="kd-view")))
+
+    def _data(self) -> Html:
+        assert self.picture is not None
+        given = {"title": self.title, "alt": self.alt, "spec": self.picture.json()}
+        text = json.dumps(given, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+        return tag("script", Html(text), type="application/json", class_="kd-data")
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {

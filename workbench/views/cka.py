@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .base import View
-from .drawing import WIDTH, Array, as_array, check_names, heatmap, subplots
-from .theme import Theme
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from .drawing import Array, as_array, check_names
+from .picture import Colours, Heat, Picture
 
 #: Values are printed into cells of maps up to this many columns.
 _PRINTED = 12
@@ -39,51 +35,33 @@ def _floor(*matrices: Array) -> float:
     return min(0.0, *(float(np.nanmin(m)) for m in matrices))
 
 
-def _draw_map(
-    ax: Axes,
+def _heat(
     matrix: Array,
     layers_x: Sequence[str],
     layers_y: Sequence[str],
-    theme: Theme,
+    names: tuple[str, str],
     *,
     floor: float,
-    names: tuple[str, str],
-    pairs: Sequence[tuple[str, str]],
-    title: str,
-    room: int = 50,
-) -> Any:
-    image = heatmap(
-        ax,
-        matrix,
-        theme,
+    ends: Array | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
+    title: str = "",
+) -> Heat:
+    small = matrix.shape[1] <= _PRINTED and matrix.shape[0] <= 2 * _PRINTED
+    notes = () if ends is None else [[f"interval {a:.3f} to {b:.3f}" for a, b in row] for row in ends]
+    return Heat(
+        values=matrix,
         rows=layers_x,
         columns=layers_y,
-        vmin=floor,
-        vmax=1.0,
-        room=room,
-        numbers=".2f" if matrix.shape[1] <= _PRINTED and matrix.shape[0] <= 2 * _PRINTED else None,
+        colours=Colours(floor, 1.0, "CKA"),
+        numbers=".2f" if small else "",
+        framed=[(i, int(np.nanargmax(row))) for i, row in enumerate(matrix) if np.isfinite(row).any()],
+        dotted=[(list(layers_x).index(x), list(layers_y).index(y)) for x, y in pairs],
+        meanings={"framed": "best in row", "dotted": "matched pair"},
+        notes=notes,
+        row_label=names[0],
+        column_label=names[1],
+        title=title,
     )
-    rows = [i for i in range(len(matrix)) if np.isfinite(matrix[i]).any()]
-    best = [int(np.nanargmax(matrix[i])) for i in rows]
-    size = 2600 / max(matrix.shape) + 30
-    ax.scatter(best, rows, s=size, marker="s", facecolors="none", edgecolors="#ffffff", linewidths=3.4)
-    ax.scatter(best, rows, s=size, marker="s", facecolors="none", edgecolors="#D55E00", linewidths=1.8)
-    ax.scatter([], [], s=70, marker="s", facecolors="none", edgecolors="#D55E00", linewidths=1.8, label="best in row")
-    if pairs:
-        columns = [list(layers_y).index(y) - 0.38 for _, y in pairs]
-        rows_of = [list(layers_x).index(x) - 0.34 for x, _ in pairs]
-        ax.scatter(
-            columns,
-            rows_of,
-            s=34,
-            marker="D",
-            facecolors="#ffffff",
-            edgecolors="#000000",
-            linewidths=1,
-            label="matched pair",
-        )
-    ax.set(xlabel=f"layers of the {names[1]}", ylabel=f"layers of the {names[0]}", title=title)
-    return image
 
 
 def cka_map_view(
@@ -126,57 +104,8 @@ def cka_map_view(
     table = pd.DataFrame(rows if ends is None else {**rows, "low": ends[..., 0].ravel(), "high": ends[..., 1].ravel()})
     table = table.rename(columns={"row": f"{names[0]} layer", "column": f"{names[1]} layer"})
 
-    def draw(theme: Theme) -> Figure:
-        height = min(8.4, max(3.2, 1.5 + 0.42 * len(layers_x)))
-        width = min(WIDTH, max(5.4, 2.6 + 0.62 * len(layers_y)))
-        figure, ax = subplots(width, height)
-        image = _draw_map(
-            ax,
-            array,
-            layers_x,
-            layers_y,
-            theme,
-            floor=_floor(array),
-            names=names,
-            pairs=pairs,
-            title="",
-            room=int((width - 2.1) / 0.078),
-        )
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False)
-        figure.colorbar(image, ax=ax, label="CKA", fraction=0.05, pad=0.02)
-        return figure
-
-    def interactive() -> Any:
-        import plotly.graph_objects as go
-
-        figure = go.Figure(
-            go.Heatmap(
-                z=array,
-                x=list(layers_y),
-                y=list(layers_x),
-                zmin=_floor(array),
-                zmax=1,
-                colorscale="Cividis",
-                hovertemplate=f"{names[0]} %{{y}}<br>{names[1]} %{{x}}<br>CKA %{{z:.3f}}<extra></extra>",
-            )
-        )
-        figure.update_layout(
-            title=heading,
-            xaxis_title=f"layers of the {names[1]}",
-            yaxis_title=f"layers of the {names[0]}",
-            yaxis_autorange="reversed",
-            width=880,
-            height=int(160 + 42 * len(layers_x)),
-        )
-        return figure
-
-    return View(
-        title=heading,
-        alt=_words(array, layers_x, layers_y, names, ends),
-        table=table,
-        draw=draw,
-        interactive=interactive,
-    )
+    heat = _heat(array, layers_x, layers_y, names, floor=_floor(array), ends=ends, pairs=pairs)
+    return View(title=heading, alt=_words(array, layers_x, layers_y, names, ends), table=table, picture=Picture(heat))
 
 
 def _words(
@@ -240,30 +169,16 @@ def cka_compare_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, min(8.4, max(3.3, 1.6 + 0.42 * len(layers_x))), 1, 2, sharey=True)
-        for ax, matrix, label in zip(axes, (first, second), labels, strict=True):
-            image = _draw_map(
-                ax,
-                matrix,
-                layers_x,
-                layers_y,
-                theme,
-                floor=_floor(first, second),
-                names=names,
-                pairs=(),
-                title=label,
-                room=40,
-            )
-        axes[1].set_ylabel("")
-        figure.colorbar(image, ax=list(axes), label="CKA", fraction=0.04, pad=0.02)
-        return figure
-
+    floor = _floor(first, second)
+    heats = [
+        _heat(matrix, layers_x, layers_y, names, floor=floor, title=label)
+        for matrix, label in zip((first, second), labels, strict=True)
+    ]
     return View(
         title=title or f"CKA between {names[0]} and {names[1]}, {labels[0]} and {labels[1]}",
         alt=alt,
         table=table,
-        draw=draw,
+        picture=Picture(*heats),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +11,8 @@ import pandas as pd
 from kdcore.experiment import mean_interval
 
 from .base import View
-from .drawing import WIDTH, Array, as_array, check_names, heatmap, legend_above, limits, subplots
-from .theme import CATEGORICAL, DASHES, DIVERGING, MARKERS, SEQUENTIAL, Theme, text_colour
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .drawing import Array, as_array, check_names, limits
+from .picture import Arrows, Axis, Colours, Field, Heat, Line, Mark, Picture, Plane, Points, Rule, Texts
 
 
 def heatmap_view(
@@ -53,26 +50,16 @@ def heatmap_view(
     table = pd.DataFrame(array, columns=column_names)
     table.insert(0, row_label or "row", row_names)
 
-    def draw(theme: Theme) -> Figure:
-        width = min(WIDTH, max(5.2, 2.4 + 0.6 * array.shape[1]))
-        figure, ax = subplots(width, min(8.5, max(2.8, 1.3 + 0.4 * array.shape[0])))
-        image = heatmap(
-            ax,
-            array,
-            theme,
-            rows=row_names,
-            columns=column_names,
-            vmin=low,
-            vmax=high,
-            cmap=DIVERGING if diverging else SEQUENTIAL,
-            numbers=number_format if max(array.shape) <= 14 else None,
-            room=int((width - 1.6) / 0.08),
-        )
-        ax.set(xlabel=column_label, ylabel=row_label)
-        figure.colorbar(image, ax=ax, label=label, fraction=0.05, pad=0.02)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    heat = Heat(
+        values=array,
+        rows=row_names,
+        columns=column_names,
+        colours=Colours(low, high, label, "diverging" if diverging else "sequential"),
+        numbers=number_format if max(array.shape) <= 14 else "",
+        row_label=row_label,
+        column_label=column_label,
+    )
+    return View(title=title, alt=alt, table=table, picture=Picture(heat))
 
 
 def confusion_view(
@@ -125,37 +112,27 @@ def confusion_view(
         ignore_index=True,
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(
-            WIDTH if len(arrays) > 1 else 5.6,
-            4.6 if len(arrays) < 3 else 3.6,
-            1,
-            len(arrays),
-            sharey=True,
-            squeeze=False,
+    heats = [
+        Heat(
+            values=a / np.maximum(a.sum(1, keepdims=True), 1),
+            rows=names,
+            columns=names,
+            colours=Colours(0, 1, "share of the class"),
+            notes=[[f"{int(v)} of {int(row.sum())}" for v in row] for row in a],
+            texts=[[str(int(v)) if v else "" for v in row] for row in a] if size <= 12 else (),
+            row_label="truth",
+            column_label="predicted",
+            title=n,
+            square=True,
         )
-        for ax, (n, a) in zip(axes[0], arrays.items(), strict=True):
-            share = a / np.maximum(a.sum(1, keepdims=True), 1)
-            image = heatmap(ax, share, theme, rows=names, columns=names, vmin=0, vmax=1)
-            if size <= 12:
-                _counts(ax, a, image.to_rgba(share))
-            ax.set(title=n, xlabel="predicted")
-        axes[0, 0].set_ylabel("truth")
-        figure.colorbar(image, ax=list(axes[0]), label="share of the class", fraction=0.04, pad=0.02)
-        return figure
-
-    return View(title=title, alt=". ".join(words) + ".", table=table, draw=draw)
+        for n, a in arrays.items()
+    ]
+    return View(title=title, alt=". ".join(words) + ".", table=table, picture=Picture(*heats))
 
 
 def _recall(counts: Array) -> Array:
     totals = counts.sum(1)
     return np.divide(np.diag(counts), totals, out=np.full(len(counts), np.nan), where=totals > 0)
-
-
-def _counts(ax: Any, counts: Array, colours: Array) -> None:
-    for (i, j), value in np.ndenumerate(counts):
-        if value:
-            ax.text(j, i, int(value), ha="center", va="center", fontsize=8.5, color=text_colour(colours[i, j].tolist()))
 
 
 def scatter_view(
@@ -197,30 +174,14 @@ def scatter_view(
         f"{b[keep].max():.3g}{relation}." + (f" {int((~keep).sum())} points cannot be drawn." if not keep.all() else "")
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(6.6, 4.2)
-        for i, name in enumerate(dict.fromkeys(names)):
-            of = keep & (names == name)
-            ax.scatter(
-                a[of],
-                b[of],
-                s=24,
-                color=CATEGORICAL[i % len(CATEGORICAL)],
-                marker=MARKERS[i % len(MARKERS)],
-                alpha=0.75,
-                edgecolors=theme.ink,
-                linewidths=0.3,
-                label=str(name),
-            )
-        if diagonal:
-            ends = [max(a[keep].min(), b[keep].min()), min(a[keep].max(), b[keep].max())]
-            ax.plot(ends, ends, color=theme.muted, linestyle="--", linewidth=1.2, label="equal")
-        ax.set(xlabel=x_label, ylabel=y_label, xscale="log" if x_log else "linear", yscale="log" if y_log else "linear")
-        if groups is not None or diagonal:
-            legend_above(ax)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    points = [
+        Points(str(name), a[of], b[of], style=i)
+        for i, name in enumerate(dict.fromkeys(names))
+        if (of := keep & (names == name)).any()
+    ]
+    rules = [Rule(0.0, "equal", axis="both", style="muted")] if diagonal else []
+    plane = Plane(*rules, *points, x=Axis(x_label, log=x_log), y=Axis(y_label, log=y_log))
+    return View(title=title, alt=alt, table=table, picture=Picture(plane))
 
 
 def lines_view(
@@ -264,33 +225,13 @@ def lines_view(
     }
     table = pd.DataFrame({x_label: a, **values, **band_columns})
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(7.4, 3.9)
-        for i, (n, v) in enumerate(values.items()):
-            colour = CATEGORICAL[i % len(CATEGORICAL)]
-            ax.plot(
-                a,
-                v,
-                color=colour,
-                linestyle=DASHES[i % len(DASHES)],
-                marker=MARKERS[i % len(MARKERS)],
-                markersize=5,
-                markevery=max(1, len(a) // 12),
-                label=n,
-            )
-            if n in ends:
-                ax.fill_between(a, *ends[n], color=colour, alpha=0.18, linewidth=0)
-        for words_, at in (mark or {}).items():
-            ax.axvline(at, color=theme.ink, linestyle=":", linewidth=1.4)
-            ax.annotate(f" {words_}", (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=9.5)
-        ax.set(xlabel=x_label, ylabel=y_label, xscale="log" if x_log else "linear", yscale="log" if y_log else "linear")
-        if not x_log and (a == a.round()).all():
-            ax.xaxis.get_major_locator().set_params(integer=True)
-        if len(values) > 1:
-            legend_above(ax, 3)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    marks: list[Mark] = []
+    for i, (n, v) in enumerate(values.items()):
+        low, high = ends.get(n, (None, None))
+        marks.append(Line(n, a, v, low, high, style=i))
+    marks += [Rule(at, words_, axis="x") for words_, at in (mark or {}).items()]
+    plane = Plane(*marks, x=Axis(x_label, log=x_log), y=Axis(y_label, log=y_log))
+    return View(title=title, alt=alt, table=table, picture=Picture(plane))
 
 
 def contours_view(
@@ -327,50 +268,16 @@ def contours_view(
         {x_label: np.tile(a, len(b)), y_label: np.repeat(b, len(a)), **{n: f.ravel() for n, f in arrays.items()}}
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(
-            WIDTH if len(arrays) > 1 else 5.2,
-            3.5 if len(arrays) > 1 else 4.2,
-            1,
-            len(arrays),
-            sharey=True,
-            squeeze=False,
-        )
-        common = limits(*arrays.values())
-        for ax, (n, f) in zip(axes[0], arrays.items(), strict=True):
-            low, high = common if shared else limits(f)
-            filled = ax.contourf(a, b, f, levels=np.linspace(low, high, 13), cmap=SEQUENTIAL)
-            ax.contour(a, b, f, levels=np.linspace(low, high, 13), colors="#ffffff", linewidths=0.5)
-            if minimum is not None:
-                ax.plot(
-                    *minimum,
-                    marker="*",
-                    markersize=13,
-                    color="#D55E00",
-                    markeredgecolor="#ffffff",
-                    linestyle="none",
-                    label="match",
-                )
-                ax.legend(loc="upper right", fontsize=9)
-            ax.set(title=n, xlabel=x_label)
-            ax.grid(False)
-            figure.colorbar(
-                filled,
-                ax=ax,
-                fraction=0.05,
-                pad=0.02,
-                format=_tick(low, high),
-                label=label if ax is axes[0, -1] else None,
-            )
-        axes[0, 0].set_ylabel(y_label)
-        return figure
-
-    return View(title=title, alt=f"{label} over {x_label} and {y_label}: {'; '.join(words)}.", table=table, draw=draw)
-
-
-def _tick(low: float, high: float) -> Callable[[float, Any], str]:
-    """Numbers of a colour scale: three digits, and a plain 0 for what rounding has left of one."""
-    return lambda value, _: "0" if abs(value) < 1e-5 * (high - low) else f"{value:.3g}"
+    common = limits(*arrays.values())
+    planes = []
+    for n, f in arrays.items():
+        low, high = common if shared else limits(f)
+        scale = Colours(low, high, label)
+        field = Field(f, (a[0], a[-1]), (b[0], b[-1]), scale, levels=np.linspace(low, high, 13).tolist())
+        star = [] if minimum is None else [Points("match", [minimum[0]], [minimum[1]], style="bad", size=13)]
+        planes.append(Plane(field, *star, x=Axis(x_label), y=Axis(y_label), title=n))
+    words_ = f"{label} over {x_label} and {y_label}: {'; '.join(words)}."
+    return View(title=title, alt=words_, table=table, picture=Picture(*planes))
 
 
 def comparison_view(
@@ -431,44 +338,42 @@ def comparison_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(7.6, 1.3 + 0.55 * len(arms))
-        for i, (v, (mean, half)) in enumerate(zip(values.values(), summary, strict=True)):
-            colour = CATEGORICAL[i % len(CATEGORICAL)]
-            spread = np.linspace(-0.13, 0.13, len(v)) if len(v) > 1 else np.zeros(1)
-            ax.scatter(
-                factor * v,
-                i + 0.22 + spread * 0.5,
-                s=20,
-                color=colour,
-                edgecolors=theme.ink,
-                linewidths=0.4,
-                alpha=0.85,
-            )
-            ax.errorbar(
-                mean,
-                i,
-                xerr=half if np.isfinite(half) else None,
-                fmt="D",
-                color=colour,
-                markersize=8,
-                capsize=5,
-                elinewidth=2,
-                markeredgecolor=theme.ink,
-            )
-            ax.annotate(f"{mean:.2f}{unit}", (mean, i), (0, 9), textcoords="offset points", ha="center", fontsize=10)
-        if baseline is not None:
-            ax.axvline(summary[arms.index(baseline)][0], color=theme.muted, linestyle="--", linewidth=1.2)
-        ax.set_yticks(range(len(arms)), [str(a) for a in arms])
-        ax.set(
-            ylim=(len(arms) - 0.45, -0.65),
-            xlabel=f"{measured}{' in percent' if as_percent else ''}: mean, 95 % interval (t), points are seeds",
-        )
-        ax.margins(x=0.08)
-        ax.grid(axis="y", visible=False)
-        return figure
+    return View(
+        title=title or f"{measured} by arm",
+        alt=alt,
+        table=table,
+        picture=Picture(_arms(arms, values, summary, baseline, (factor, unit, measured))),
+    )
 
-    return View(title=title or f"{measured} by arm", alt=alt, table=table, draw=draw)
+
+def _arms(
+    arms: Sequence[Any],
+    values: Mapping[Any, Array],
+    summary: Sequence[tuple[float, float]],
+    baseline: Any,
+    words: tuple[float, str, str],
+) -> Plane:
+    factor, unit, measured = words
+    means, halves = np.array(summary).T
+    rows = np.arange(len(arms), dtype=float)
+    marks: list[Mark] = []
+    if baseline is not None:
+        marks.append(Rule(means[list(arms).index(baseline)], f"mean of {baseline}", axis="x", style="muted"))
+    for i, v in enumerate(values.values()):
+        below = 0.22 + (np.linspace(-0.065, 0.065, len(v)) if len(v) > 1 else np.zeros(1))
+        notes = [f"{arms[i]}, one seed: {x:.2f}{unit}" for x in factor * v]
+        marks.append(Points("", factor * v, i + below, style=i, size=5, notes=notes))
+    marks.append(Arrows("", means - halves, rows, 2 * halves, 0 * rows, head=False))
+    for i, (m, h) in enumerate(zip(means, halves, strict=True)):
+        said = f"95 % interval {m - h:.2f} to {m + h:.2f}{unit}" if np.isfinite(h) else "one seed: no interval"
+        marks.append(Points("", [m], [float(i)], style=i, size=11, notes=[f"{arms[i]}\n{said}"]))
+    marks.append(Texts(means, rows - 0.28, [f"{m:.2f}{unit}" for m in means]))
+    return Plane(
+        *marks,
+        x=Axis(f"{measured}{' in percent' if unit else ''}: mean, 95 % interval (t), points are seeds"),
+        y=Axis(names=[str(a) for a in arms]),
+        height=40 + 46 * len(arms),
+    )
 
 
 def _main_metric(rows: pd.DataFrame) -> str:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .base import View
-from .drawing import WIDTH, subplots
-from .theme import CATEGORICAL, DASHES, MARKERS, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .picture import Axis, Line, Picture, Plane
 
 COLUMNS = ("arm", "seed", "epoch", "quantity", "value")
 
@@ -87,40 +83,29 @@ def training_curves_view(
 
     averaged = frame.groupby("arm")["seed"].nunique().max() > 1
 
-    def draw(theme: Theme) -> Figure:
-        panels = [losses, *([m] for m in chosen)]
-        figure, axes = subplots(WIDTH, 3.5, 1, len(panels), squeeze=False)
-        for ax, quantities in zip(axes[0], panels, strict=True):
-            lines = [(q, a) for q in quantities for a in arms]
-            for k, (quantity, arm) in enumerate(lines):
-                part = summary[(summary["quantity"] == quantity) & (summary["arm"] == arm)]
-                label = arm if len(arms) > 1 or len(quantities) == 1 else quantity.removeprefix("loss: ")
-                _line(ax, part, k, label)
-            name = "loss" if quantities is losses else quantities[0]
-            remark = ["terms"] * (len(quantities) > 1) + ["mean over seeds"] * bool(averaged)
-            ax.set(xlabel="epoch", ylabel=name, title=", ".join([name, *remark]))
-            ax.xaxis.get_major_locator().set_params(integer=True)
-            if len(lines) > 1:
-                ax.legend(fontsize=9.5, handlelength=2.8)
-        return figure
+    planes = []
+    for quantities in [losses, *([m] for m in chosen)]:
+        pairs = [(q, a) for q in quantities for a in arms]
+        several = len(quantities) > 1
+        name = "loss" if quantities is losses else quantities[0]
+        remark = ["terms"] * several + ["mean over seeds"] * bool(averaged)
+        lines = [
+            _line(
+                summary[(summary["quantity"] == q) & (summary["arm"] == a)],
+                k,
+                a if len(arms) > 1 or not several else q.removeprefix("loss: "),
+            )
+            for k, (q, a) in enumerate(pairs)
+        ]
+        planes.append(Plane(*lines, x=Axis("epoch"), y=Axis(name), title=", ".join([name, *remark])))
+    picture = Picture(*planes)
+    return View(title=title, alt=_words(frame, summary, arms, chosen), table=summary, picture=picture)
 
-    return View(title=title, alt=_words(frame, summary, arms, chosen), table=summary, draw=draw)
 
-
-def _line(ax: Any, part: pd.DataFrame, k: int, label: str) -> None:
-    colour = CATEGORICAL[k % len(CATEGORICAL)]
-    ax.plot(
-        part["epoch"],
-        part["mean"],
-        color=colour,
-        linestyle=DASHES[k % len(DASHES)],
-        label=label,
-        marker=MARKERS[k % len(MARKERS)],
-        markersize=4.5,
-        markevery=max(1, len(part) // 8),
-    )
-    if (part["seeds"] > 1).any():
-        ax.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.25, linewidth=0)
+def _line(part: pd.DataFrame, k: int, label: str) -> Line:
+    banded = (part["seeds"] > 1).any()
+    low, high = (part[side].to_numpy() if banded else None for side in ("low", "high"))
+    return Line(label, part["epoch"].to_numpy(), part["mean"].to_numpy(), low, high, style=k)
 
 
 def _words(frame: pd.DataFrame, summary: pd.DataFrame, arms: list[str], chosen: list[str]) -> str:

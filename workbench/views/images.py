@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from .base import View
-from .drawing import WIDTH, Array, as_array, check_names, subplots
-from .theme import Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .drawing import as_array, check_names
+from .picture import Images, Picture
 
 
 def image_grid_view(
@@ -49,7 +45,6 @@ def image_grid_view(
     )
     shown = ((array - low) / ((high - low) or 1.0)).clip(0, 1)
     shown = shown if shown.ndim == 3 else shown[:, 0] if shown.shape[1] == 1 else shown.transpose(0, 2, 3, 1)
-    per_row = columns or min(len(shown), 8)
     alt = (
         f"{len(shown)} image{'s' if len(shown) > 1 else ''} of {array.shape[-2]} by {array.shape[-1]} pixels: "
         f"{'; '.join(names[:12])}"
@@ -57,37 +52,9 @@ def image_grid_view(
         + (f" Framed: {sum(framed)}." if any(framed) else "")
     )
 
-    def draw(theme: Theme) -> Figure:
-        rows = math.ceil(len(shown) / per_row)
-        size = min(1.7, WIDTH / per_row)
-        figure, axes = subplots(
-            max(3.0, per_row * size),
-            rows * (size + 0.22 * (1 + max(n.count("\n") for n in names))),
-            rows,
-            per_row,
-            squeeze=False,
-        )
-        for k, ax in enumerate(axes.flat):
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
-            if k < len(shown):
-                _one(ax, shown[k], names[k], framed[k])
-        return figure
-
-    return View(
-        title=title,
-        alt=alt,
-        table=pd.DataFrame({"image": range(len(names)), "caption": names, "framed": framed}),
-        draw=draw,
-    )
-
-
-def _one(ax: Any, image: Array, caption: str, framed: bool) -> None:
-    ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    ax.set_xlabel(caption, fontsize=9.5)
-    if framed:
-        ax.spines[:].set(visible=True, color="#D55E00", linewidth=3)
+    table = pd.DataFrame({"image": range(len(names)), "caption": names, "framed": framed})
+    grid = Images(images=shown, captions=names, framed=framed, columns=columns or min(len(shown), 8))
+    return View(title=title, alt=alt, table=table, picture=Picture(grid))
 
 
 __all__ = ["image_grid_view"]

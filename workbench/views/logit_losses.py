@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,9 @@ from kdcore.functional.checks import check_labels, check_logits_pair
 from kdcore.functional.divergences import dkd_loss, split_target_nontarget
 
 from .base import View
-from .drawing import WIDTH, Array, as_tensor, legend_above, subplots
-from .theme import CATEGORICAL, Theme, percent
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .drawing import Array, as_tensor
+from .picture import Axis, Picture, Plane, Points
+from .theme import percent
 
 #: Values below are drawn at this height (a KL of exactly 0 has no place on a logarithmic axis).
 _FLOOR = 1e-8
@@ -70,47 +68,31 @@ def kd_split_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 4.2, 1, 2, sharey=True)
-        for ax, (name, terms) in zip(axes, counted.items(), strict=True):
-            _scatter(ax, sure, terms, theme)
-            ax.set_xlabel(f"teacher's probability p of the label, T = {temperature:g}")
-            ax.set_title(f"What {name} adds up", pad=26)
-        axes[0].set_ylabel("loss of one image (log)")
-        return figure
-
+    planes = [_plane(name, sure, terms, temperature) for name, terms in counted.items()]
     return View(
         title=title or f"Two terms of the loss, T = {temperature:g}",
         alt=_split_words(sure, counted),
         table=table,
-        draw=draw,
+        picture=Picture(*planes),
     )
 
 
-def _scatter(ax: Any, sure: Array, terms: Sequence[tuple[str, Array]], theme: Theme) -> None:
-    for i, (label, values) in enumerate(terms):
-        ax.scatter(
-            np.minimum(sure, _CEILING),
-            np.maximum(values, _FLOOR),
-            s=16,
-            alpha=0.6,
-            color=CATEGORICAL[i],
-            marker="os"[i],
-            edgecolors=theme.ink,
-            linewidths=0.2,
-            label=label,
-        )
-    ax.set(yscale="log")
+def _plane(name: str, sure: Array, terms: Sequence[tuple[str, Array]], temperature: float) -> Plane:
+    label = f"teacher's probability p of the label, T = {temperature:g}"
     if sure.min() > 0 and sure.max() - sure.min() > 1e-6:
-        ax.set_xscale("logit")
         ticks = [
             x
             for x in (1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1 - 1e-5, 1 - 1e-7, 1 - 1e-9)
             if sure.min() * 0.5 <= x and 1 - x >= (1 - min(float(sure.max()), _CEILING)) * 0.5
         ]
-        ax.set_xticks(ticks, [_confidence(x) for x in ticks], fontsize=9.5)
-        ax.minorticks_off()
-    legend_above(ax)
+        x = Axis(label, logit=True, ticks=ticks, tick_names=[_confidence(x) for x in ticks])
+    else:
+        x = Axis(label)
+    points = [
+        Points(said, np.minimum(sure, _CEILING), np.maximum(values, _FLOOR), style=i, size=5)
+        for i, (said, values) in enumerate(terms)
+    ]
+    return Plane(*points, x=x, y=Axis("loss of one image (log)", log=True), title=f"What {name} adds up")
 
 
 def _confidence(p: float) -> str:

@@ -31,8 +31,9 @@ from .drawing import as_array, check_names
 
 #: Of the plain form; a page's module refuses another one.
 VERSION = 1
-#: Colours of marks beside the numbers 0 to 7 (:data:`workbench.views.theme.CATEGORICAL`).
-STYLES = ("student", "teacher", "ink", "muted", "good", "bad")
+#: Colours of marks beside the numbers 0 to 7 (:data:`workbench.views.theme.CATEGORICAL`); light: white with a dark rim,
+#: for lines and dots over a field.
+STYLES = ("student", "teacher", "ink", "muted", "good", "bad", "light")
 SCHEMES = ("sequential", "diverging", "grey")
 #: Longer arrays travel with 7 digits instead of 16.
 _EXACT = 4096
@@ -70,8 +71,8 @@ class Axis:
         label: what it measures, with the unit.
         names: of the positions 0, 1, ...: the axis is one of names; none: one of numbers.
         low, high: ends; from the data by default.
-        log: logarithmic (numbers > 0).
-        ticks: positions to name; round numbers by default.
+        log: logarithmic (numbers > 0); logit: ``log(p / (1 - p))`` (numbers strictly between 0 and 1).
+        ticks: positions to name; round numbers by default. tick_names: their names.
         percent: values in [0, 1] are written as percents.
         strong: positions whose name is set in bold (the label's class).
         hidden: neither ticks nor names (positions mean nothing by themselves).
@@ -83,7 +84,9 @@ class Axis:
     low: float | None = None
     high: float | None = None
     log: bool = False
+    logit: bool = False
     ticks: Sequence[float] = ()
+    tick_names: Sequence[str] = ()
     percent: bool = False
     strong: Sequence[int] = ()
     hidden: bool = False
@@ -94,6 +97,8 @@ class Axis:
             raise ValueError(f"an axis needs low < high, got {self.low!r} and {self.high!r}.")
         if self.log and self.low is not None and self.low <= 0:
             raise ValueError(f"a logarithmic axis needs low > 0, got {self.low!r}.")
+        if self.tick_names and len(self.tick_names) != len(self.ticks):
+            raise ValueError(f"tick_names must hold {len(self.ticks)} names like ticks, got {len(self.tick_names)}.")
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,15 @@ class Colours:
     Attributes:
         low, high: its ends (``low < high``); values beyond get the end's colour.
         label: what the colours measure.
-        scheme: ``"sequential"`` (cividis), ``"diverging"`` (purple to orange, a meaningful middle) or ``"grey"``.
+        scheme: ``"sequential"`` (cividis), ``"diverging"`` (orange to purple, a meaningful middle) or ``"grey"``.
+        reverse: the low end gets the colour of the high one (ranks: 1 is best).
     """
 
     low: float
     high: float
     label: str = ""
     scheme: str = "sequential"
+    reverse: bool = False
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
@@ -347,6 +354,7 @@ class Field(Mark):
         x, y: ``(first, last)`` centre of the cells along each axis.
         colours: the scale.
         levels: values whose lines are drawn.
+        cells: draw cells with edges; by default colours go from one value to the next.
     """
 
     kind: ClassVar[str] = "field"
@@ -355,6 +363,7 @@ class Field(Mark):
     y: tuple[float, float]
     colours: Colours
     levels: Sequence[float] = ()
+    cells: bool = False
 
     def __post_init__(self) -> None:
         _arrays(self, "values", ndim=2)
@@ -430,12 +439,15 @@ class Heat(Panel):
         values: ``(R, C)``; rows, columns: their names (numbers by default).
         colours: the scale.
         numbers: format of numbers written into the cells, such as ``".2f"``; none by default.
-        framed: cells ``(row, column)`` to frame; crossed: cells marked as wrong.
+        framed, dotted, crossed: cells ``(row, column)`` with a frame, a dot (right) or a cross (wrong).
+        meanings: what frames, dots and crosses mean (``{"framed": "best in row"}``), for the legend.
+        texts: ``R`` lists of ``C`` texts written into the cells in place of numbers.
         notes: ``R`` lists of ``C`` texts told beside the value.
         row_label, column_label: what rows and columns are.
         square: cells as high as wide.
         groups: starts of groups of rows and columns (lines between them), as ``(index, name)``; names replace those
             of the rows and columns.
+        unnamed: rows and columns are named on hover only (small multiples).
     """
 
     kind: ClassVar[str] = "heat"
@@ -444,23 +456,28 @@ class Heat(Panel):
     rows: Sequence[str] | None = None
     columns: Sequence[str] | None = None
     numbers: str = ""
+    texts: Sequence[Sequence[str]] = ()
     framed: Sequence[tuple[int, int]] = ()
+    dotted: Sequence[tuple[int, int]] = ()
     crossed: Sequence[tuple[int, int]] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[Sequence[str]] = ()
     row_label: str = ""
     column_label: str = ""
     title: str = ""
     square: bool = False
     groups: Sequence[tuple[int, str]] = ()
+    unnamed: bool = False
 
     def __post_init__(self) -> None:
         _arrays(self, "values", ndim=2)
         r, c = self.values.shape
         object.__setattr__(self, "rows", check_names("rows", self.rows, r))
         object.__setattr__(self, "columns", check_names("columns", self.columns, c))
-        if self.notes and [len(row) for row in self.notes] != [c] * r:
-            raise ValueError(f"notes of a heat map must hold {r} rows of {c} texts.")
-        for i, j in (*self.framed, *self.crossed):
+        for name in ("texts", "notes"):
+            if getattr(self, name) and [len(row) for row in getattr(self, name)] != [c] * r:
+                raise ValueError(f"{name} of a heat map must hold {r} rows of {c} texts.")
+        for i, j in (*self.framed, *self.dotted, *self.crossed):
             if not (0 <= i < r and 0 <= j < c):
                 raise ValueError(f"a marked cell must lie within {r} x {c}, got {(i, j)}.")
 
@@ -666,6 +683,14 @@ class Table(Panel):
         _fit("a table", **{str(k): v for k, v in self.columns.items()})
 
 
+@dataclass(frozen=True)
+class Blank(Panel):
+    """A place of the grid that stays empty."""
+
+    kind: ClassVar[str] = "blank"
+    title: str = ""
+
+
 # The whole ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Picture:
@@ -758,6 +783,7 @@ __all__ = [
     "Arrows",
     "Axis",
     "Bars",
+    "Blank",
     "Colours",
     "Field",
     "Graph",

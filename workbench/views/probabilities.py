@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,22 +13,8 @@ from kdcore.functional.checks import check_positive
 from kdcore.functional.divergences import kd_loss
 
 from .base import View
-from .drawing import (
-    WIDTH,
-    Array,
-    as_array,
-    as_tensor,
-    check_names,
-    legend_above,
-    pixels,
-    show_pixels,
-    subplots,
-    thin_labels,
-)
-from .theme import STUDENT, TEACHER, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .drawing import as_array, as_tensor, check_names, pixels
+from .picture import Axis, Bars, Blank, Images, Panel, Picture, Plane, Style
 
 #: At most so many classes are drawn, the most probable ones; the table holds all.
 _SHOWN = 24
@@ -68,7 +54,6 @@ def probability_bars_view(
     (slope,) = torch.autograd.grad(loss, s)
     p, q = (torch.softmax(x.detach() / temperature, 0).numpy() for x in (t, s))
     pull = -slope.numpy()
-    marked = [f"{n}\n(label)" if i == label else n for i, n in enumerate(names)]
     order = np.arange(len(p)) if len(p) <= _SHOWN else np.sort(np.argsort(-(p + q), kind="stable")[:_SHOWN])
     up, down = int(pull.argmax()), int(pull.argmin())
     alt = (
@@ -89,53 +74,28 @@ def probability_bars_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, grid = subplots(
-            WIDTH,
-            4.4 if gradient else 2.9,
-            2 if gradient else 1,
-            1 if picture is None else 2,
-            sharex="col",
-            squeeze=False,
-            gridspec_kw={
-                "height_ratios": [2, 1] if gradient else [1],
-                "width_ratios": [1] if picture is None else [0.22, 1],
-            },
-        )
-        axes = grid[:, -1]
-        if picture is not None:
-            for ax in grid[1:, 0]:
-                ax.remove()
-            show_pixels(grid[0, 0], picture, "" if label is None else f"label {names[label]}")
-        _bars(axes[0], p[order], q[order], theme)
-        axes[0].set(ylabel=f"probability, T = {temperature:g}")
-        if gradient:
-            _pull(axes[1], pull[order], theme)
-        thin_labels(axes[-1], "x", [marked[i] for i in order], room=90 if picture is None else 70)
-        axes[-1].set_xlabel("class")
-        return figure
-
-    return View(title=title or f"Teacher and student at temperature {temperature:g}", alt=alt, table=table, draw=draw)
-
-
-def _bars(ax: Any, p: Array, q: Array, theme: Theme) -> None:
-    x = np.arange(len(p))
-    ax.bar(x - 0.2, p, 0.4, color=TEACHER, label="teacher", edgecolor=theme.ink, linewidth=0.5)
-    ax.bar(x + 0.2, q, 0.4, color=STUDENT, label="student", edgecolor=theme.ink, linewidth=0.5, hatch="//")
-    ax.set_ylim(0, max(p.max(), q.max()) * 1.08)
-    ax.grid(axis="x", visible=False)
-    legend_above(ax)
-
-
-def _pull(ax: Any, pull: Array, theme: Theme) -> None:
-    x, up = np.arange(len(pull)), pull >= 0
-    ax.bar(x[up], pull[up], 0.55, color="#009E73", edgecolor=theme.ink, linewidth=0.5, label="raise this logit")
-    ax.bar(x[~up], pull[~up], 0.55, color="#D55E00", edgecolor=theme.ink, linewidth=0.5, hatch="\\\\", label="lower it")
-    ax.axhline(0, color=theme.ink, linewidth=0.9)
-    ax.set_ylabel("pull  T (p − q)")
-    ax.grid(axis="x", visible=False)
-    ax.margins(y=0.12)
-    legend_above(ax)
+    shown = [f"{names[i]} (label)" if i == label else names[i] for i in order]
+    strong = [k for k, i in enumerate(order) if i == label]
+    above = Plane(
+        Bars("teacher", range(len(order)), p[order], style="teacher"),
+        Bars("student", range(len(order)), q[order], style="student"),
+        x=Axis("class", names=shown, strong=strong, hidden=gradient),
+        y=Axis(f"probability, T = {temperature:g}", low=0),
+    )
+    planes: list[Panel] = [above]
+    if gradient:
+        styles: list[Style] = ["good" if v >= 0 else "bad" for v in pull[order]]
+        notes = ["raises this logit" if v >= 0 else "lowers this logit" for v in pull[order]]
+        bars = Bars("", range(len(order)), pull[order], styles=styles, notes=notes)
+        below = Axis("class", names=shown, strong=strong)
+        planes.append(Plane(bars, x=below, y=Axis("pull  T (p − q)"), title="Up: the loss raises this logit"))
+    if picture is not None:
+        caption = "" if label is None else f"label {names[label]}"
+        beside: list[Panel] = [Images(images=picture[None], captions=[caption]), Blank()]
+        planes = [panel for pair in zip(beside, planes, strict=False) for panel in pair]
+    whole = Picture(*planes, columns=1 if picture is None else 2, widths=() if picture is None else (0.22, 1))
+    heading = title or f"Teacher and student at temperature {temperature:g}"
+    return View(title=heading, alt=alt, table=table, picture=whole)
 
 
 __all__ = ["probability_bars_view"]

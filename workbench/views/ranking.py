@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,8 @@ from kdcore.functional.ranking import choice_losses, descending_order, positions
 from kdcore.methods.pld import pld_weights, teacher_optimal_permutation
 
 from .base import View
-from .drawing import WIDTH, as_array, as_tensor, check_names, heatmap, legend_above, subplots, thin_labels
-from .theme import CATEGORICAL, DASHES, MARKERS, SEQUENTIAL, STUDENT, TEACHER, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .drawing import as_tensor, check_names
+from .picture import Axis, Bars, Colours, Field, Heat, Line, Picture, Plane, Ribbons, Span, Style
 
 
 def _ordinal(k: int) -> str:
@@ -65,7 +62,7 @@ def worth_view(
     terms, chosen = alpha * cost, np.exp(-cost)
     shares = {who: torch.softmax(x[step - 1 :], 0).numpy() for who, x in ordered.items()}
     classes = [names[i] for i in ranking[0].tolist()]
-    marked = [f"{classes[0]}\n(label)", *classes[1:]]
+    marked = [f"{classes[0]} (label)", *classes[1:]]
     k = step - 1
     alt = (
         f"Choice {step} of {count}: among {count - k} remaining classes the target order wants {classes[k]}; the "
@@ -83,64 +80,25 @@ def worth_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 5.0, 2, 1, sharex=True, gridspec_kw={"height_ratios": [1.5, 1]})
-        _draw_shares(axes[0], shares, k, count, classes[k], chosen[k], theme)
-        _draw_terms(axes[1], terms, alpha, k, theme)
-        thin_labels(axes[1], "x", marked)
-        for tick in axes[1].get_xticklabels()[:k] if count <= 40 else ():
-            tick.set_color(theme.muted)
-        axes[1].set_xlabel("classes in target order: label first, then by teacher logit")
-        return figure
-
-    return View(title=title or f"Plackett-Luce choice {step} of {count}", alt=alt, table=table, draw=draw)
-
-
-def _draw_shares(
-    ax: Any, shares: Mapping[str, Any], k: int, count: int, name: str, chosen: float, theme: Theme
-) -> None:
-    x, top = np.arange(k, count), max(v.max() for v in shares.values())
-    ax.bar(
-        x - 0.2, shares["student"], 0.4, color=STUDENT, hatch="//", edgecolor=theme.ink, linewidth=0.5, label="student"
+    left = np.arange(k, count)
+    above = Plane(
+        *([Span(-0.5, k - 0.5, "already chosen")] if k else []),
+        Bars("student", left, shares["student"], style="student"),
+        Bars("teacher", left, shares["teacher"], style="teacher"),
+        x=Axis(names=marked, hidden=True),
+        y=Axis("share of what remains", low=0),
+        title=f"P(choose {classes[k]}) = {chosen[k]:.3f}",
     )
-    ax.bar(x + 0.2, shares["teacher"], 0.4, color=TEACHER, edgecolor=theme.ink, linewidth=0.5, label="teacher")
-    if k:
-        ax.axvspan(-0.5, k - 0.5, color=theme.muted, alpha=0.22, linewidth=0)
-        ax.text(
-            (k - 1) / 2,
-            top * 0.5,
-            "already\nchosen" if k == 1 else "already chosen",
-            ha="center",
-            va="center",
-            color=theme.ink,
-            fontsize=9.5,
-            rotation=90 if k <= 2 else 0,
-        )
-    right = k < count / 2
-    ax.annotate(
-        f"P(choose {name}) = {chosen:.3f}",
-        (k - 0.2, shares["student"][0]),
-        (k - 0.4 if right else k + 0.2, top * 1.14),
-        ha="left" if right else "right",
-        va="center",
-        arrowprops={"arrowstyle": "-", "color": theme.ink, "relpos": (0.02 if right else 0.98, 0)},
+    styles: list[Style] = ["student" if i <= k else "muted" for i in range(count)]
+    below = Plane(
+        Bars("term = weight × −log P", range(count), terms, styles=styles, strong=[i == k for i in range(count)]),
+        Line("weight of the choice", range(count), alpha, style=2, dots=True),
+        x=Axis("classes in target order: label first, then by teacher logit", names=marked, strong=[k]),
+        y=Axis("term, weight", low=0),
+        title="Term of every choice (bars), weight (line)",
     )
-    ax.set(ylabel="share of what remains", xlim=(-0.6, count - 0.4), ylim=(0, top * 1.27))
-    ax.grid(axis="x", visible=False)
-    legend_above(ax)
-
-
-def _draw_terms(ax: Any, terms: Any, alpha: Any, k: int, theme: Theme) -> None:
-    x = np.arange(len(terms))
-    bars = ax.bar(x, terms, 0.6, color=STUDENT, edgecolor=theme.ink, linewidth=0.5, label="term = weight × −log P")
-    for i, bar in enumerate(bars):
-        bar.set_alpha(1.0 if i <= k else 0.3)
-    bars[k].set_linewidth(2.4)
-    ax.plot(x, alpha, color=CATEGORICAL[2], marker="D", markersize=4.5, linestyle="--", label="weight of the choice")
-    ax.set_ylabel("term, weight")
-    ax.set_ylim(0, max(float(terms.max()), float(alpha.max())) * 1.12)
-    ax.grid(axis="x", visible=False)
-    legend_above(ax)
+    picture = Picture(above, below, columns=1)
+    return View(title=title or f"Plackett-Luce choice {step} of {count}", alt=alt, table=table, picture=picture)
 
 
 def pld_weights_view(
@@ -183,25 +141,10 @@ def pld_weights_view(
     )
     table = pd.DataFrame({"position": np.arange(1, len(ordered) + 1), "class": ordered, **lines})
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(WIDTH, 3.8)
-        x = np.arange(len(ordered))
-        for i, (name, values) in enumerate(lines.items()):
-            ax.plot(
-                x,
-                values,
-                color=CATEGORICAL[i % len(CATEGORICAL)],
-                linestyle=DASHES[i % len(DASHES)],
-                marker=MARKERS[i % len(MARKERS)],
-                markersize=6,
-                label=name,
-            )
-        thin_labels(ax, "x", ordered)
-        ax.set(xlabel="class, in target order (label first)", ylabel="weight of the choice")
-        ax.legend()
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    marks = [Line(name, range(len(ordered)), v, style=i, dots=True) for i, (name, v) in enumerate(lines.items())]
+    x = Axis("class, in target order (label first)", names=ordered, strong=[0])
+    picture = Picture(Plane(*marks, x=x, y=Axis("weight of the choice", low=0)))
+    return View(title=title, alt=alt, table=table, picture=picture)
 
 
 def _inversions(first: Tensor, second: Tensor) -> int:
@@ -258,44 +201,21 @@ def ranking_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(6.2, max(3.0, 0.9 + 0.34 * len(t)))
-        for c in range(len(t)):
-            a, b = int(place_t[c]), int(place_s[c])
-            colour, dash = ("#009E73", "-") if a == b else (("#0072B2", "--") if b < a else ("#D55E00", "-."))
-            ax.plot([0, 1], [a, b], color=colour, linestyle=dash, marker="o", linewidth=3.2 if c == label else 1.8)
-            mark = {"fontweight": "bold"} if c == label else {}
-            ax.text(
-                -0.05, a, f"{names[c]}{' (label)' if c == label else ''}  {t[c]:.1f}", ha="right", va="center", **mark
-            )
-            ax.text(
-                1.05, b, f"{s[c]:.1f}  {names[c]}{' (label)' if c == label else ''}", ha="left", va="center", **mark
-            )
-        for colour, dash, words in (
-            ("#009E73", "-", "same place"),
-            ("#0072B2", "--", "student higher"),
-            ("#D55E00", "-.", "student lower"),
-        ):
-            ax.plot([], [], color=colour, linestyle=dash, marker="o", label=words)
-        ax.set(
-            xlim=(-0.75, 1.75),
-            ylim=(len(t) - 0.4, -0.9),
-            xticks=[0, 1],
-            xticklabels=["teacher's order", "student's order"],
-            yticks=[],
-        )
-        ax.xaxis.tick_top()
-        ax.tick_params(length=0)
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, frameon=False, fontsize=10)
-        return figure
-
+    ribbons = Ribbons(
+        names=[f"{n} (label)" if i == label else n for i, n in enumerate(names)],
+        left=place_t,
+        right=place_s,
+        left_title="teacher's order",
+        right_title="student's order",
+        left_notes=[f"{v:.1f}" for v in t.tolist()],
+        right_notes=[f"{v:.1f}" for v in s.tolist()],
+        strong=[] if label is None else [label],
+    )
     return View(
         title=title or f"Order of the classes: {crossed} inversion{'' if crossed == 1 else 's'}",
         alt=alt,
         table=table,
-        draw=draw,
+        picture=Picture(ribbons),
     )
 
 
@@ -347,30 +267,21 @@ def rank_agreement_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        high = max(m.max() for m in maps.values())
-        figure, axes = subplots(WIDTH if len(maps) > 1 else 5.6, 4.2, 1, len(maps), sharey=True, squeeze=False)
-        places = [str(i + 1) for i in range(count)]
-        for ax, (name, matrix) in zip(axes[0], maps.items(), strict=True):
-            image = heatmap(ax, matrix, theme, rows=places, columns=places, vmin=0, vmax=high)
-            for colour, width in (("#000000", 3.6), ("#ffffff", 1.8)):
-                ax.plot(
-                    means[name] - 1,
-                    range(count),
-                    color=colour,
-                    linewidth=width,
-                    marker="o",
-                    markersize=4 + width / 2,
-                    label="student's mean place" if width < 2 else None,
-                )
-            ax.set(title=f"{name}: Kendall tau {taus[name]:.2f}", xlabel="place in the student's ranking")
-        axes[0, 0].set_ylabel("place in the teacher's ranking")
-        legend = axes[0, 0].legend(loc="upper right", fontsize=9, facecolor="#555555", framealpha=1)
-        legend.get_texts()[0].set_color("#ffffff")
-        figure.colorbar(image, ax=list(axes[0]), label="share of samples", fraction=0.04, pad=0.02)
-        return figure
-
-    return View(title=title, alt=f"Over {len(t)} samples, {'; '.join(words)}.", table=table, draw=draw)
+    shares = Colours(0, max(1e-9, *(float(m.max()) for m in maps.values())), "share of samples")
+    places_named = [str(i + 1) for i in range(count)]
+    planes = [
+        Plane(
+            Field(matrix, (0, count - 1), (0, count - 1), shares, cells=True),
+            Line("student's mean place", means[name] - 1, range(count), style="light", dots=True),
+            x=Axis("place in the student's ranking", names=places_named),
+            y=Axis("place in the teacher's ranking", names=places_named),
+            title=f"{name}: Kendall tau {taus[name]:.2f}",
+            equal=True,
+        )
+        for name, matrix in maps.items()
+    ]
+    words_ = f"Over {len(t)} samples, {'; '.join(words)}."
+    return View(title=title, alt=words_, table=table, picture=Picture(*planes))
 
 
 def class_positions_view(
@@ -427,29 +338,20 @@ def class_positions_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(
-            WIDTH if len(maps) > 1 else 5.2, 3.5 if len(maps) > 2 else 4.4, 1, len(maps), sharey=True, squeeze=False
+    heats = [
+        Heat(
+            values=matrix,
+            rows=names,
+            columns=names,
+            colours=Colours(1, max(count, 2), "mean place", reverse=True),
+            numbers=".1f" if count <= 12 else "",
+            row_label="true class",
+            column_label="ranked class",
+            title=n if n not in off else f"{n}: {off[n]:.1f} places off",
         )
-        for ax, (n, matrix) in zip(axes[0], maps.items(), strict=True):
-            image = heatmap(
-                ax,
-                matrix,
-                theme,
-                rows=names,
-                columns=names,
-                vmin=1,
-                vmax=count,
-                cmap=f"{SEQUENTIAL}_r",
-                room=90 // len(maps),
-            )
-            ax.set(title=n if n not in off else f"{n}: {off[n]:.1f} places off", xlabel="ranked class")
-        axes[0, 0].set_ylabel("true class")
-        bar = figure.colorbar(image, ax=list(axes[0]), label="mean place", fraction=0.04, pad=0.02)
-        bar.ax.invert_yaxis()
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+        for n, matrix in maps.items()
+    ]
+    return View(title=title, alt=alt, table=table, picture=Picture(*heats))
 
 
 def correlation_heatmaps_view(
@@ -492,39 +394,33 @@ def correlation_heatmaps_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        from matplotlib.figure import Figure as MplFigure
-
-        figure = MplFigure(figsize=(WIDTH, min(7.5, 2.4 + 0.22 * len(rows))), layout="constrained")
-        grid = figure.add_gridspec(2, 3, width_ratios=[1, 1, 0.42], height_ratios=[len(rows) * 0.22, 1.1])
-        top = [figure.add_subplot(grid[0, i]) for i in range(2)]
-        for ax, matrix, who in zip(top, (p, q), ("teacher P", "student Q"), strict=True):
-            image = heatmap(
-                ax,
-                as_array(who, matrix, ndim=2),
-                theme,
-                rows=[str(i) for i in range(len(rows))],
-                columns=names,
-                vmin=0,
-                vmax=1,
-                room=36,
-            )
-            ax.set(title=who, xlabel="class" if ax is top[0] else "")
-        top[0].set_ylabel("sample")
-        top[1].tick_params(labelbottom=False)
-        bar = figure.add_subplot(grid[1, 0].subgridspec(3, 1)[1])
-        figure.colorbar(image, cax=bar, label="probability", orientation="horizontal")
-        bar.grid(False)
-        side, below = figure.add_subplot(grid[0, 2], sharey=top[1]), figure.add_subplot(grid[1, 1], sharex=top[1])
-        side.barh(range(len(rows)), rows, color="#0072B2", edgecolor=theme.ink, linewidth=0.4)
-        side.set(title="row correlation", xlim=(min(0.0, float(rows.min())), 1))
-        side.tick_params(labelleft=False)
-        below.bar(range(len(columns)), columns, color="#009E73", edgecolor=theme.ink, linewidth=0.4, hatch="//")
-        below.set(ylabel="column\ncorrelation", xlabel="class", ylim=(min(0.0, float(columns.min())), 1))
-        below.tick_params(labelbottom=True)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    samples = [str(i) for i in range(len(rows))]
+    heats = [
+        Heat(
+            values=matrix,
+            rows=samples,
+            columns=names,
+            colours=Colours(0, 1, "probability"),
+            row_label="sample",
+            column_label="class",
+            title=who,
+        )
+        for matrix, who in ((p, "teacher P"), (q, "student Q"))
+    ]
+    ends = [
+        Plane(
+            Bars("", range(len(values)), values, style=style),
+            x=Axis(label, names=labels),
+            y=Axis("correlation", low=min(0.0, float(values.min())), high=1),
+            title=f"{kind} correlations, mean {values.mean():.3f}",
+            height=120,
+        )
+        for kind, values, label, labels, style in (
+            ("row", rows, "sample", samples, 0),
+            ("column", columns, "class", names, 2),
+        )
+    ]
+    return View(title=title, alt=alt, table=table, picture=Picture(*heats, *ends, columns=2))
 
 
 __all__ = [

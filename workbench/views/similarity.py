@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from kdcore.html import Html, join, tag
-
-from .base import _STYLE, View
+from .base import View
 from .cka import cka_map_view
-from .drawing import WIDTH, Array, as_array, check_names, heatmap, legend_above, subplots
-from .theme import CATEGORICAL, DASHES, DIVERGING, MARKERS, SEQUENTIAL, Theme, text_colour
+from .drawing import as_array, check_names
+from .picture import Arrows, Axis, Colours, Heat, Line, Mark, Picture, Plane, Points, Rule
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from kdcore.cka_maps import BatchEstimate
-
-_RIGHT, _WRONG = "#009E73", "#D55E00"
-
-
-@dataclass(kw_only=True)
-class TableView(View):
-    """A view whose page form is a coloured table instead of a picture: every cell can be hovered over and read aloud.
-
-    Attributes:
-        cells: the table as HTML; figures and reports on paper use ``draw``.
-    """
-
-    cells: str
-
-    def html(self, *, table: bool = True, style: bool = True, dark: bool = True) -> str:
-        """A ``<figure>`` with the coloured table and the description; colours suit light and dark pages."""
-        shown = tag("div", Html(self.cells), style="overflow-x:auto")
-        words = tag("figcaption", tag("b", f"{self.title}."), " ", self.alt)
-        return join((Html(_STYLE if style else ""), tag("figure", shown, words, class_="kd-view")))
 
 
 def cka_grid_view(
@@ -63,17 +40,10 @@ def cka_grid_view(
     Raises:
         ValueError: shapes and names disagree, or nothing is finite.
     """
-    picture = cka_map_view(matrix, layers_x, layers_y, names=names, title=title)
-    array = as_array("matrix", matrix, ndim=2)
     words_x, words_y = _with_shapes("shapes_x", layers_x, shapes_x), _with_shapes("shapes_y", layers_y, shapes_y)
-    return TableView(
-        title=picture.title,
-        alt=picture.alt,
-        table=picture.table,
-        draw=picture.draw,
-        interactive=picture.interactive,
-        cells=_cells(array, words_x, words_y, names),
-    )
+    view = cka_map_view(matrix, layers_x, layers_y, names=names, title=title)
+    named = cka_map_view(matrix, words_x, words_y, names=names, title=title)
+    return replace(view, picture=named.picture, _png={})
 
 
 def _with_shapes(argument: str, layers: Sequence[str], shapes: Sequence[str] | None) -> list[str]:
@@ -82,41 +52,6 @@ def _with_shapes(argument: str, layers: Sequence[str], shapes: Sequence[str] | N
     return [
         f"{layer} ({shape})" for layer, shape in zip(layers, check_names(argument, shapes, len(layers)), strict=True)
     ]
-
-
-def _cells(array: Array, words_x: Sequence[str], words_y: Sequence[str], names: tuple[str, str]) -> Html:
-    def th(word: str, scope: str) -> Html:
-        layer, _, shape = word.partition(" (")
-        small = join((tag("br"), tag("small", shape.rstrip(")")))) if shape else ""
-        return tag("th", layer, small, scope=scope, style="font-weight:normal")
-
-    rows = []
-    for word_x, values in zip(words_x, array, strict=True):
-        best = int(np.nanargmax(values)) if np.isfinite(values).any() else -1
-        cells = (
-            _cell(value, f"{names[0]} {word_x}, {names[1]} {word_y}", j == best)
-            for j, (word_y, value) in enumerate(zip(words_y, values, strict=True))
-        )
-        rows.append(tag("tr", th(word_x, "row"), *cells))
-    sides = tag("small", f"rows: {names[0]}", tag("br"), f"columns: {names[1]}")
-    head = tag("tr", tag("td", sides, style="text-align:left"), *(th(word, "col") for word in words_y))
-    return tag("table", tag("thead", head), tag("tbody", *rows))
-
-
-def _cell(value: float, words: str, best: bool) -> Html:
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    if not np.isfinite(value):
-        return tag("td", "–", title=f"{words}: undefined, a layer is constant")
-    colour = colormaps[SEQUENTIAL](min(max(value, 0.0), 1.0))[:3]
-    frame = f";outline:3px solid {_WRONG};outline-offset:-3px;font-weight:bold" if best else ""
-    return tag(
-        "td",
-        f"{value:.2f}",
-        title=f"{words}: CKA {value:.3f}{', best of the row' if best else ''}",
-        style=f"text-align:center;background:{to_hex(colour)};color:{text_colour(colour)};padding:.45em .6em{frame}",
-    )
 
 
 def layer_identification_view(
@@ -155,40 +90,23 @@ def layer_identification_view(
         for n, b in best.items()
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(
-            WIDTH,
-            1.6 + 0.34 * len(layers) + (0.4 if len(arrays) == 1 else 0),
-            1,
-            len(arrays),
-            sharey=True,
-            squeeze=False,
+    floor = min(0.0, *(float(np.nanmin(a)) for a in arrays.values()))
+    heats = [
+        Heat(
+            values=a,
+            rows=layers,
+            columns=layers,
+            colours=Colours(floor, 1.0, "similarity"),
+            dotted=[(i, i) for i in own[best[n] == own]],
+            crossed=[(i, best[n][i]) for i in own[best[n] != own]],
+            meanings={"dotted": "best in row: right", "crossed": "best in row: wrong"},
+            row_label=f"layers of the {names[0]}",
+            column_label=f"layers of the {names[1]}",
+            title=f"{n}: {int((best[n] == own).sum())} of {len(layers)}",
         )
-        for ax, (n, a) in zip(axes[0], arrays.items(), strict=True):
-            image = heatmap(
-                ax, a, theme, rows=layers, columns=layers, vmin=min(0.0, float(np.nanmin(a))), vmax=1.0, room=30
-            )
-            right = best[n] == own
-            for mask, marker, colour, label in ((right, "o", _RIGHT, "right"), (~right, "X", _WRONG, "wrong")):
-                ax.scatter(
-                    best[n][mask],
-                    own[mask],
-                    marker=marker,
-                    s=90,
-                    color=colour,
-                    edgecolors="#ffffff",
-                    linewidths=1.2,
-                    label=f"best in row: {label}",
-                )
-            ax.set_title(f"{n}: {int(right.sum())} of {len(layers)}")
-            ax.set_xlabel(f"layers of the {names[1]}")
-        axes[0, 0].set_ylabel(f"layers of the {names[0]}")
-        figure.colorbar(image, ax=list(axes[0]), label="similarity", fraction=0.04, pad=0.02)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
-        return figure
-
-    return View(title=title, alt=alt + ".", table=table, draw=draw)
+        for n, a in arrays.items()
+    ]
+    return View(title=title, alt=alt + ".", table=table, picture=Picture(*heats))
 
 
 def batch_estimates_view(
@@ -238,36 +156,27 @@ def batch_estimates_view(
         + "."
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, (left, right) = subplots(WIDTH, 4.0, 1, 2)
-        left.axhline(array.mean(), color=theme.ink, linewidth=1.4, label="whole set")
-        left.axvline(batch_size, color=theme.muted, linestyle=":", linewidth=1.4)
-        for i, (kind, ms) in enumerate(maps.items()):
-            style: dict[str, Any] = {"color": CATEGORICAL[1 - i], "marker": MARKERS[i]}
-            left.plot(sizes, [m.mean() for m in ms], linestyle=DASHES[i], markersize=6, label=kind, **style)
-            right.scatter(
-                array.ravel(),
-                ms[sizes.index(batch_size)].ravel(),
-                s=22,
-                alpha=0.8,
-                edgecolors=theme.ink,
-                linewidths=0.3,
-                **style,
-            )
-        ends = [min(0.0, float(array.min())), 1.0]
-        right.plot(ends, ends, color=theme.ink, linewidth=1.2)
-        left.set_xscale("log", base=2)
-        left.set_xticks(sizes, [str(n) for n in sizes])
-        left.set(xlabel="batch size", ylabel="CKA, mean over all pairs of layers")
-        right.set(
-            xlabel="CKA of the whole set",
-            ylabel=f"estimate at batch size {batch_size}",
-            title="each point a pair of layers",
-        )
-        legend_above(left, 1)
-        return figure
-
-    return View(title=title or f"CKA from batches of {batch_size}", alt=alt, table=table, draw=draw)
+    chosen_maps = {kind: ms[sizes.index(batch_size)].ravel() for kind, ms in maps.items()}
+    lines = [
+        Line(kind, sizes, [float(m.mean()) for m in ms], style=1 - i, dots=True)
+        for i, (kind, ms) in enumerate(maps.items())
+    ]
+    left = Plane(
+        Rule(float(array.mean()), "whole set"),
+        Rule(batch_size, "shown at the right", axis="x", style="muted"),
+        *lines,
+        x=Axis("batch size", log=True, ticks=sizes),
+        y=Axis("CKA, mean over all pairs of layers"),
+    )
+    right = Plane(
+        Rule(0, "equal", axis="both", style="muted"),
+        *(Points(kind, array.ravel(), values, style=1 - i) for i, (kind, values) in enumerate(chosen_maps.items())),
+        x=Axis("CKA of the whole set"),
+        y=Axis(f"estimate at batch size {batch_size}"),
+        title="each point a pair of layers",
+    )
+    picture = Picture(left, right)
+    return View(title=title or f"CKA from batches of {batch_size}", alt=alt, table=table, picture=picture)
 
 
 def similarity_profile_view(
@@ -308,37 +217,23 @@ def similarity_profile_view(
     if reference:
         table["unrelated"] = [reference.get(n, np.nan) for n in before]
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(7.6, 1.2 + 0.48 * len(first))
-        y = np.arange(len(first))
-        ax.hlines(y, first, second, color=theme.muted, linewidth=2.5)
-        ax.scatter(second, y, s=60, color=CATEGORICAL[5], marker="D", zorder=3, label=labels[1])
-        ax.scatter(
-            first,
-            y,
-            s=190,
-            facecolors="none",
-            edgecolors=CATEGORICAL[4],
-            linewidths=2,
-            marker="o",
-            zorder=3,
-            label=labels[0],
-        )
-        if reference:
-            at = [list(before).index(n) for n in reference]
-            ax.scatter([*reference.values()], at, s=160, color=theme.ink, marker="|", label="unrelated")
-        for i, value in enumerate(second):
-            ax.annotate(f"{value:.2f}", (value, i), (0, 10), textcoords="offset points", ha="center", fontsize=9.5)
-        ax.set_yticks(y, list(before))
-        ax.set(
-            ylim=(len(first) - 0.4, -0.75),
-            xlim=(min(-0.06, float(min(first.min(), second.min())) - 0.06), 1.08),
-            xlabel="similarity (1: equal)",
-        )
-        legend_above(ax, 3)
-        return figure
-
-    return View(title=title, alt=alt.strip(), table=table, draw=draw)
+    y = np.arange(len(first), dtype=float)
+    marks: list[Mark] = [
+        Arrows("", first, y, change, 0 * y, style="muted", head=False),
+        Points(labels[1], second, y, style=5, size=9, texts=[f"{v:.2f}" for v in second]),
+        Points(labels[0], first, y, style=4, size=15, ring=True),
+    ]
+    if reference:
+        at = [float(list(before).index(n)) for n in reference]
+        marks.append(Points("unrelated", [*reference.values()], at, style="ink", size=8, ring=True))
+    least = min(-0.06, float(min(first.min(), second.min())) - 0.06)
+    plane = Plane(
+        *marks,
+        x=Axis("similarity (1: equal)", low=least, high=1.12),
+        y=Axis(names=list(before)),
+        height=40 + 40 * len(y),
+    )
+    return View(title=title, alt=alt.strip(), table=table, picture=Picture(plane))
 
 
 def cka_film_view(
@@ -374,27 +269,21 @@ def cka_film_view(
     )
     table = pd.DataFrame({"map": said, "mean CKA": means, f"{layers_x[-1]} / {layers_y[-1]}": deepest})
 
-    def draw(theme: Theme) -> Figure:
-        columns = min(len(arrays), 4)
-        rows = -(-len(arrays) // columns)
-        figure, axes = subplots(WIDTH, 0.5 + 2.35 * rows, rows, columns, squeeze=False)
-        low = min(0.0, *(float(np.nanmin(a)) for a in arrays))
-        for k, ax in enumerate(axes.flat):
-            if k >= len(arrays):
-                ax.set_visible(False)
-                continue
-            image = heatmap(
-                ax, arrays[k], theme, rows=[""] * len(layers_x), columns=[""] * len(layers_y), vmin=low, vmax=1.0
-            )
-            ax.set_title(said[k])
-        for ax in axes[:, 0]:
-            ax.set_ylabel(f"{names[0]}, first to last")
-        for ax in axes[-1]:
-            ax.set_xlabel(f"{names[1]}, first to last")
-        figure.colorbar(image, ax=list(axes.flat), label="CKA", fraction=0.03, pad=0.02)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    low = min(0.0, *(float(np.nanmin(a)) for a in arrays))
+    heats = [
+        Heat(
+            values=a,
+            rows=layers_x,
+            columns=layers_y,
+            colours=Colours(low, 1.0, "CKA"),
+            row_label=names[0],
+            column_label=names[1],
+            title=said[k],
+            unnamed=True,
+        )
+        for k, a in enumerate(arrays)
+    ]
+    return View(title=title, alt=alt, table=table, picture=Picture(*heats, columns=min(len(arrays), 4)))
 
 
 def gram_view(
@@ -452,25 +341,22 @@ def gram_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 4.2 if len(shown) > 1 else 5.2, 1, len(shown), squeeze=False)
-        centres = (starts + np.append(starts[1:], len(y))) / 2 - 0.5
-        for ax, (n, a) in zip(axes[0], shown.items(), strict=True):
-            image = ax.imshow(a, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
-            for start in starts[1:]:
-                ax.axhline(start - 0.5, color="#777777", linewidth=0.6)
-                ax.axvline(start - 0.5, color="#777777", linewidth=0.6)
-            ax.set_xticks(centres, [names[c] for c in classes])
-            ax.set_yticks(centres, [names[c] for c in classes])
-            ax.grid(False)
-            ax.tick_params(length=0)
-            ax.set(title=n, xlabel="images, by class")
-        figure.colorbar(image, ax=list(axes[0]), label="alike (+) or opposite (−)", fraction=0.035, pad=0.02)
-        return figure
-
-    return View(
-        title=title, alt=f"{len(y)} images. Mean similarity, relative to the largest: {words}.", table=table, draw=draw
-    )
+    of = [names[c] for c in y]
+    heats = [
+        Heat(
+            values=a,
+            rows=of,
+            columns=of,
+            colours=Colours(-1, 1, "alike (+) or opposite (−)", "diverging"),
+            groups=[(int(start), names[c]) for start, c in zip(starts, classes, strict=True)],
+            column_label="images, by class",
+            title=n,
+            square=True,
+        )
+        for n, a in shown.items()
+    ]
+    words_ = f"{len(y)} images. Mean similarity, relative to the largest: {words}."
+    return View(title=title, alt=words_, table=table, picture=Picture(*heats))
 
 
 __all__ = [

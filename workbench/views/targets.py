@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,8 @@ import torch
 from kdcore.functional.checks import check_positive
 
 from .base import View
-from .drawing import WIDTH, Array, as_array, as_tensor, check_names, join_words, subplots, thin_labels
-from .probabilities import pixels, show_pixels
-from .theme import CATEGORICAL, TEACHER, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_LABEL = CATEGORICAL[2]
+from .drawing import Array, as_array, as_tensor, check_names, join_words, pixels
+from .picture import Axis, Bars, Images, Panel, Picture, Plane
 
 
 def soft_target_view(
@@ -57,30 +51,16 @@ def soft_target_view(
     )
     table = pd.DataFrame({"class": names, "label": hard, "teacher": soft})
 
-    def draw(theme: Theme) -> Figure:
-        figure, grid = subplots(
-            WIDTH,
-            2.5,
-            1,
-            2 if picture is None else 3,
-            squeeze=False,
-            gridspec_kw={"width_ratios": [1, 1] if picture is None else [0.5, 1, 1]},
-        )
-        axes = grid[0]
-        if picture is not None:
-            show_pixels(axes[0], picture, "the image")
-        for ax, values, colour, says in (
-            (axes[-2], hard, _LABEL, "what the label says"),
-            (axes[-1], soft, TEACHER, f"what the teacher says, T = {temperature:g}"),
-        ):
-            ax.bar(range(len(values)), values, 0.75, color=colour, edgecolor=theme.ink, linewidth=0.5)
-            ax.set(ylim=(0, 1.04), title=says, xlabel="class")
-            thin_labels(ax, "x", names, room=40)
-            ax.grid(axis="x", visible=False)
-        axes[-2].set_ylabel("probability")
-        return figure
-
-    return View(title=title or f"One image, two lessons, T = {temperature:g}", alt=alt, table=table, draw=draw)
+    panels: list[Panel] = [] if picture is None else [Images(images=picture[None], captions=["the image"])]
+    for values, style, says in (
+        (hard, 2, "what the label says"),
+        (soft, "teacher", f"what the teacher says, T = {temperature:g}"),
+    ):
+        x, y = Axis("class", names=names, strong=[label]), Axis("probability", low=0, high=1.04)
+        panels.append(Plane(Bars("", range(len(values)), values, style=style), x=x, y=y, title=says, height=170))
+    widths = (1, 1) if picture is None else (0.42, 1, 1)
+    whole = Picture(*panels, columns=len(panels), widths=widths)
+    return View(title=title or f"One image, two lessons, T = {temperature:g}", alt=alt, table=table, picture=whole)
 
 
 def _shares(probabilities: Array, names: Sequence[str]) -> str:
