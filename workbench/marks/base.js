@@ -134,7 +134,7 @@ export function styleOf(style, theme) {
     light: { colour: "#ffffff", dash: "", marker: 0, hatch: 0, rim: "#000000" },
     ink: { colour: theme.ink, dash: "7 4", marker: 0, hatch: 0 }, muted: { colour: theme.muted, dash: "2 3", marker: 0, hatch: 0 },
   };
-  return named[style] ?? { colour: OKABE[style % 8], dash: DASHES[style % 6], marker: style % 8, hatch: style % 8 };
+  return named[style] ?? { colour: OKABE[style % 8], dash: DASHES[style % 6], marker: (style + Math.floor(style / 8)) % 8, hatch: (style + Math.floor(style / 8)) % 8 };
 }
 
 /** Path of a marker of diameter `d` around (x, y). */

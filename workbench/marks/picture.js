@@ -20,7 +20,7 @@ function legendEntries(panels, drawn) {
   panels.forEach((p, i) => {
     const marks = (p.marks ?? []).filter((m) => m.name && m.kind !== "span" && !m.styles?.length && !(m.kind === "points" && m.values));
     const entries = [...marks.map((m) => ({ name: m.name, style: m.style, kind: m.kind, ring: m.ring })), ...(drawn[i].legend ?? [])];
-    const always = (e) => ["rule", "arrows", "framed", "dotted", "crossed"].includes(e.kind), several = new Set(entries.filter((e) => !always(e)).map((e) => e.name)).size > 1;
+    const always = (e) => ["rule", "arrows", "framed", "dotted", "crossed", "box"].includes(e.kind), several = new Set(entries.filter((e) => !always(e)).map((e) => e.name)).size > 1;
     for (const e of entries) if (!seen.has(e.name) && (several || always(e))) seen.set(e.name, e);
   });
   return [...seen.values()];
@@ -37,8 +37,8 @@ function legend(shown, width, theme) {
       svg.append(node("rect", { x: x + 8, y: y + 4, width: 22, height: 12, fill: style.colour, "fill-opacity": e.kind === "bars" ? 1 : 0.35, stroke: e.kind === "bars" ? theme.ink : style.colour, "stroke-width": e.kind === "bars" ? 0.5 : 1.6, "stroke-dasharray": e.kind === "bars" ? "" : style.dash }));
       const lines = e.kind === "bars" && hatch(svg, style.hatch, theme.ink);
       if (lines) svg.append(node("rect", { x: x + 8, y: y + 4, width: 22, height: 12, fill: lines }));
-    } else if (e.kind === "framed") {
-      svg.append(node("rect", { x: x + 9, y: y + 4, width: 20, height: 12, fill: "none", stroke: style.colour, "stroke-width": 3 }));
+    } else if (["framed", "box"].includes(e.kind)) {
+      svg.append(node("rect", { x: x + 9, y: y + 4, width: 20, height: 12, fill: "none", stroke: style.colour, "stroke-width": e.kind === "box" ? 2.2 : 3, "stroke-dasharray": e.dash }));
     } else if (e.kind === "crossed") {
       svg.append(node("path", { d: `M${x + 13},${y + 4}L${x + 25},${y + 16}M${x + 13},${y + 16}L${x + 25},${y + 4}`, stroke: style.colour, "stroke-width": 2.6 }));
     } else if (e.kind === "dotted") {

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .bars_drawing import Bars, lying, standing, too_long
+from .bars_drawing import BarsDrawing, lying, standing, too_long
 from .base import View
 from .drawing import Array, as_array, check_names
+from .picture import Axis, Bars, Mark, Picture, Plane, Rule
 from .theme import Theme, number
 from .words import counted, drawable, extremes, listed, unknown
 
@@ -73,7 +74,7 @@ def bars_view(
     apart = len(kinds) > _TOGETHER if panels is None else panels
     largest = np.nanmax(np.where(np.isnan(array), -np.inf, array), 1)
     shown = np.sort(np.lexsort((-largest, ~marked))[:most])
-    drawn = Bars(
+    drawn = BarsDrawing(
         array[shown],
         None if ends is None else ends[shown],
         [names[i] for i in shown],
@@ -97,7 +98,31 @@ def bars_view(
     alt = _words(array, names, kinds, reference, marked, value_label, group_label)
     if len(shown) < len(names):
         alt += f" The {len(shown)} of {len(names)} groups with the largest values are drawn; the table holds all."
-    return View(title=title, alt=alt, table=table, draw=draw)
+    lie = groups is not None and too_long(drawn.names) if horizontal is None else horizontal
+    return View(title=title, alt=alt, table=table, picture=_picture(drawn, lie and not apart, apart), draw=draw)
+
+
+def _picture(d: BarsDrawing, lie: bool, apart: bool) -> Picture:
+    strong = np.flatnonzero(d.marked).tolist()
+    names = Axis(d.labels[1], names=d.names, strong=strong)
+    values = Axis(d.labels[0], low=d.bounds[0], high=d.bounds[1])
+
+    def bars(k: int) -> Bars:
+        low, high = (None, None) if d.ends is None else (d.ends[:, k, 0], d.ends[:, k, 1])
+        edge = d.marked.tolist() if any(d.marked) else ()
+        called = "" if apart or len(d.kinds) == 1 else d.kinds[k]
+        return Bars(called, range(len(d.names)), d.values[:, k], low=low, high=high, style=k, strong=edge, lying=lie)
+
+    rules: list[Mark] = [Rule(v, n, axis="x" if lie else "y") for n, v in d.reference.items()]
+    series = range(len(d.kinds))
+    if not apart:
+        return Picture(Plane(*rules, *map(bars, series), x=values if lie else names, y=names if lie else values))
+    last = len(d.kinds) - 1
+    planes = []
+    for k in series:
+        x = names if k == last else Axis(names=d.names, strong=strong, hidden=True)
+        planes.append(Plane(*rules, bars(k), x=x, y=values, title=d.kinds[k], height=90))
+    return Picture(*planes, columns=1)
 
 
 def _ends(intervals: Any, shape: tuple[int, ...]) -> Array:

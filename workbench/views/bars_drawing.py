@@ -24,7 +24,7 @@ _SIZE, _HIGH = 9.0, 0.165
 
 
 @dataclass(frozen=True)
-class Bars:
+class BarsDrawing:
     """What is drawn: values (groups, series), their intervals, names, marks, lines, ends of the value axis, labels."""
 
     values: Array
@@ -42,7 +42,7 @@ class Bars:
         return bool((self.values == self.values.round())[np.isfinite(self.values)].all())
 
 
-def lying(d: Bars, theme: Theme) -> Figure:
+def lying(d: BarsDrawing, theme: Theme) -> Figure:
     columns = min(3, math.ceil(len(d.names) / _ROWS))
     per = math.ceil(len(d.names) / columns)
     row = max(_HIGH, (0.11 if per <= 12 else 0.055) * len(d.kinds) + 0.06)
@@ -65,7 +65,7 @@ def lying(d: Bars, theme: Theme) -> Figure:
     return figure
 
 
-def standing(d: Bars, theme: Theme, apart: bool) -> Figure:
+def standing(d: BarsDrawing, theme: Theme, apart: bool) -> Figure:
     count = len(d.kinds) if apart else 1
     high, top = (0.62, 0.38) if apart else (2.7, 0.0)
     fits = not too_long(d.names)
@@ -101,7 +101,7 @@ def _places(groups: int, series: int) -> Array:
     return np.arange(groups)[:, None] + (np.arange(series) - (series - 1) / 2) * 0.8 / series
 
 
-def _bars(ax: Axes, d: Bars, rows: slice, only: Sequence[int], row: float | None, theme: Theme) -> None:
+def _bars(ax: Axes, d: BarsDrawing, rows: slice, only: Sequence[int], row: float | None, theme: Theme) -> None:
     """The bars of some rows and series, lines across, and the value axis; lying if ``row``, their height, is given."""
     from matplotlib.collections import PolyCollection
 

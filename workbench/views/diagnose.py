@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,15 +12,10 @@ from kdcore.diagnose import ALARM, ROLES, Diagnosis, LayerView
 
 from .base import View
 from .cka import cka_map_view
-from .drawing import WIDTH, Array, as_array, join_words, legend_above, subplots
+from .drawing import Array, as_array, join_words
 from .images import image_grid_view
-from .theme import DIVERGING, STUDENT, TEACHER, Theme, percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_ALARM, _NOTE = "#D55E00", "#999999"
+from .picture import Axis, Bars, Colours, Images, Line, Panel, Picture, Plane, Points, Rule, Style
+from .theme import percent
 
 
 def findings_view(diagnosis: Diagnosis, *, sentences: bool = False, title: str = "Findings") -> View:
@@ -44,30 +39,15 @@ def findings_view(diagnosis: Diagnosis, *, sentences: bool = False, title: str =
             ]
         )
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(WIDTH, 1.1 + 0.36 * max(1, len(table)))
-        names = [f"{f.code} ({f.evidence.get('model', '')})" for f in diagnosis.findings]
-        severity = [f.severity for f in diagnosis.findings]
-        bars = ax.barh(
-            range(len(names)),
-            severity,
-            color=[_ALARM if f.alarm else _NOTE for f in diagnosis.findings],
-            edgecolor=theme.ink,
-            linewidth=0.5,
-        )
-        for bar, finding in zip(bars, diagnosis.findings, strict=True):
-            bar.set_hatch("" if finding.alarm else "//")
-        ax.axvline(ALARM, color=theme.ink, linewidth=1, linestyle="--")
-        ax.annotate(
-            "alarm", (ALARM, 1.0), xycoords=("data", "axes fraction"), xytext=(4, 2), textcoords="offset points"
-        )
-        ax.set_yticks(range(len(names)), names)
-        ax.set(xlim=(0, 1), xlabel="severity")
-        ax.invert_yaxis()
-        ax.grid(axis="y", visible=False)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    names = [f"{f.code} ({f.evidence.get('model', '')})" for f in diagnosis.findings] or ["nothing to report"]
+    styles: list[Style] = ["bad" if f.alarm else "muted" for f in diagnosis.findings]
+    severity = [f.severity for f in diagnosis.findings]
+    bars = Bars(
+        "", range(len(severity)), severity, styles=styles, notes=[f.sentence for f in diagnosis.findings], lying=True
+    )
+    x, y = Axis("severity", low=0, high=1), Axis(names=names)
+    picture = Picture(Plane(bars, Rule(ALARM, "an alarm from here", axis="x"), x=x, y=y))
+    return View(title=title, alt=alt, table=table, picture=picture)
 
 
 def _shown(images: Any) -> Array:
@@ -104,32 +84,14 @@ def occlusion_view(diagnosis: Diagnosis, *, title: str = "Which regions the mode
         + " Orange: covering the place lowers the class's score; violet: it raises it."
     )
 
-    def draw(theme: Theme) -> Figure:
-        columns = len(names)
-        size = min(1.9, WIDTH / columns)
-        figure, axes = subplots(max(4.0, size * columns + 0.8), 3 * size + 0.7, 3, columns, squeeze=False)
-        for row, (label, values) in enumerate((("image", None), *maps.items())):
-            for k, ax in enumerate(axes[row]):
-                ax.set(xticks=[], yticks=[])
-                ax.grid(False)
-                ax.imshow(
-                    pictures[k],
-                    cmap="gray",
-                    vmin=0,
-                    vmax=1,
-                    interpolation="nearest",
-                    alpha=1.0 if values is None else 0.8,
-                )
-                if values is not None:
-                    reach = float(np.abs(values[k]).max()) or 1.0
-                    ax.imshow(-values[k], cmap=DIVERGING, vmin=-reach, vmax=reach, alpha=0.6, interpolation="nearest")
-                    ax.set_xlabel(f"up to {values[k].max():+.2g}", fontsize=9)
-                elif row == 0:
-                    ax.set_title(names[k], fontsize=10)
-            axes[row, 0].set_ylabel(label)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    scale = Colours(-1, 1, "fall of the class's score, as a share of the map's largest", "diverging", reverse=True)
+    panels: list[Panel] = [Images(images=pictures, captions=names, title="image")]
+    for role, values in maps.items():
+        reach = np.abs(values).max((1, 2), keepdims=True)
+        said = [f"up to {v.max():+.2g}" for v in values]
+        relative = values / np.where(reach > 0, reach, 1)
+        panels.append(Images(images=pictures, captions=said, notes=names, maps=relative, colours=scale, title=role))
+    return View(title=title, alt=alt, table=table, picture=Picture(*panels, columns=1))
 
 
 def attribution_pair_view(
@@ -168,21 +130,15 @@ def attribution_pair_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 3.0, 1, 3)
-        axes[0].imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        for ax, (role, values) in zip(axes[1:], maps.items(), strict=True):
-            reach = float(np.abs(values).max()) or 1.0
-            ax.imshow(picture, cmap="gray", vmin=0, vmax=1, alpha=0.35, interpolation="nearest")
-            ax.imshow(-values, cmap=DIVERGING, vmin=-reach, vmax=reach, alpha=0.75, interpolation="nearest")
-            ax.set_title(role)
-        for ax in axes:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-        axes[0].set_title(label or "image")
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    colours = Colours(-1, 1, "for the class (+) or against (−), as a share of the largest", "diverging", reverse=True)
+    stack = np.stack([values / (float(np.abs(values).max()) or 1.0) for values in maps.values()])
+    panels = (
+        Images(images=picture[None], captions=[label or "image"], size=230),
+        Images(
+            images=np.stack([picture] * 2), captions=list(maps), maps=stack, colours=colours, opacity=0.75, size=230
+        ),
+    )
+    return View(title=title, alt=alt, table=table, picture=Picture(*panels, columns=2, widths=(1, 2)))
 
 
 def alignment_view(
@@ -229,21 +185,22 @@ def alignment_view(
         f"holds {percent(share)} of what is left."
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(WIDTH, 5.0)
-        for k in worst:
-            ax.plot([t[k, 0], s[k, 0]], [t[k, 1], s[k, 1]], color=theme.muted, linewidth=0.9, zorder=1)
-        ax.scatter(t[:, 0], t[:, 1], s=16, color=TEACHER, marker="o", label="teacher", alpha=0.8, zorder=2)
-        ax.scatter(s[:, 0], s[:, 1], s=18, color=STUDENT, marker="^", label="student, rotated", alpha=0.8, zorder=2)
-        ax.plot([], [], color=theme.muted, linewidth=0.9, label=f"the {len(worst)} worst fits")
-        ax.set(
-            xlabel=f"teacher's direction 1 ({percent(float(fit.explained[0]))})",
-            ylabel="direction 2" + (f" ({percent(float(fit.explained[1]))})" if len(fit.explained) > 1 else ""),
-        )
-        legend_above(ax, columns=3)
-        return figure
-
-    return View(title=title or f"Alignment of {layer.student} with {layer.teacher}", alt=alt, table=table, draw=draw)
+    words = [f"sample {k}, residual {r:.3g}" for k, r in enumerate(residual)]
+    if labels is not None:
+        by_row = table.set_index("row")["label"]
+        words = [f"{w}, {by_row[k]}" for k, w in enumerate(words)]
+    far = np.full_like(s, np.nan)
+    far[worst] = s[worst]
+    plane = Plane(
+        Points("teacher", t[:, 0], t[:, 1], style="teacher", to=far, size=5.5, notes=words),
+        Points("student, rotated", s[:, 0], s[:, 1], style="student", size=5.5, notes=words),
+        x=Axis(f"teacher's direction 1 ({percent(float(fit.explained[0]))})"),
+        y=Axis("direction 2" + (f" ({percent(float(fit.explained[1]))})" if len(fit.explained) > 1 else "")),
+        title=f"Lines: the {len(worst)} worst fits",
+        height=400,
+    )
+    heading = title or f"Alignment of {layer.student} with {layer.teacher}"
+    return View(title=heading, alt=alt, table=table, picture=Picture(plane))
 
 
 def robustness_view(diagnosis: Diagnosis, *, title: str = "Accuracy when blocks are hidden") -> View:
@@ -263,18 +220,15 @@ def robustness_view(diagnosis: Diagnosis, *, title: str = "Accuracy when blocks 
         f"{percent(float(last['teacher']))} and {percent(float(last['student']))}."
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 3.2, 1, 2, sharey=True)
-        for ax, kind in zip(axes, dict.fromkeys(map(str, table["kind"])), strict=True):
-            rows = table[table["kind"] == kind]
-            for role, colour, marker in (("teacher", TEACHER, "o"), ("student", STUDENT, "^")):
-                ax.plot(rows["masked"], rows[role], color=colour, marker=marker, label=role)
-            ax.set(title=f"{'Cox' if kind == 'cox' else kind} masks", xlabel="share hidden", ylim=(0, 1.03))
-        axes[0].set_ylabel("accuracy" if diagnosis.labels is not None else "agreement with unmasked")
-        axes[1].legend(frameon=False)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    planes = []
+    for kind in dict.fromkeys(map(str, table["kind"])):
+        rows = table[table["kind"] == kind]
+        lines = [Line(role, rows["masked"], rows[role], style=role, dots=True) for role in ("teacher", "student")]
+        y = Axis("accuracy" if diagnosis.labels is not None else "agreement with unmasked", low=0, high=1.03)
+        planes.append(
+            Plane(*lines, x=Axis("share hidden", low=0), y=y, title=f"{'Cox' if kind == 'cox' else kind} masks")
+        )
+    return View(title=title, alt=alt, table=table, picture=Picture(*planes))
 
 
 def reliability_view(diagnosis: Diagnosis, *, title: str = "Confidence against accuracy") -> View:
@@ -302,29 +256,16 @@ def reliability_view(diagnosis: Diagnosis, *, title: str = "Confidence against a
         for role, value in error.items()
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 3.6, 1, 2, sharey=True)
-        colours = {"teacher": TEACHER, "student": STUDENT}
-        for ax, role in zip(axes, ROLES, strict=True):
-            _reliability(ax, table[table["model"] == role], colours[role], theme)
-            ax.set(title=f"{role}, ECE {error[role]:.3f}", xlabel="confidence")
-        axes[0].set_ylabel("accuracy")
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
-
-
-def _reliability(ax: Axes, rows: pd.DataFrame, colour: str, theme: Theme) -> None:
-    ax.plot([0, 1], [0, 1], color=theme.muted, linestyle="--", linewidth=1)
-    ax.scatter(
-        rows["confidence"],
-        rows["accuracy"],
-        s=12 + 160 * rows["samples"] / rows["samples"].max(),
-        color=colour,
-        edgecolors=theme.ink,
-        linewidths=0.5,
-    )
-    ax.set(xlim=(0, 1.03), ylim=(0, 1.05))
+    planes = []
+    for role in ROLES:
+        of = table[table["model"] == role]
+        notes = [f"{n} samples" for n in of["samples"]]
+        line = Line("", of["confidence"], of["accuracy"], style=role, fine=True)
+        dots = Points(role, of["confidence"], of["accuracy"], style=role, size=9, notes=notes)
+        x, y = Axis("confidence", low=0, high=1.03), Axis("accuracy", low=0, high=1.05)
+        rule = Rule(0, "calibrated", axis="both", style="muted")
+        planes.append(Plane(rule, line, dots, x=x, y=y, title=f"{role}, ECE {error[role]:.3f}"))
+    return View(title=title, alt=alt, table=table, picture=Picture(*planes))
 
 
 def missed_view(
@@ -338,7 +279,7 @@ def missed_view(
     images = diagnosis.sample.x[[m["row"] for m in missed]]
     captions = [f"{m['label']}\nnot {m['student_says']}\n({percent(m['confidence'])})" for m in missed]
     view = image_grid_view(images, captions, title=title)
-    return View(title=title, alt=view.alt, table=pd.DataFrame(missed), draw=view.draw)
+    return View(title=title, alt=view.alt, table=pd.DataFrame(missed), picture=view.picture)
 
 
 def diagnosis_views(diagnosis: Diagnosis) -> dict[str, View]:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from .base import View
 from .drawing import Array, as_array, check_names, limits
-from .graph_drawing import Graph, draw_graph
+from .graph_drawing import GraphDrawing, draw_graph, legend_entries
 from .graph_layout import stress_positions
+from .picture import Colours, Graph, Picture, Style
 from .theme import Theme
 from .words import counted, extremes, unknown
 
@@ -89,7 +90,7 @@ def graph_view(
     left_out = ""
     if len(kept) < count:
         left_out = f"{len(kept)} of {count:,} nodes are drawn, with {few.shape[1]:,} of {links.shape[1]:,} edges."
-    drawn = Graph(
+    drawn = GraphDrawing(
         None if isinstance(nodes, int) else [names[i] for i in kept],
         stress_positions(few, len(kept)) if places is None else places[kept],
         few,
@@ -124,7 +125,30 @@ def graph_view(
     alt += f" Marked: {', '.join(n for n, m in zip(names, marked, strict=True) if m)}." if marked.any() else ""
     alt += f" {counted(loops, 'self-loop')} not drawn." if loops else ""
     alt += f" {left_out} The table holds all." if left_out else ""
-    return View(title=title, alt=alt, table=table, draw=draw)
+    return View(title=title, alt=alt, table=table, picture=Picture(_panel(drawn)), draw=draw)
+
+
+def _panel(d: GraphDrawing) -> Graph:
+    scheme = "diverging" if d.diverging else "sequential"
+    counted_ = [d.names[i] if d.names is not None else f"node {i}" for i in range(len(d.positions))]
+    styles: list[Style] = [] if d.classes is None else [int(k) if k >= 0 else "muted" for k in d.classes]
+    legend: dict[str, Style] = {}
+    if d.classes is not None:
+        legend = {name: ("muted" if k < 0 else k) for k, name in legend_entries(d)}
+    widest = None if d.weights is None or not len(d.weights) else float(np.abs(d.weights).max()) or 1.0
+    return Graph(
+        positions=d.positions,
+        edges=d.edges,
+        names=d.names or (),
+        notes=counted_ if d.names is None else (),
+        styles=styles,
+        values=d.values,
+        colours=None if d.values is None else Colours(*d.scale, d.value_label, scheme),
+        widths=None if widest is None or d.weights is None else 0.6 + 3.4 * np.abs(d.weights) / widest,
+        directed=d.directed,
+        strong=d.marked.tolist() if any(d.marked) else (),
+        legend=legend,
+    )
 
 
 def _links(edges: Any, weights: Any, count: int, directed: bool) -> tuple[npt.NDArray[np.int64], Array | None, int]:

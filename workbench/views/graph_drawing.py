@@ -23,7 +23,7 @@ _SIZE, _LINE = 8.5, 0.15
 
 
 @dataclass(frozen=True)
-class Graph:
+class GraphDrawing:
     """What is drawn: names (N,), positions (N, 2), edges (2, E), weights (E,) or none, classes (N,) of ``groups`` or
     none (-1: no class, -2: one of the others), values (N,) or none on a scale, marks (N,), what was left out, whether
     the positions were given."""
@@ -45,9 +45,9 @@ class Graph:
     given: bool
 
 
-def draw_graph(d: Graph, theme: Theme) -> Figure:
+def draw_graph(d: GraphDrawing, theme: Theme) -> Figure:
     """The picture of a graph."""
-    top = 0.1 + 0.24 * -(-len(_entries(d)) // 4)
+    top = 0.1 + 0.24 * -(-len(legend_entries(d)) // 4)
     wide = WIDTH - (_BAR if d.values is not None else 0)
     radius = float(np.clip(0.45 * np.sqrt(wide * _TALL / len(d.positions)) / 4, 0.045, 0.11))
     room = (wide - 2 * _SIDE, _TALL - 2 * _PAD)
@@ -78,7 +78,7 @@ def draw_graph(d: Graph, theme: Theme) -> Figure:
     return figure
 
 
-def _edges(ax: Axes, d: Graph, points: Array, radius: float, theme: Theme) -> None:
+def _edges(ax: Axes, d: GraphDrawing, points: Array, radius: float, theme: Theme) -> None:
     from matplotlib.collections import LineCollection, PolyCollection
 
     if not d.edges.size:
@@ -103,7 +103,7 @@ def _edges(ax: Axes, d: Graph, points: Array, radius: float, theme: Theme) -> No
         ax.add_collection(PolyCollection(list(heads), facecolors=theme.ink, linewidths=0))
 
 
-def _nodes(ax: Axes, d: Graph, points: Array, radius: float, theme: Theme) -> None:
+def _nodes(ax: Axes, d: GraphDrawing, points: Array, radius: float, theme: Theme) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import to_rgba
 
@@ -133,7 +133,7 @@ def _look(k: int, theme: Theme) -> tuple[str, str]:
     return CATEGORICAL[k % len(CATEGORICAL)], MARKERS[(k + k // len(CATEGORICAL)) % len(MARKERS)]
 
 
-def _names(ax: Axes, d: Graph, points: Array, radius: float, room: Array, theme: Theme) -> int:
+def _names(ax: Axes, d: GraphDrawing, points: Array, radius: float, room: Array, theme: Theme) -> int:
     """Write the names that find room; how many do not."""
     if d.names is None:
         return 0
@@ -153,7 +153,7 @@ def _names(ax: Axes, d: Graph, points: Array, radius: float, room: Array, theme:
     return len(words) - placed
 
 
-def _entries(d: Graph) -> list[tuple[int, str]]:
+def legend_entries(d: GraphDrawing) -> list[tuple[int, str]]:
     """Classes and their names in the legend."""
     if d.classes is None:
         return []
@@ -161,11 +161,11 @@ def _entries(d: Graph) -> list[tuple[int, str]]:
     return [*enumerate(d.groups), *others, *([(-1, "no class")] if (d.classes == -1).any() else [])]
 
 
-def _keys(figure: Figure, d: Graph, theme: Theme) -> None:
+def _keys(figure: Figure, d: GraphDrawing, theme: Theme) -> None:
     from matplotlib.lines import Line2D
 
     keys = []
-    for k, name in _entries(d):
+    for k, name in legend_entries(d):
         fill, marker = _look(k, theme)
         key = Line2D([], [], ls="none", marker=marker, ms=8, mec=theme.ink, mew=0.8, mfc=fill)
         key.set_label(literal(fitted(name, 1.5, 10)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from kdcore.functional.checks import check_choice
 from .base import View
 from .drawing import Array, as_array
 from .histogram_drawing import Histograms, rows, strips, together
+from .picture import Axis, Colours, Heat, Histogram, Picture, Plane, Rule
 from .theme import Theme, number
 from .words import counted, drawable, extremes, listed
 
@@ -91,7 +93,29 @@ def histogram_view(
         alt += f" {counted(lost, 'value')} {'is' if lost == 1 else 'are'} not finite."
     if len(names) > most:
         alt += f" The first {most} of {len(names)} samples are drawn; the table holds all."
-    return View(title=title, alt=alt, table=table, draw=draw)
+    picture = _picture(drawn, panels)
+    return View(title=title, alt=alt, table=table, picture=picture, draw=draw)
+
+
+def _picture(d: Histograms, panels: bool | None) -> Picture:
+    x, rules = Axis(d.labels[0]), [Rule(v, n, axis="x") for n, v in d.threshold.items()]
+    made = [
+        Histogram(n, d.edges, h, style=k, mean=float(m) if np.isfinite(m) else None)
+        for k, (n, h, m) in enumerate(zip(d.names, d.heights, d.means, strict=True))
+    ]
+    if panels is False or (panels is None and len(made) <= _TOGETHER):
+        return Picture(Plane(*made, *rules, x=x, y=Axis(d.labels[1], low=0)))
+    if panels or len(made) <= _ROWS:
+        top = 1.05 * (float(d.heights.max()) or 1.0)
+        y = Axis(low=0, high=top)
+        planes = [
+            Plane(h, *rules, x=x if k == len(made) - 1 else Axis(), y=y, title=h.name, height=70)
+            for k, h in enumerate(made)
+        ]
+        return Picture(*planes, columns=1)
+    bins = [f"{number(a)} to {number(b)}" for a, b in itertools.pairwise(d.edges)]
+    colours = Colours(0, float(d.heights.max()) or 1.0, d.labels[1])
+    return Picture(Heat(values=d.heights, rows=d.names, columns=bins, colours=colours, column_label=d.labels[0]))
 
 
 def _edges(values: Array, bins: int | Sequence[float] | None, ends: tuple[float, float] | None) -> Array:

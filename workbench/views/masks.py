@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,8 @@ from kdcore.methods.ortrack import difficulty_weights
 
 from .base import View
 from .comparison import lines_view
-from .drawing import WIDTH, Array, as_array, check_names, heatmap, legend_above, subplots
-from .theme import CATEGORICAL, DASHES, MARKERS, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-#: Colours that stand out from photographs: the true box, and the box a tracker says.
-TRUE_BOX, FOUND_BOX = "#009E73", "#D55E00"
+from .drawing import Array, as_array, check_names
+from .picture import Axis, Bars, Colours, Heat, Images, Line, Mark, Panel, Picture, Plane, Points, Rule, Span
 
 
 def _image(argument: str, image: Any) -> Array:
@@ -33,13 +26,6 @@ def _image(argument: str, image: Any) -> Array:
     if array.shape[0] != 3:
         raise ValueError(f"{argument} must be (3, H, W), got shape {array.shape}.")
     return array.transpose(1, 2, 0).clip(0, 1)
-
-
-def _plain(ax: Axes, label: str = "") -> None:
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.set_xlabel(label, fontsize=9.5)
 
 
 def masked_images_view(
@@ -75,37 +61,18 @@ def masked_images_view(
     )
     table = pd.DataFrame({"mask": range(1, len(share) + 1), "masked share": share})
 
-    def draw(theme: Theme) -> Figure:
-        rows = -(-len(pictures) // columns)
-        figure, axes = subplots(WIDTH, 1.3 * rows + 0.3, rows, columns + 2, squeeze=False)
-        big = figure.add_subplot(axes[0, 0].get_gridspec()[:, :2])
-        for ax in axes[:, :2].flat:
-            ax.remove()
-        drawn = heatmap(
-            big,
-            chance,
-            theme,
-            rows=[""] * len(chance),
-            columns=[""] * chance.shape[1],
-            vmin=0,
-            vmax=float(chance.max()) or 1.0,
-        )
-        big.set(aspect="equal", xticks=[], yticks=[], title="P(block is masked)")
-        figure.colorbar(drawn, ax=big, fraction=0.05, pad=0.03, orientation="horizontal")
-        for k, ax in enumerate(axes[:, 2:].flat):
-            _plain(ax)
-            if k < len(pictures):
-                _masked(ax, pictures[k].transpose(1, 2, 0).clip(0, 1), cells[k, 0])
-                ax.set_xlabel(f"{100 * share[k]:.0f} %", fontsize=9.5)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
-
-
-def _masked(ax: Axes, image: Array, keep: Array) -> None:
-    block = [image.shape[d] // keep.shape[d] for d in (0, 1)]
-    large = keep.repeat(block[0], 0).repeat(block[1], 1)[..., None]
-    ax.imshow(large * image + (1 - large) * 0.5, interpolation="nearest")
+    large = cells[:, 0].repeat(pictures.shape[2] // chance.shape[0], 1)
+    large = large.repeat(pictures.shape[3] // chance.shape[1], 2)[..., None]
+    hidden = large * pictures.transpose(0, 2, 3, 1).clip(0, 1) + (1 - large) * 0.5
+    heat = Heat(
+        values=chance,
+        colours=Colours(0, float(chance.max()) or 1.0, "P(block is masked)"),
+        title="P(block is masked)",
+        square=True,
+        unnamed=True,
+    )
+    grid = Images(images=hidden, captions=[f"{100 * s:.0f} %" for s in share], columns=columns, title="drawn masks")
+    return View(title=title, alt=alt, table=table, picture=Picture(heat, grid, widths=(1, 3)))
 
 
 def masked_share_view(shares: Any, intensity: Any, *, mask_ratio: float, title: str = "How much is hidden") -> View:
@@ -128,28 +95,17 @@ def masked_share_view(shares: Any, intensity: Any, *, mask_ratio: float, title: 
     seen = np.flatnonzero(counts)
     table = pd.DataFrame({"masked blocks": seen, "share of masks": counts[seen]})
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(7.4, 2.9)
-        ax.bar(100 * np.arange(cells + 1) / cells, counts, width=80 / cells, color=CATEGORICAL[0])
-        for at, name, style in ((mean, "mean, closed form", "-"), (mask_ratio, "mask ratio", "--")):
-            ax.axvline(100 * at, color=theme.ink, linestyle=style, linewidth=1.6, label=name)
-        ax.axvspan(
-            100 * (mean - std),
-            100 * (mean + std),
-            color=theme.muted,
-            alpha=0.2,
-            linewidth=0,
-            label="± standard deviation",
-        )
-        ax.set(
-            xlabel="masked blocks in percent of the template",
-            ylabel="share of masks",
-            xlim=(-1, min(101, 100 * (max(values.max(), mask_ratio) + 0.06))),
-        )
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    end = min(101, 100 * (max(values.max(), mask_ratio) + 0.06))
+    plane = Plane(
+        Span(100 * (mean - std), 100 * (mean + std), "± standard deviation"),
+        Bars("", 100 * np.arange(cells + 1) / cells, counts, width=80 / cells),
+        Rule(100 * mean, "mean, closed form", axis="x"),
+        Rule(100 * mask_ratio, "mask ratio", axis="x", style="bad"),
+        x=Axis("masked blocks in percent of the template", low=-1, high=end),
+        y=Axis("share of masks", low=0),
+        height=210,
+    )
+    return View(title=title, alt=alt, table=table, picture=Picture(plane))
 
 
 def token_shift_view(
@@ -180,29 +136,20 @@ def token_shift_view(
         {"row": [i for i, _ in at], "column": [j for _, j in at], **{name: m.ravel() for name, m in maps.items()}}
     )
 
-    def draw(theme: Theme) -> Figure:
-        count = 2 + len(maps)
-        figure, axes = subplots(min(WIDTH, 2.2 * count), 2.5, 1, count)
-        for ax, (name, image) in zip(axes, images.items(), strict=False):
-            ax.imshow(image, interpolation="nearest")
-            _plain(ax)
-            ax.set_title(name)
-        for ax, (name, m) in zip(axes[2:], maps.items(), strict=True):
-            drawn = heatmap(
-                ax,
-                m,
-                theme,
-                rows=[""] * len(m),
-                columns=[""] * m.shape[1],
-                vmin=0,
-                vmax=top,
-                numbers=".2f" if m.size <= 36 else None,
-            )
-            ax.set(aspect="equal", xticks=[], yticks=[], title=name)
-        figure.colorbar(drawn, ax=axes[-1], fraction=0.05, pad=0.03, label="shift")
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    colours = Colours(0, top, "shift")
+    panels: list[Panel] = [Images(images=np.stack(list(images.values())), captions=list(images), columns=1)]
+    panels += [
+        Heat(
+            values=m,
+            colours=colours,
+            numbers=".2f" if m.size <= 36 else "",
+            title=name,
+            square=True,
+            unnamed=True,
+        )
+        for name, m in maps.items()
+    ]
+    return View(title=title, alt=alt, table=table, picture=Picture(*panels, columns=len(panels)))
 
 
 def shift_profile_view(
@@ -228,22 +175,14 @@ def shift_profile_view(
     )
     table = pd.DataFrame({"layer": layers[0], **means})
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(7.4, 3.9)
-        at = np.arange(len(layers[0]))
-        for i, (n, runs) in enumerate(values.items()):
-            colour, marker = CATEGORICAL[i % len(CATEGORICAL)], MARKERS[i % len(MARKERS)]
-            beside = at + 0.06 * (i - (len(values) - 1) / 2)
-            ax.plot(beside, means[n], color=colour, marker=marker, linestyle=DASHES[i % len(DASHES)], label=n)
-            ax.scatter(
-                np.tile(beside, len(runs)), runs.ravel(), s=14, color=colour, marker=marker, alpha=0.5, linewidths=0
-            )
-        ax.set_xticks(at, layers[0])
-        ax.set(xlabel="after this layer", ylabel="token shift; small: one seed")
-        legend_above(ax, 3)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    at = np.arange(len(layers[0]), dtype=float)
+    marks: list[Mark] = []
+    for i, (n, runs) in enumerate(values.items()):
+        beside = at + 0.06 * (i - (len(values) - 1) / 2)
+        marks.append(Points("", np.tile(beside, len(runs)), runs.ravel(), style=i, size=4, notes=[n] * runs.size))
+        marks.append(Line(n, beside, means[n], style=i, dots=True))
+    x, y = Axis("after this layer", names=layers[0]), Axis("token shift; small: one seed")
+    return View(title=title, alt=alt, table=table, picture=Picture(Plane(*marks, x=x, y=y)))
 
 
 def afkd_weights_view(
@@ -359,57 +298,16 @@ def tracking_view(
     ) + ("" if small is None else " The template is above each.")
     table = pd.DataFrame({"image": range(1, len(iou) + 1), "IoU": iou, "caption": names})
 
-    def draw(theme: Theme) -> Figure:
-        from matplotlib.lines import Line2D
-
-        rows = -(-len(images) // columns)
-        heights = (1.75,) if small is None else (0.85, 1.75)
-        figure, axes = subplots(
-            WIDTH,
-            sum(heights) * rows + 0.35,
-            len(heights) * rows,
-            columns,
-            squeeze=False,
-            gridspec_kw={"height_ratios": heights * rows},
-        )
-        for ax in axes.flat:
-            _plain(ax)
-        for k in range(len(images)):
-            row, column = divmod(k, columns)
-            ax = axes[len(heights) * (row + 1) - 1, column]
-            _tracked(ax, images[k], truth[k], None if found is None else found[k])
-            ax.set_xlabel(names[k], fontsize=9.5)
-            if small is not None:
-                axes[2 * row, column].imshow(small[k].transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
-        lines = [
-            Line2D([], [], color=TRUE_BOX, linestyle="-", linewidth=1.8, label="true box"),
-            Line2D([], [], color=FOUND_BOX, linestyle="--", linewidth=1.8, label="tracker's box"),
-        ]
-        figure.legend(
-            handles=lines if found is not None else lines[:1],
-            loc="outside upper left",
-            ncols=2,
-            frameon=False,
-            fontsize=10,
-        )
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
-
-
-def _tracked(ax: Axes, image: Array, truth: Array, found: Array | None) -> None:
-    from matplotlib.patches import Rectangle
-
-    side = image.shape[-1]
-    ax.imshow(image.transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
-    for box, colour, style in ((truth, TRUE_BOX, "-"), (found, FOUND_BOX, "--")):
-        if box is None:
-            continue
-        x0, y0, x1, y1 = box * side - 0.5
-        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="#ffffff", linewidth=3.2))
-        ax.add_patch(
-            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=style, linewidth=1.8)
-        )
+    boxes = {"true box": truth} | ({} if found is None else {"tracker's box": found})
+    panels = []
+    if small is not None:
+        above = small.transpose(0, 2, 3, 1)
+        panels.append(Images(images=above, captions=[""] * len(above), columns=columns, size=64, title="templates"))
+    heading = "" if small is None else "where to search"
+    panels.append(
+        Images(images=images.transpose(0, 2, 3, 1), captions=names, boxes=boxes, columns=columns, title=heading)
+    )
+    return View(title=title, alt=alt, table=table, picture=Picture(*panels, columns=1))
 
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,8 @@ from kdcore.functional.landscape import plane_points
 from kdcore.methods.nd_kd import nd_loss
 
 from .base import View
-from .drawing import WIDTH, Array, as_array, as_tensor, join_words, limits, subplots
-from .theme import CATEGORICAL, DASHES, DIVERGING, LIGHT, MARKERS, SEQUENTIAL, STUDENT, TEACHER, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-#: Colour of everything that belongs to the class mean.
-CLASS = "#D55E00"
+from .drawing import Array, as_array, as_tensor, join_words, limits
+from .picture import Arrows, Axis, Colours, Field, Heat, Images, Line, Mark, Panel, Picture, Plane, Points, Rule, Style
 
 
 def _norms_and_cosines(models: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Array, Array]]:
@@ -83,52 +77,42 @@ def norm_direction_view(
     widest = 90.0 if max(a.max() for a in angles.values()) <= 90 else 180.0
     longest = 1.06 * max(float(norms.max()) for norms, _ in read.values()) or 1.0
 
-    def draw(theme: Theme) -> Figure:
-        from matplotlib.ticker import MaxNLocator
-
-        size = 4.2 if len(shown) < 3 else 3.5
-        figure, axes = subplots(
-            min(WIDTH, 4.6 * len(shown)),
-            size if widest == 90 else size * 1.5,
-            1,
-            len(shown),
-            subplot_kw={"projection": "polar"},
-            squeeze=False,
-        )
-        for i, (ax, name) in enumerate(zip(axes[0], shown, strict=True)):
-            ax.set(theta_zero_location="N", theta_direction=-1, thetamin=0, thetamax=widest, rmin=0, rmax=longest)
-            if reference is not None:
-                _cloud(ax, angles[reference], read[reference][0], means[reference], theme.muted, "X", reference, theme)
-            _cloud(
-                ax, angles[name], read[name][0], means[name], CATEGORICAL[i % len(CATEGORICAL)], MARKERS[i], name, theme
+    planes = []
+    for i, name in enumerate(shown):
+        marks = _arcs(longest, widest)
+        if reference is not None:
+            marks += _cloud(angles[reference], read[reference][0], means[reference], "muted", reference)
+        marks += _cloud(angles[name], read[name][0], means[name], i, name)
+        planes.append(
+            Plane(
+                *marks,
+                x=Axis("length across the class direction", low=0, high=longest),
+                y=Axis("length along it", low=0 if widest == 90 else -longest, high=longest),
+                title=f"{name}: length {means[name][0]:.3g}, {means[name][1]:.0f}°",
+                equal=True,
+                height=280 if widest == 90 else 420,
             )
-            ax.set_title(f"{name}: length {means[name][0]:.3g}, {means[name][1]:.0f}°", pad=12)
-            ax.set_thetagrids(np.arange(0, widest + 1, 30))
-            ax.set_yticks([t for t in MaxNLocator(5).tick_values(0, longest) if 0 < t < longest])
-            ax.tick_params(labelsize=9)
-            ax.legend(loc="upper left", bbox_to_anchor=(0.62, 1.02), fontsize=9)
-        figure.supxlabel("angle to the class mean; distance from the corner: length of the embedding", fontsize=10)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+        )
+    return View(title=title, alt=alt, table=table, picture=Picture(*planes))
 
 
-def _cloud(
-    ax: Any, angles: Array, norms: Array, mean: tuple[float, float], colour: str, marker: str, label: str, theme: Theme
-) -> None:
-    alpha = 0.35 if theme is LIGHT else 0.55
-    ax.scatter(np.radians(angles), norms, s=9, color=colour, marker=marker, alpha=alpha, linewidths=0)
-    ax.scatter(
-        np.radians(mean[1]),
-        mean[0],
-        s=110,
-        color=colour,
-        marker=marker,
-        edgecolors=theme.ink,
-        linewidths=1.2,
-        label=label,
-        zorder=5,
-    )
+def _arcs(longest: float, widest: float) -> list[Mark]:
+    """Thin lines of equal length and of equal angle, every 30 degrees."""
+    turns = np.radians(np.linspace(0, widest, 61))
+    radii, angles = np.linspace(0, longest, 5)[1:-1], np.radians(np.arange(30, widest + 1, 30))
+    paths = [(r * np.sin(turns), r * np.cos(turns)) for r in radii]
+    paths += [(np.array([0, longest * np.sin(a)]), np.array([0, longest * np.cos(a)])) for a in angles]
+    return [Line("", x, y, style="muted", fine=True) for x, y in paths]
+
+
+def _cloud(angles: Array, norms: Array, mean: tuple[float, float], style: Style, label: str) -> list[Mark]:
+    turns, turn = np.radians(angles), np.radians(mean[1])
+    notes = [f"length {r:.3g}, {a:.0f} degrees from the class" for r, a in zip(norms, angles, strict=True)]
+    middle = [f"mean length {mean[0]:.3g}, mean angle {mean[1]:.0f} degrees"]
+    return [
+        Points("", norms * np.sin(turns), norms * np.cos(turns), style=style, size=4, notes=notes),
+        Points(label, [mean[0] * np.sin(turn)], [mean[0] * np.cos(turn)], style=style, size=14, notes=middle),
+    ]
 
 
 def nd_landscape_view(
@@ -180,62 +164,28 @@ def nd_landscape_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        from matplotlib.patches import Circle
-        from matplotlib.patheffects import withStroke
-
-        figure, ax = subplots(6.6, 5.2)
-        filled = ax.contourf(axis, axis, field, levels=np.linspace(0, 2, 17), cmap=SEQUENTIAL)
-        ax.contour(axis, axis, field, levels=np.linspace(0, 2, 17), colors="#ffffff", linewidths=0.4)
-        ax.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#ffffff", linestyle="--", linewidth=2))
-        ray = (c / c.norm() * half_width).tolist()
-        ax.plot([0, ray[0]], [0, ray[1]], color=CLASS, linewidth=2.4, label="class direction")
-        ax.plot(
-            *t.tolist(),
-            marker="s",
-            markersize=10,
-            color=TEACHER,
-            markeredgecolor="#ffffff",
-            linestyle="none",
-            label="teacher (dashed: its length)",
-        )
-        ax.plot(
-            *s.tolist(),
-            marker="o",
-            markersize=10,
-            color=STUDENT,
-            markeredgecolor="#ffffff",
-            linestyle="none",
-            label="student and its pull",
-        )
-        ax.annotate(
-            "",
-            (s + pull * half_width / 2).tolist(),
-            s.tolist(),
-            arrowprops={
-                "arrowstyle": "-|>",
-                "color": STUDENT,
-                "linewidth": 2.2,
-                "mutation_scale": 18,
-                "shrinkA": 0,
-                "shrinkB": 0,
-                "path_effects": [withStroke(linewidth=4.5, foreground="#ffffff")],
-            },
-        )
-        ax.set(
-            xlim=(-half_width, half_width),
-            ylim=(-half_width, half_width),
-            aspect="equal",
-            title=f"Student {regime}",
-            xlabel="first coordinate of the embedding",
-            ylabel="second coordinate",
-        )
-        ax.grid(False)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=9.5, frameon=False)
-        figure.colorbar(filled, ax=ax, label="1 − ⟨s, e⟩ / max(‖s‖, ‖t‖)", fraction=0.05, pad=0.02)
-        return figure
-
-    return View(title=title or "The ND term in the plane", alt=alt, table=table, draw=draw)
+    turns = np.linspace(0, 2 * np.pi, 121)
+    ray = (c / c.norm() * half_width).tolist()
+    step = (pull * half_width / 2).tolist()
+    plane = Plane(
+        Field(
+            field,
+            (-half_width, half_width),
+            (-half_width, half_width),
+            Colours(0, 2, "1 − ⟨s, e⟩ / max(‖s‖, ‖t‖)"),
+            levels=np.linspace(0, 2, 17).tolist(),
+        ),
+        Line("length of the teacher", radius * np.cos(turns), radius * np.sin(turns), style="light", dots=False),
+        Line("class direction", [0, ray[0]], [0, ray[1]], style="bad", dots=False),
+        Arrows("pull of the term", [float(s[0])], [float(s[1])], [step[0]], [step[1]], style="light"),
+        Points("teacher", [float(t[0])], [float(t[1])], style="teacher", size=13),
+        Points("student", [float(s[0])], [float(s[1])], style="student", size=13),
+        x=Axis("first coordinate of the embedding", low=-half_width, high=half_width),
+        y=Axis("second coordinate", low=-half_width, high=half_width),
+        title=f"Student {regime}",
+        equal=True,
+    )
+    return View(title=title or "The ND term in the plane", alt=alt, table=table, picture=Picture(plane))
 
 
 def _term(rows: torch.Tensor, teacher: torch.Tensor, class_mean: torch.Tensor) -> torch.Tensor:
@@ -283,28 +233,15 @@ def norm_direction_curves_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(WIDTH, 3.9, 1, 2)
-        for i, ax in enumerate(axes):
-            for k, (name, pair) in enumerate(read.items()):
-                ax.plot(
-                    np.arange(1, epochs + 1),
-                    pair[i],
-                    color=CATEGORICAL[k % len(CATEGORICAL)],
-                    linestyle=DASHES[k % len(DASHES)],
-                    marker=MARKERS[k % len(MARKERS)],
-                    markersize=5,
-                    label=name,
-                )
-            if reference is not None:
-                ax.axhline(reference[i], color=theme.ink, linestyle=":", linewidth=1.6, label="teacher")
-            ax.set(xlabel="epoch", ylabel=what[i])
-            ax.xaxis.get_major_locator().set_params(integer=True)
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize=10)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    planes = []
+    for i, label in enumerate(what):
+        marks: list[Mark] = [
+            Line(name, np.arange(1, epochs + 1), pair[i], style=k) for k, (name, pair) in enumerate(read.items())
+        ]
+        if reference is not None:
+            marks.append(Rule(reference[i], "teacher"))
+        planes.append(Plane(*marks, x=Axis("epoch"), y=Axis(label)))
+    return View(title=title, alt=alt, table=table, picture=Picture(*planes))
 
 
 def attribution_view(
@@ -348,21 +285,13 @@ def attribution_view(
         }
     )
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(min(WIDTH, 2.4 * (len(read) + 1)), 2.6, 1, len(read) + 1)
-        axes[0].imshow(pixels, cmap="gray", interpolation="nearest")
-        axes[0].set_title("image")
-        for ax, (name, m) in zip(axes[1:], read.items(), strict=True):
-            drawn = ax.imshow(m, cmap=DIVERGING, vmin=low, vmax=high, interpolation="nearest")
-            ax.set_title(name)
-        for ax in axes:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.title.set_fontsize(10.5)
-        figure.colorbar(drawn, ax=list(axes), label=label, fraction=0.03, pad=0.02)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    bright = (pixels - pixels.min()) / (float(np.ptp(pixels)) or 1.0)
+    panels: list[Panel] = [Images(images=bright[None], captions=["image"], size=150)]
+    panels += [
+        Heat(values=m, colours=Colours(low, high, label, "diverging"), title=name, square=True, unnamed=True)
+        for name, m in read.items()
+    ]
+    return View(title=title, alt=alt, table=table, picture=Picture(*panels, columns=len(panels)))
 
 
 __all__ = ["attribution_view", "nd_landscape_view", "norm_direction_curves_view", "norm_direction_view"]

@@ -13,6 +13,7 @@ import torch
 from .base import View
 from .drawing import WIDTH, Array, as_array, check_names, limits
 from .mosaic import as_images, frame, paint, resized, sheet, to_unit
+from .picture import Colours, Images, Picture
 from .theme import DIVERGING, SEQUENTIAL, Theme, number
 from .words import counted, extremes, literal, unknown, wrapped
 
@@ -139,7 +140,18 @@ def overlay_view(
     alt += unknown(int((~known).sum()))
     if count < len(names):
         alt += f" The first {count} of {len(names)} images are drawn; the table holds all."
-    return View(title=title, alt=alt, table=table, draw=draw)
+    colours = Colours(low, high, value_label, "diverging" if diverging else "sequential")
+    grid = Images(
+        images=grey,
+        captions=names[:count],
+        framed=marked[:count],
+        maps=values[:count],
+        colours=colours,
+        opacity=alpha,
+        smooth=smooth,
+        columns=columns,
+    )
+    return View(title=title, alt=alt, table=table, picture=Picture(grid), draw=draw)
 
 
 def _smoothed(values: Array, size: tuple[int, ...]) -> Array:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from .base import View
-from .drawing import Array, as_array
+from .drawing import Array, as_array, limits
 from .paths_drawing import Paths, draw_paths
+from .picture import Axis, Colours, Field, Line, Mark, Picture, Plane, Points
 from .theme import Theme, number
 from .words import counted, drawable, extremes, listed, unknown
 
@@ -85,7 +86,38 @@ def trajectory_view(
     alt = _words(places, spots, ground, background_label, (x_label, y_label))
     if len(names) > most:
         alt += f" The first {most} of {len(names)} paths are drawn; the table holds all."
-    return View(title=title, alt=alt, table=table, draw=draw)
+    return View(title=title, alt=alt, table=table, picture=Picture(_plane(drawn)), draw=draw)
+
+
+def _plane(d: Paths) -> Plane:
+    marks: list[Mark] = []
+    if d.ground is not None:
+        x, y, z = d.ground
+        low, high = limits(z)
+        levels = np.linspace(low, high, 13).tolist()
+        even_x, even_y, even = _even(x, y, z)
+        ends_x, ends_y = (float(even_x[0]), float(even_x[-1])), (float(even_y[0]), float(even_y[-1]))
+        marks.append(Field(even, ends_x, ends_y, Colours(low, high, d.labels[2]), levels=levels))
+    for k, (name, path) in enumerate(d.paths.items()):
+        known = path[np.isfinite(path[:, 0])]
+        if not len(known):
+            continue
+        marks.append(Line(name, path[:, 0], path[:, 1], style=k, dots=len(path) <= 30))
+        first, last = known[0], known[-1]
+        marks.append(Points("", [first[0]], [first[1]], style=k, size=12, ring=True, notes=[f"{name}: start"]))
+        marks.append(Points("", [last[0]], [last[1]], style=k, size=11, notes=[f"{name}: end"]))
+    for k, (name, spot) in enumerate(d.spots.items()):
+        marks.append(Points(name, [spot[0]], [spot[1]], style="light" if d.ground is not None else "ink", size=13 - k))
+    return Plane(*marks, x=Axis(d.labels[0]), y=Axis(d.labels[1]), equal=d.equal, height=360)
+
+
+def _even(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
+    """The background on a grid of equal steps: as it is where its steps are equal, else between its points."""
+    if all(np.allclose(np.diff(a), (a[-1] - a[0]) / (len(a) - 1)) for a in (x, y)):
+        return x, y, z
+    a, b = (np.linspace(v[0], v[-1], max(60, len(v))) for v in (x, y))
+    places = np.stack([np.tile(a, len(b)), np.repeat(b, len(a))], 1)
+    return a, b, _at((x, y, z), places).reshape(len(b), len(a))
 
 
 def _places(argument: str, path: Any) -> Array:

@@ -43,6 +43,7 @@ Style = int | str
 
 def _numbers(argument: str, value: Any, ndim: int | tuple[int, ...] = 1) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Like ``as_array``; an empty one is allowed, as a mark of nothing draws nothing."""
+    value = value.to_numpy() if hasattr(value, "to_numpy") else value
     if hasattr(value, "__len__") and len(value) == 0:
         return np.zeros((0,) * (ndim if isinstance(ndim, int) else ndim[0]))
     return as_array(argument, list(value) if isinstance(value, range) else value, ndim=ndim)
@@ -492,7 +493,9 @@ class Images(Panel):
         framed: truth values, images to frame.
         maps: ``(N, h, w)`` values over the images, NaN where the image shows through; colours: their scale.
         opacity: of the maps; smooth: maps go from one value to the next.
-        columns: images in a row; by their number otherwise.
+        boxes: name -> ``(N, 4)`` corners x0, y0, x1, y1 as shares of the image, NaN for none; the first kind is drawn
+            as true (solid), the others as found (dashed).
+        columns: images in a row; by their number otherwise. rows: names of the rows of images, at the left.
         size: width of an image in pixels, at most.
     """
 
@@ -505,7 +508,9 @@ class Images(Panel):
     colours: Colours | None = None
     opacity: float = 0.6
     smooth: bool = False
+    boxes: Mapping[str, Any] = field(default_factory=dict)
     columns: int | None = None
+    rows: Sequence[str] = ()
     size: float = 120.0
     title: str = ""
 
@@ -516,6 +521,11 @@ class Images(Panel):
         object.__setattr__(self, "images", np.round(np.clip(np.nan_to_num(array), 0, 1) * 255).astype(np.uint8))
         object.__setattr__(self, "captions", check_names("captions", self.captions, len(array)))
         _arrays(self, "maps", ndim=3)
+        boxes = {n: _numbers(f"boxes[{n!r}]", b, 2) for n, b in self.boxes.items()}
+        object.__setattr__(self, "boxes", boxes)
+        for n, b in boxes.items():
+            if b.shape != (len(array), 4):
+                raise ValueError(f"boxes[{n!r}] must be ({len(array)}, 4), one for each image, got {b.shape}.")
         _fit("images", images=array, maps=self.maps, notes=self.notes or None, framed=self.framed or None)
         if self.maps is not None and self.colours is None:
             raise ValueError("maps over images need colours.")

@@ -13,6 +13,7 @@ from kdcore.functional.checks import check_choice
 from .base import View
 from .drawing import WIDTH, Array, as_array, check_names
 from .mosaic import Box, as_images, frame, paint, sheet, to_unit
+from .picture import Images, Picture
 from .theme import Theme, number
 from .words import counted, extremes, listed, literal, text_width, unknown, wrapped
 
@@ -114,7 +115,26 @@ def step_gallery_view(
         alt += f" {len(at)} of {steps} steps are drawn, evenly."
     if rows < count:
         alt += f" The first {rows} of {count} rows are drawn; the table holds all."
-    return View(title=title, alt=alt, table=table, draw=draw)
+    captions_ = [
+        (captions[i] if r == 0 else "") + ("" if numbers is None else f"\n{_said(numbers[r, i])}")
+        for r in range(rows)
+        for i in at
+    ]
+    told = [f"{names[r]}, {captions[i]}" for r in range(rows) for i in at]
+    grid = Images(
+        images=shown.reshape(-1, *shown.shape[2:]),
+        captions=[c.strip("\n") for c in captions_],
+        notes=told,
+        framed=marked[:rows, at].ravel().tolist(),
+        columns=len(at),
+        rows=names[:rows],
+        title="" if numbers is None else f"below each image: {value_label}",
+    )
+    return View(title=title, alt=alt, table=table, picture=Picture(grid), draw=draw)
+
+
+def _said(value: float) -> str:
+    return "–" if np.isnan(value) else number(float(value))
 
 
 def _scaled(array: Array, scale: str) -> Array:

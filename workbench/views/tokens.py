@@ -11,6 +11,7 @@ import pandas as pd
 from .base import View
 from .drawing import WIDTH, Array, as_array, check_names, limits
 from .mosaic import sheet
+from .picture import Colours, Picture, Tokens
 from .theme import DIVERGING, SEQUENTIAL, Theme, text_colour
 from .words import counted, extremes, fitted, literal, text_width, unknown, wrapped
 
@@ -124,7 +125,9 @@ def token_sequence_view(
         alt += (
             f" The first {most_lines} lines with {len(places)} of {len(every)} tokens are drawn; the table holds all."
         )
-    return View(title=title, alt=alt, table=table, draw=draw)
+    colours = Colours(low, high, value_label, "diverging" if diverging else "sequential")
+    shown = Tokens(tokens=[t for t, _ in rows], values=[v for _, v in rows], rows=names, colours=colours)
+    return View(title=title, alt=alt, table=table, picture=Picture(shown), draw=draw)
 
 
 def _row(r: int, texts: Sequence[str], numbers: Any) -> tuple[list[str], Array]:

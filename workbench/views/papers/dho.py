@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,9 @@ from kdcore.functional.checks import check_choice
 
 from ..bars import bars_view
 from ..base import View
-from ..drawing import WIDTH, as_array, check_names, heatmap, join_words, legend_above, subplots
+from ..drawing import as_array, check_names, join_words
 from ..histogram import histogram_view
-from ..theme import SEQUENTIAL, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ..picture import Colours, Heat, Picture
 
 
 def mixture_view(
@@ -57,28 +54,19 @@ def mixture_view(
     table = pd.DataFrame(array, columns=columns)
     table.insert(0, "beta", rows)
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(WIDTH, 3.4)
-        low = float(array.min())
-        image = heatmap(
-            ax,
-            array,
-            theme,
-            rows=rows,
-            columns=columns,
-            vmin=low,
-            vmax=float(array.max()),
-            cmap=SEQUENTIAL,
-            numbers=None,
-        )
-        for (row, column), marker, words in ((best, "*", "best"), (place, "o", "chosen")):
-            ax.plot(column, row, marker, ms=13, mfc="none", mec=theme.ink, mew=2, label=words, ls="none")
-        ax.set(xlabel="alpha, share of the CE head", ylabel="beta, temperature of the KD head")
-        legend_above(ax)
-        figure.colorbar(image, ax=ax, label="accuracy", fraction=0.05, pad=0.02)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    low, high = float(array.min()), float(array.max())
+    heat = Heat(
+        values=array,
+        rows=rows,
+        columns=columns,
+        colours=Colours(low, high if high > low else low + 1e-9, "accuracy"),
+        framed=[(int(best[0]), int(best[1]))],
+        dotted=[place],
+        meanings={"framed": "best", "dotted": "chosen"},
+        row_label="beta, temperature of the KD head",
+        column_label="alpha, share of the CE head",
+    )
+    return View(title=title, alt=alt, table=table, picture=Picture(heat))
 
 
 def head_bars_view(

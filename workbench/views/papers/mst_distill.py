@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..base import View
-from ..drawing import WIDTH, as_array, check_names, join_words, legend_above, subplots, thin_labels
-from ..theme import CATEGORICAL, MARKERS, STUDENT, TEACHER, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+from ..drawing import as_array, check_names, join_words
+from ..picture import Arrows, Axis, Bars, Mark, Picture, Plane, Points, Span
 
 
 def routing_view(shares: Mapping[str, Any], *, title: str = "Whom the gate chooses") -> View:
@@ -40,27 +35,11 @@ def routing_view(shares: Mapping[str, Any], *, title: str = "Whom the gate choos
     alt = f"Of {epochs} epochs, in the first one {'; '.join(said)}."
     table = pd.DataFrame({"epoch": range(1, epochs + 1), **rows})
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(WIDTH, 3.6)
-        edges, ends = np.arange(epochs + 1) + 0.5, np.vstack([np.zeros(epochs), stacked.cumsum(0)])
-        for k, name in enumerate(rows):
-            ax.stairs(
-                ends[k + 1],
-                edges,
-                baseline=ends[k],
-                fill=True,
-                facecolor=CATEGORICAL[k % len(CATEGORICAL)],
-                edgecolor=theme.paper,
-                hatch=_HATCHES[k % len(_HATCHES)],
-                linewidth=0,
-                label=name,
-            )
-        ax.set(xlim=(0.5, epochs + 0.5), ylim=(0, 1), xlabel="epoch of stage 3", ylabel="share of samples")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        legend_above(ax, 3)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    at = np.arange(1, epochs + 1)
+    bars = [Bars(n, at, v, style=k, width=1.0, stacked=True) for k, (n, v) in enumerate(rows.items())]
+    x = Axis("epoch of stage 3", low=0.5, high=epochs + 0.5)
+    picture = Picture(Plane(*bars, x=x, y=Axis("share of samples", low=0, high=1)))
+    return View(title=title, alt=alt, table=table, picture=picture)
 
 
 def mask_view(
@@ -103,32 +82,25 @@ def mask_view(
     alt = f"The sample is {names[label]}, the student prefers {names[int(own.argmax())]}. {'; '.join(words)}."
     table = pd.DataFrame({"class": names, "student": own, **{f"{n}, {kind}": p for n, p in said.items()}})
 
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(
-            WIDTH, 1.3 + 1.35 * len(kept), len(kept), 2, sharex="col", squeeze=False, width_ratios=(2, 3)
+    top = 1.1 * max(own.max(), *(p.max() for p in said.values()))
+    planes = []
+    for k, (n, m) in enumerate(kept.items()):
+        last = k == len(kept) - 1
+        features = Axis("features, sorted by what is kept" if last else "")
+        left = Bars("", range(len(m)), m, style=2, width=1.0)
+        planes.append(Plane(left, x=features, y=Axis("kept", low=0, high=1), title=n, height=110))
+        answers_ = Plane(
+            Span(label - 0.5, label + 0.5),
+            Bars(f"teacher, {kind}", range(len(own)), said[n], style="teacher"),
+            Points("student", range(len(own)), own, style="student", size=8),
+            x=Axis("class; the label is shaded" if last else "", names=names, strong=[label], hidden=not last),
+            y=Axis("probability", low=0, high=top),
+            title=f"{away[n]:.3g} nats from the student",
+            height=110,
         )
-        top = 1.1 * max(own.max(), *(p.max() for p in said.values()))
-        for (left, right), (n, m) in zip(axes, kept.items(), strict=True):
-            gap = 0.4 if len(m) <= 64 else 0.0  # between more bars the paper's colour would be all there is to see
-            left.bar(range(len(m)), m, color=CATEGORICAL[2], width=1.0, edgecolor=theme.paper, linewidth=gap)
-            left.set(ylim=(0, 1), yticks=[0, 0.5, 1])
-            left.set_title(n, fontsize=10)
-            right.axvspan(label - 0.5, label + 0.5, color=theme.grid, zorder=0)
-            right.bar(range(len(own)), said[n], color=TEACHER, label=f"teacher, {kind}")
-            size = 6 if len(own) <= 20 else 3
-            right.plot(range(len(own)), own, "D", color=STUDENT, mec=theme.ink, mew=size / 8, ms=size, label="student")
-            right.set(ylim=(0, top))
-            right.set_title(f"{away[n]:.3g} nats from the student", fontsize=10)
-            for ax in (left, right):
-                ax.grid(axis="x", visible=False)
-        thin_labels(axes[-1, 1], "x", names, room=50)
-        axes[-1, 0].set_xlabel("features, sorted by what is kept")
-        axes[-1, 1].set_xlabel("class; the label is shaded")
-        handles, labels = axes[0, 1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+        planes.append(answers_)
+    picture = Picture(*planes, columns=2, widths=(2, 3))
+    return View(title=title, alt=alt, table=table, picture=picture)
 
 
 def _divergence(student: np.ndarray, teacher: np.ndarray) -> float:
@@ -173,30 +145,15 @@ def paths_view(
     )
     table = pd.DataFrame({"class": names, **rows})
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(WIDTH, 4.0)
-        at = np.arange(classes)
-        ax.vlines(at[known], values.min(0)[known], values.max(0)[known], color=theme.grid, lw=6, zorder=1)
-        step = min(0.11, 0.7 / len(rows)) if classes <= 20 else 0.0
-        for k, (name, v) in enumerate(rows.items()):
-            ax.plot(
-                at + step * (k - (len(rows) - 1) / 2),
-                v,
-                MARKERS[k % len(MARKERS)],
-                color=CATEGORICAL[k % len(CATEGORICAL)],
-                mec=theme.ink,
-                mew=0.6,
-                ms=7 if classes <= 20 else 4,
-                ls="none",
-                label=name,
-            )
-        ax.set(xlabel="class", ylabel="share answered rightly")
-        ax.grid(axis="x", visible=False)
-        thin_labels(ax, "x", names)
-        legend_above(ax, 3)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    at = np.flatnonzero(known).astype(float)
+    low, high = values.min(0)[known], values.max(0)[known]
+    step = min(0.11, 0.7 / len(rows)) if classes <= 20 else 0.0
+    marks: list[Mark] = [Arrows("", at, low, 0 * at, high - low, style="muted", head=False)]
+    for k, (name, v) in enumerate(rows.items()):
+        beside = np.arange(classes) + step * (k - (len(rows) - 1) / 2)
+        marks.append(Points(name, beside, v, style=k, size=8 if classes <= 20 else 5))
+    plane = Plane(*marks, x=Axis("class", names=names), y=Axis("share answered rightly"))
+    return View(title=title, alt=alt, table=table, picture=Picture(plane))
 
 
 __all__ = ["mask_view", "paths_view", "routing_view"]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..bars import bars_view
 from ..base import View
-from ..drawing import WIDTH, Array, as_array, check_names, legend_above, subplots
-from ..theme import CATEGORICAL, MARKERS, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ..drawing import Array, as_array, check_names
+from ..picture import Axis, Line, Mark, Picture, Plane, Points
 
 #: More classes than this are drawn in one colour: ten can be told apart by colour and marker.
 _TOLD_APART = 10
@@ -84,34 +81,40 @@ def coverage_view(
     )
     table = pd.DataFrame({"picks": range(len(radii)), "sample": [None, *order], "radius after it": radii})
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(WIDTH, 5.0)
-        several = groups is not None and len(np.unique(kinds)) <= _TOLD_APART
-        for k, group in enumerate(np.unique(kinds) if several else [None]):
-            part = slice(None) if group is None else kinds == group
-            ax.plot(
-                *flat[part].T,
-                MARKERS[(k + k // len(CATEGORICAL)) % len(MARKERS)],  # ten classes, eight colours
-                color=CATEGORICAL[k % len(CATEGORICAL)],
-                ms=4,
-                alpha=0.45,
-                ls="none",
-                label=names[group] if group is not None else None,
+    said = [f"sample {i}, {names[k]}" if groups is not None else f"sample {i}" for i, k in enumerate(kinds)]
+    several = groups is not None and len(np.unique(kinds)) <= _TOLD_APART
+    marks: list[Mark] = []
+    for k, group in enumerate(np.unique(kinds) if several else [None]):
+        part = np.arange(len(x)) if group is None else np.flatnonzero(kinds == group)
+        name = "" if group is None else names[group]
+        marks.append(Points(name, flat[part, 0], flat[part, 1], style=k, size=4.5, notes=[said[i] for i in part]))
+    marks.append(
+        Points("labelled", flat[start, 0], flat[start, 1], style="ink", size=12, notes=[said[i] for i in start])
+    )
+    if step:
+        numbered = [f"pick {k}\n{said[i]}" for k, i in enumerate(order[:step], 1)]
+        texts = [""] * (step - 1) + [str(step)]
+        marks.append(
+            Points(
+                "picked",
+                flat[order[:step], 0],
+                flat[order[:step], 1],
+                style="bad",
+                size=11,
+                notes=numbered,
+                texts=texts,
             )
-        ax.plot(*flat[start].T, "*", color=theme.ink, ms=13, mec=theme.paper, ls="none", label="labelled")
-        if step:
-            ax.plot(*flat[order[:step]].T, "X", color="#D55E00", ms=10, mec=theme.paper, ls="none", label="picked")
-            ax.annotate(f" {step}", flat[order[step - 1]], color=theme.ink, fontsize=10, fontweight="bold")
-        from matplotlib.patches import Circle
-
-        ax.add_patch(Circle(tuple(flat[worst]), away[worst], fill=False, ec=theme.ink, ls="--", lw=1.3))
-        ax.plot(*flat[worst], "o", mfc="none", mec=theme.ink, ms=10, mew=1.6, label="covered worst", ls="none")
-        ax.set(xlabel=f"{space}, first direction", ylabel="second direction", aspect="equal")
-        ax.set_adjustable("datalim")
-        legend_above(ax, 7)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+        )
+    turns = np.linspace(0, 2 * np.pi, 91)
+    around = flat[worst] + away[worst] * np.stack([np.cos(turns), np.sin(turns)], 1)
+    note = [f"{said[worst]}\n{away[worst]:.3g} from the nearest labelled one"]
+    marks += [
+        Line("", around[:, 0], around[:, 1], style="ink", dots=False),
+        Points("covered worst", flat[[worst], 0], flat[[worst], 1], style="ink", size=13, ring=True, notes=note),
+    ]
+    x_axis, y_axis = Axis(f"{space}, first direction"), Axis("second direction")
+    plane = Plane(*marks, x=x_axis, y=y_axis, equal=True, height=420)
+    return View(title=title, alt=alt, table=table, picture=Picture(plane))
 
 
 def structure_view(

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..base import View
-from ..drawing import WIDTH, as_array, join_words, legend_above, subplots
+from ..drawing import as_array, join_words
 from ..histogram import histogram_view
-from ..theme import CATEGORICAL, STUDENT, TEACHER, Theme
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ..picture import Area, Arrows, Axis, Line, Mark, Picture, Plane, Points, Style, Texts
 
 
 def triangle_view(
@@ -51,37 +48,27 @@ def triangle_view(
     ) + "."  # fmt: skip
     table = pd.DataFrame({"edge": list(lengths), "length": list(lengths.values())})
 
-    def draw(theme: Theme) -> Figure:
-        figure, ax = subplots(WIDTH, 3.8)
-        s, (t, g, m) = flat[epoch], flat[len(path) :]
-        ax.plot(*flat[: epoch + 1].T, color=STUDENT, lw=1, alpha=0.6)
-        ax.fill(*np.stack([s, t, g]).T, color=STUDENT, alpha=0.1 + 0.3 * float(weight[epoch]))
-        box = {"boxstyle": "round,pad=0.15", "fc": theme.paper, "ec": "none"}
-        # the numbers stand at different places along the edges, so that they stay apart where two corners meet
-        edges = ((s, t, "student to teacher", 0.5), (s, g, "student to label", 0.4), (t, g, "teacher to label", 0.6))
-        for a, b, name, at in edges:
-            ax.plot(*np.stack([a, b]).T, color=theme.muted, lw=1.5)
-            lift = (0, 14) if name == "student to teacher" else (0, 0)
-            ax.annotate(
-                f"{name} {lengths[name]:.2f}",
-                a + at * (b - a),
-                lift,
-                textcoords="offset points",
-                color=theme.ink,
-                ha="center",
-                va="center",
-                fontsize=8,
-                bbox=box,
-            )
-        marks = ((s, "o", STUDENT, "student"), (t, "s", TEACHER, "teacher"), (g, "^", theme.ink, "label"))
-        for point, marker, colour, name in (*marks, (m, "D", CATEGORICAL[2], "teacher's average")):
-            ax.plot(*point, marker, color=colour, ms=10, label=name, ls="none")
-        ax.set(xticks=[], yticks=[], xlabel=f"weight of the teacher: {weight[epoch]:.2f}")
-        ax.margins(0.15)
-        legend_above(ax)
-        return figure
-
-    return View(title=title, alt=alt, table=table, draw=draw)
+    s, (t, g, m) = flat[epoch], flat[len(path) :]
+    # the lengths stand at different places along the edges, so that they stay apart where two corners meet
+    edges = ((s, t, "student to teacher", 0.5), (s, g, "student to label", 0.4), (t, g, "teacher to label", 0.6))
+    marks: list[Mark] = [
+        Line("", flat[: epoch + 1, 0], flat[: epoch + 1, 1], style="student", fine=True),
+        Area("", [s[0], t[0], g[0]], [s[1], t[1], g[1]], style="student", opacity=0.1 + 0.3 * float(weight[epoch])),
+    ]
+    for a, b, name, _ in edges:
+        marks.append(Arrows("", [a[0]], [a[1]], [b[0] - a[0]], [b[1] - a[1]], style="muted", head=False,
+                            notes=[f"{name} {lengths[name]:.3f}"]))  # fmt: skip
+    at = np.array([a + where * (b - a) for a, b, _, where in edges])
+    marks.append(Texts(at[:, 0], at[:, 1], [f"{name} {lengths[name]:.2f}" for _, _, name, _ in edges]))
+    spots: list[tuple[Any, Style, str]] = [(s, "student", "student"), (t, "teacher", "teacher"), (g, "ink", "label")]
+    for point, style, name in (*spots, (m, 2, "teacher's average")):
+        marks.append(Points(name, [point[0]], [point[1]], style=style, size=13))
+    # the frame stays where it is while the epochs go by
+    low, high = flat.min(0), flat.max(0)
+    air = 0.15 * np.maximum(high - low, 1e-9)
+    x = Axis(f"weight of the teacher: {weight[epoch]:.2f}", low=low[0] - air[0], high=high[0] + air[0], hidden=True)
+    y = Axis(low=low[1] - air[1], high=high[1] + air[1], hidden=True)
+    return View(title=title, alt=alt, table=table, picture=Picture(Plane(*marks, x=x, y=y)))
 
 
 def trust_view(groups: Mapping[str, Any], *, title: str = "How much the teacher counts, by kind of sample") -> View:
