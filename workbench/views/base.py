@@ -18,6 +18,8 @@ from .theme import DARK, LIGHT, Theme, number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .picture import Picture
+
 _STYLE = (
     "<style>.kd-view{margin:.4em 0 1em;max-width:100%}.kd-view img{max-width:100%;height:auto;border-radius:4px}"
     ".kd-view figcaption{font-size:.93em;max-width:60em}.kd-view table{font-size:.85em;border-collapse:collapse}"
@@ -42,14 +44,18 @@ class View:
         title: one line, says what is shown.
         alt: what the picture says, computed from the data ("CKA is highest, 0.94, between ...").
         table: the numbers behind the picture.
-        draw: ``draw(theme) -> matplotlib Figure``, called inside the theme's settings; must not use pyplot.
+        draw: ``draw(theme) -> matplotlib Figure``, called inside the theme's settings; must not use pyplot. Where there
+            is none, the picture is painted.
+        picture: panels and marks with their arrays, drawn in the page and, by
+            :func:`workbench.views.painting.paint`, as a still picture.
         interactive: optional ``() -> plotly Figure`` for hover and zoom in a live notebook.
     """
 
     title: str
     alt: str
     table: pd.DataFrame
-    draw: Callable[[Theme], Figure]
+    draw: Callable[[Theme], Figure] | None = None
+    picture: Picture | None = None
     interactive: Callable[[], Any] | None = None
     _png: dict[str, bytes] = field(default_factory=dict, repr=False)
 
@@ -57,13 +63,28 @@ class View:
         for name in ("title", "alt"):
             if not getattr(self, name).strip():
                 raise ValueError(f"{name} of a view must not be empty.")
+        if self.draw is None and self.picture is None:
+            raise ValueError("a view needs a picture or a function draw(theme), got neither.")
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """The picture as plain data (:meth:`workbench.views.picture.Picture.plain`); none where it is only drawn."""
+        return None if self.picture is None else self.picture.plain()
+
+    def _drawn(self, theme: Theme) -> Figure:
+        if self.draw is not None:
+            return self.draw(theme)
+        from .painting import paint
+
+        assert self.picture is not None
+        return paint(self.picture, theme)
 
     def figure(self, theme: Theme = LIGHT) -> Figure:
         """The matplotlib figure in a theme."""
         import matplotlib as mpl
 
         with _DRAWING, mpl.rc_context(theme.rc()):
-            return self.draw(theme)
+            return self._drawn(theme)
 
     def png(self, theme: Theme = LIGHT, *, dpi: int = 100) -> bytes:
         """The picture as PNG bytes (no pyplot, safe in any thread)."""
@@ -73,7 +94,7 @@ class View:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
 
             with _DRAWING, mpl.rc_context(theme.rc()):
-                figure = self.draw(theme)
+                figure = self._drawn(theme)
                 buffer = io.BytesIO()
                 FigureCanvasAgg(figure).print_figure(buffer, dpi=dpi, bbox_inches="tight", pad_inches=0.08)
             self._png[key] = buffer.getvalue()

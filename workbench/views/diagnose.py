@@ -338,7 +338,7 @@ def missed_view(
     images = diagnosis.sample.x[[m["row"] for m in missed]]
     captions = [f"{m['label']}\nnot {m['student_says']}\n({percent(m['confidence'])})" for m in missed]
     view = image_grid_view(images, captions, title=title)
-    return View(title=title, alt=view.alt, table=pd.DataFrame(missed), draw=view.draw)
+    return View(title=title, alt=view.alt, table=pd.DataFrame(missed), draw=view.draw, picture=view.picture)
 
 
 def diagnosis_views(diagnosis: Diagnosis) -> dict[str, View]:

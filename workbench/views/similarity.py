@@ -71,6 +71,7 @@ def cka_grid_view(
         alt=picture.alt,
         table=picture.table,
         draw=picture.draw,
+        picture=picture.picture,
         interactive=picture.interactive,
         cells=_cells(array, words_x, words_y, names),
     )
