@@ -13,7 +13,6 @@ from kdcore.experiment import Comparison
 from kdcore.functional.landscape import orthonormal_directions
 from workbench.views import class_positions_view, comparison_view, loss_landscape_view
 from workbench.views.base import View
-from workbench.views.comparison import _tick
 from workbench.views.theme import DARK, LIGHT
 
 T = torch.tensor([1.0, 0.5, 0.0, -0.5], dtype=torch.float64)
@@ -73,12 +72,6 @@ def test_drawn_on_light_and_dark(view: View) -> None:
         np.asarray(Image.open(io.BytesIO(view.png(theme))).convert("L"), dtype=float) for theme in (LIGHT, DARK)
     ]
     assert all(p.std() > 10 for p in pictures) and pictures[0][0, 0] > 200 > 60 > pictures[1][0, 0]
-
-
-def test_the_colour_scale_says_zero_for_what_rounding_left() -> None:
-    tick = _tick(-1e-16, 2.5)
-    assert [tick(v, 0) for v in (-1.1e-16, 1.08e-6, 0.4231, 2.5)] == ["0", "0", "0.423", "2.5"]
-    assert _tick(0.0, 1e-9)(5e-10, 0) == "5e-10"
 
 
 def test_a_comparison_is_drawn_with_the_name_of_its_metric() -> None:

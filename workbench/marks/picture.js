@@ -59,7 +59,7 @@ function legend(shown, width, theme) {
 function colourBar(colours, width, theme) {
   const long = Math.min(260, 0.6 * width), svg = node("svg", { width, height: 34, viewBox: `0 0 ${width} 34`, "aria-hidden": "true" }), steps = 64;
   for (let i = 0; i < steps; i++) svg.append(node("rect", { x: 4 + (i * long) / steps, y: 2, width: long / steps + 0.6, height: 11, fill: css(rgb(colours.low + ((i + 0.5) / steps) * (colours.high - colours.low), colours)) }));
-  const middle = (colours.low + colours.high) / 2, tidy = (v) => exact(Number(v.toPrecision(3)));
+  const middle = (colours.low + colours.high) / 2, tidy = (v) => exact(Math.abs(v) < 1e-5 * (colours.high - colours.low) ? 0 : Number(v.toPrecision(3)));
   svg.append(words(tidy(colours.low), 4, 27, theme, { size: 11 }), words(tidy(colours.high), long + 4, 27, theme, { size: 11, anchor: "end" }));
   if (long > 150) svg.append(words(tidy(middle), long / 2 + 4, 27, theme, { size: 11, anchor: "middle" }));
   if (colours.label) svg.append(words(colours.label, long + 16, 13, theme, { size: 12, room: width - long - 18 }));

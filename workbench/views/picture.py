@@ -488,7 +488,7 @@ class Images(Panel):
     """Images in a grid, captions below, each with a map over it where ``maps`` are given.
 
     Attributes:
-        images: ``(N, H, W)`` or ``(N, H, W, 3)`` in [0, 1].
+        images: ``(N, H, W)``, ``(N, H, W, 1)`` or ``(N, H, W, 3)`` in [0, 1].
         captions: ``N`` texts; notes: what is told beside them on hover.
         framed: truth values, images to frame.
         maps: ``(N, h, w)`` values over the images, NaN where the image shows through; colours: their scale.
@@ -516,8 +516,9 @@ class Images(Panel):
 
     def __post_init__(self) -> None:
         array = _numbers("images", self.images, (3, 4))
-        if array.ndim == 4 and array.shape[-1] != 3:
-            raise ValueError(f"images must be (N, H, W) or (N, H, W, 3), got {array.shape}.")
+        if array.ndim == 4 and array.shape[-1] not in (1, 3):
+            raise ValueError(f"images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {array.shape}.")
+        array = array[..., 0] if array.ndim == 4 and array.shape[-1] == 1 else array
         object.__setattr__(self, "images", np.round(np.clip(np.nan_to_num(array), 0, 1) * 255).astype(np.uint8))
         object.__setattr__(self, "captions", check_names("captions", self.captions, len(array)))
         _arrays(self, "maps", ndim=3)
