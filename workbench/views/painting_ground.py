@@ -11,7 +11,7 @@ import numpy as np
 from .drawing import Array
 from .graph_layout import name_places
 from .painting_sheet import Key, look
-from .picture import Area, Arrows, Bars, Histogram, Line, Mark, Plane, Points, Rule
+from .picture import Area, Arrows, Bars, Histogram, Line, Mark, Plane, Points, Rule, Style
 from .theme import Theme
 from .words import LINES, fitted, literal, text_width
 
@@ -36,7 +36,7 @@ class Ground:
     plane: Plane
     bars: Places
     waiting: list[tuple[Array, str, float]] = field(default_factory=list)
-    taken: list[Array] = field(default_factory=list)
+    taken: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def inches(self, x: Array, y: Array) -> Array:
         """``(N, 2)`` places in inches from the upper left corner of the axes."""
@@ -54,6 +54,18 @@ class Ground:
         """Whether bars are told apart by more than colour."""
         return _many_bars(self.plane.marks)
 
+    def put(self, left: float, y: float, words: str, size: float, style: Style) -> None:
+        """Write a line of words, its left end and middle given in inches, unless it would lie over another one."""
+        box = (left, y - 0.0078 * size, left + text_width(words, size), y + 0.0078 * size)
+        free = all(box[0] > t[2] or box[2] < t[0] or box[1] > t[3] or box[3] < t[1] for t in self.taken)
+        if words.strip() and free:
+            self.taken.append(box)
+            place = (left / self.size[0], 1 - y / self.size[1])
+            colour = look(style, self.theme).colour
+            self.ax.text(
+                *place, literal(words), color=colour, fontsize=size, va="center", zorder=6, transform=self.ax.transAxes
+            )
+
     def write(self) -> None:
         """Write the words that wait beside their points, those that find room."""
         if not self.waiting:
@@ -62,11 +74,16 @@ class Ground:
         words = [fitted(w, 1.5, SMALL) for _, w, _ in self.waiting]
         sizes = [(text_width(w, SMALL) + 0.03, 0.15) for w in words]
         radius = max(r for _, _, r in self.waiting)
-        lines = np.concatenate([np.zeros((0, 2)), *self.taken])
         order = [i for i in range(len(words)) if words[i].strip() and np.isfinite(points[i]).all()]
         box: dict[str, Any] = {"fc": self.theme.paper, "ec": "none", "pad": 0.4, "alpha": 0.7}
-        safe = np.nan_to_num(points, nan=-9.0)
-        for i, middle in name_places(safe, radius, sizes, lines, order, np.array(self.size)):
+        # words that are written already stand in the way as rows of points
+        rows = [
+            np.stack([np.arange(a, c, 0.06), np.full(len(np.arange(a, c, 0.06)), y)], 1)
+            for a, b, c, d in self.taken
+            for y in np.linspace(b, d, 3)
+        ]
+        safe = np.concatenate([np.nan_to_num(points, nan=-9.0), *rows])
+        for i, middle in name_places(safe, radius, sizes, np.zeros((0, 2)), order, np.array(self.size)):
             x, y = middle / self.size
             place = self.ax.transAxes
             self.ax.text(

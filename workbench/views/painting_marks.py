@@ -10,7 +10,7 @@ import numpy as np
 from .painting_ground import DOTS, SMALL, Ground, dash_of
 from .painting_sheet import NAMES, colour_map, look, shades
 from .picture import Area, Arrows, Bars, Field, Histogram, Line, Points, Rule, Span, Texts
-from .words import drawable, fitted, literal, text_width
+from .words import drawable, fitted, text_width
 
 
 @singledispatch
@@ -179,23 +179,12 @@ def _span(mark: Span, ground: Ground) -> None:
     corners = ground.inches(ends, other) if mark.axis == "x" else ground.inches(other, ends)
     room = abs(float(np.diff(corners[:, 0])[0])) - 0.08 if mark.axis == "x" else ground.size[0] - 0.1
     tall = 1.0 if mark.axis == "x" else abs(float(np.diff(corners[:, 1])[0]))
-    words = fitted(mark.name, room, SMALL) if room > 0.15 and tall > 0.15 else ""
-    if len(words.rstrip("…")) > min(2, len(mark.name) - 1) >= 0:
-        x = corners[:, 0].mean() if mark.axis == "x" else ground.size[0] - 0.06
-        y = 0.1 if mark.axis == "x" else corners[:, 1].mean()
-        ax.text(
-            x / ground.size[0],
-            1 - y / ground.size[1],
-            literal(words),
-            fontsize=SMALL,
-            va="center",
-            zorder=6,
-            ha="center" if mark.axis == "x" else "right",
-            transform=ax.transAxes,
-        )
-        half = text_width(words, SMALL) / 2
-        left = x - half if mark.axis == "x" else x - 2 * half
-        ground.taken.append(np.stack([np.linspace(left, left + 2 * half, 12), np.full(12, y)], 1))
+    words = fitted(mark.name, room, SMALL) if room > 0.15 and tall > 0.15 else "…"
+    whole = words == drawable(mark.name)
+    if whole or len(words) > 3:  # less than that of a name says nothing
+        wide = text_width(words, SMALL)
+        x = corners[:, 0].mean() - wide / 2 if mark.axis == "x" else ground.size[0] - 0.06 - wide
+        ground.put(float(x), 0.1 if mark.axis == "x" else float(corners[:, 1].mean()), words, SMALL, "ink")
 
 
 @draw_mark.register
@@ -279,31 +268,16 @@ def _field(mark: Field, ground: Ground) -> None:
 
 @draw_mark.register
 def _texts(mark: Texts, ground: Ground) -> None:
-    """Each where it was asked for; one that would lie over another is left out."""
+    """Each where it was asked for, moved inside the axes; one that would lie over another is left out."""
     places = ground.inches(mark.x, mark.y) if len(mark.x) else np.zeros((0, 2))
-    taken: list[tuple[float, float, float, float]] = []
-    colour = look(mark.style, ground.theme).colour
+    across, down = ground.size
     for (x, y), text in zip(places, mark.texts, strict=True):
-        words = fitted(text, 2.4, NAMES)
-        wide = text_width(drawable(words), NAMES)
-        left = x - wide * {"middle": 0.5, "start": 0.0, "end": 1.0}[mark.anchor]
-        box = (left, y - 0.07, left + wide, y + 0.07)
-        inside = np.isfinite(x + y) and -0.05 <= x <= ground.size[0] + 0.05 and -0.05 <= y <= ground.size[1] + 0.05
-        apart = all(box[0] > t[2] or box[2] < t[0] or box[1] > t[3] or box[3] < t[1] for t in taken)
-        if words.strip() and inside and apart:
-            taken.append(box)
-            ground.taken.append(np.stack([np.linspace(left, left + wide, 12), np.full(12, y)], 1))
-            ground.ax.text(
-                x / ground.size[0],
-                1 - y / ground.size[1],
-                literal(words),
-                color=colour,
-                fontsize=NAMES,
-                ha={"middle": "center", "start": "left", "end": "right"}[mark.anchor],
-                va="center",
-                transform=ground.ax.transAxes,
-                zorder=6,
-            )
+        if np.isfinite(x + y) and -0.05 <= x <= across + 0.05 and -0.05 <= y <= down + 0.05:
+            words = fitted(text, min(2.4, across), NAMES)
+            wide = text_width(words, NAMES)
+            left = x - wide * {"middle": 0.5, "start": 0.0, "end": 1.0}[mark.anchor]
+            inside = min(max(float(left), 0.0), max(across - wide, 0.0))
+            ground.put(inside, min(max(float(y), 0.07), down - 0.07), words, NAMES, mark.style)
 
 
 __all__ = ["draw_mark"]
