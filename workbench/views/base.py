@@ -96,7 +96,10 @@ class View:
             with _DRAWING, mpl.rc_context(theme.rc()):
                 figure = self._drawn(theme)
                 buffer = io.BytesIO()
-                FigureCanvasAgg(figure).print_figure(buffer, dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+                cut: dict[str, Any] = (
+                    {} if self.draw is None else {"bbox_inches": "tight", "pad_inches": 0.08}
+                )  # painted ones fit
+                FigureCanvasAgg(figure).print_figure(buffer, dpi=dpi, **cut)
             self._png[key] = buffer.getvalue()
         return self._png[key]
 

@@ -9,17 +9,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .drawing import WIDTH
-from .painting_cells import HeatPart, ImagesPart
+from .painting_cells import HeatPart, ImagesPart, TokensPart
+from .painting_panels import GraphPart, RibbonsPart, SimplexPart, TablePart
 from .painting_plane import PlanePart
 from .painting_sheet import BAR, TITLE, TITLES, Key, Legend, Part, Sheet, colour_bar
-from .picture import Heat, Images, Panel, Picture, Plane
+from .picture import Graph, Heat, Images, Panel, Picture, Plane, Ribbons, Simplex, Table, Tokens
 from .theme import Theme
 from .words import wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PARTS: dict[type[Panel], type[Part]] = {Plane: PlanePart, Heat: HeatPart, Images: ImagesPart}
+_PARTS: dict[type[Panel], type[Part]] = {
+    Plane: PlanePart,
+    Heat: HeatPart,
+    Images: ImagesPart,
+    Ribbons: RibbonsPart,
+    Simplex: SimplexPart,
+    Tokens: TokensPart,
+    Graph: GraphPart,
+    Table: TablePart,
+}
 #: Inches between columns and between rows, and about the whole.
 _GAP, _ROW, _EDGE = 0.3, 0.22, 0.08
 
@@ -68,7 +78,7 @@ def paint(picture: Picture, theme: Theme) -> Figure:
         for c, part in enumerate(row):
             x, down = starts[c] + lefts[c], y + head + above
             page.text(x, y + head - 0.04, titles[c], size=TITLES, va="bottom")
-            own = tall if part.stretches else needs[c][1]
+            own = max(needs[c][1], min(tall, 1.5 * needs[c][1])) if part.stretches else needs[c][1]
             part.draw(page, (x, down, inner[c], own))
             if bar[c] and part.colours:
                 colour_bar(page, part.colours, starts[c] + columns[c] + 0.12, down, own)

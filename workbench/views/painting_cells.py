@@ -10,13 +10,19 @@ import torch
 
 from .drawing import Array
 from .mosaic import FRAME, Box, resized
-from .painting_sheet import LABELS, NAMES, Part, Sheet, colour_map, room_of, shades
-from .picture import Heat, Images
+from .painting_sheet import LABELS, NAMES, Part, Sheet, colour_map, room_of, shades, ticks_of
+from .picture import Heat, Images, Tokens
 from .theme import text_colour
-from .words import BOLD, drawable, fitted, literal, name_positions, text_width, wrapped
+from .words import BOLD, counted, drawable, fitted, literal, name_positions, text_width, wrapped
 
 _LABEL, _LINE = 0.24, 0.145
 _CAPTION = 8.5
+#: Inches: height of a line of tokens, of their boxes, air beside a token, between tokens and rows.
+_TOKEN, _BOX, _PAD, _SPACE, _ROWS = 0.26, 0.22, 0.05, 0.03, 0.12
+#: Points of a token; lines of tokens that are drawn at most.
+_SIZE, _MOST_LINES = 9.5, 40
+#: What cannot be seen otherwise.
+_VISIBLE = {"\n": "⏎", "\t": "⇥", " ": "␣", "": "∅"}
 
 
 class HeatPart(Part):
@@ -245,3 +251,78 @@ class ImagesPart(Part):
             weight = np.where(np.isnan(above), 0.0, self.images.opacity)[..., None]
             blended.append((1 - weight) * below + weight * shades(above, colours)[..., :3])
         return blended
+
+
+class TokensPart(Part):
+    """Rows of tokens; their colour bar lies below them."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens, self.title = tokens, tokens.title
+        self.rows = list(tokens.rows or ())
+
+    def sides(self, width: float) -> tuple[float, float]:
+        return 0.1 + room_of(self.rows, min(1.3, 0.3 * width)), 0.0
+
+    def _lines(self, inner: float) -> tuple[list[tuple[int, int, str, float, float, float]], dict[int, float], float]:
+        """Row, position, text, left, top and width of each token; tops of the rows; where the last line ends."""
+        places, tops, lines, top = [], {}, 0, 0.0
+        for r, texts in enumerate(self.tokens.tokens):
+            if lines >= _MOST_LINES:
+                break
+            tops[r], x = top, 0.0
+            lines += 1
+            for i, text in enumerate(texts):
+                seen = (
+                    "".join(_VISIBLE[c] for c in text) if text and set(text) <= set(_VISIBLE) else text or _VISIBLE[""]
+                )
+                word = fitted("".join(_VISIBLE.get(c, c) if c in "\n\t" else c for c in seen), inner - 0.2, _SIZE)
+                wide = text_width(word, _SIZE) + 2 * _PAD
+                if x and x + wide > inner:
+                    if lines >= _MOST_LINES:
+                        break
+                    x, top, lines = 0.0, top + _TOKEN, lines + 1
+                places.append((r, i, word, x, top, wide))
+                x += wide + _SPACE
+            top += _TOKEN + _ROWS
+        return places, tops, max(top - _ROWS, 0.1)
+
+    def tall(self, inner: float) -> tuple[float, float, float]:
+        return 0.02, self._lines(inner)[2], 0.5
+
+    def draw(self, sheet: Sheet, box: Box) -> None:
+        from matplotlib.collections import PolyCollection
+
+        theme = sheet.theme
+        places, tops, bottom = self._lines(box[2])
+        values = np.array([self.tokens.values[r][i] for r, i, *_ in places])
+        tints = shades(values, self.tokens.colours) if places else np.zeros((0, 4))
+        x, y, w = np.array([p[3:] for p in places]).reshape(-1, 3).T + np.array([[box[0]], [box[1]], [0.0]])
+        corners = np.stack([[x, x + w, x + w, x], [y, y, y + _BOX, y + _BOX]]).T
+        empty = np.isnan(values)
+        for part, edge in ((~empty, {"linewidths": 0.5}), (empty, {"linewidths": 1.4, "linestyles": ":"})):
+            boxes = PolyCollection(list(corners[part]), facecolors=tints[part], edgecolors=theme.muted, **edge)
+            sheet.base.add_collection(boxes, autolim=False)
+        for k, (_, _, word, *_) in enumerate(places):
+            ink = theme.ink if empty[k] else text_colour(tints[k, :3].tolist())
+            sheet.text(x[k] + _PAD, y[k] + 0.52 * _BOX, word, size=_SIZE, va="center_baseline", color=ink)
+        for r, top in tops.items():
+            name = fitted(self.rows[r], self.sides(self.width)[0] - 0.1, NAMES)
+            sheet.text(box[0] - 0.08, box[1] + top + 0.52 * _BOX, name, ha="right", va="center_baseline")
+        missing = sum(map(len, self.tokens.tokens)) - len(places)
+        self._scale(sheet, box[0], box[1] + bottom + 0.12, box[2], bool(empty.any()), missing)
+
+    def _scale(self, sheet: Sheet, x: float, y: float, room: float, open_ones: bool, missing: int) -> None:
+        colours, wide = self.tokens.colours, min(2.6, 0.4 * room)
+        sheet.image(colour_map(colours)(np.linspace(0, 1, 256)[None])[..., :3], (x, y, wide, 0.12))
+        sheet.box((x, y, wide, 0.12), fill=False, ec=sheet.theme.muted, lw=0.6)
+        for value, words in ticks_of(colours.low, colours.high, max(2, int(wide / 0.55))).items():
+            at = x + wide * (value - colours.low) / (colours.high - colours.low)
+            sheet.line([at, at], [y + 0.12, y + 0.16], color=sheet.theme.muted, lw=0.8)
+            sheet.text(at, y + 0.23, words, size=8.5, ha="center")
+        told = [
+            colours.label or "value",
+            "a dotted box has none" if open_ones else "",
+            f"{counted(missing, 'token')} more in the table" if missing else "",
+        ]
+        words = wrapped("; ".join(t for t in told if t), room - wide - 0.3, NAMES)
+        sheet.text(x + wide + 0.2, y + 0.06, words)

@@ -2,152 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .drawing import Array
-from .graph_layout import name_places
-from .painting_sheet import NAMES, Key, colour_map, look, shades
-from .picture import Area, Arrows, Bars, Field, Histogram, Line, Mark, Plane, Points, Rule, Span, Texts
-from .theme import Theme
-from .words import LINES, drawable, fitted, literal, text_width
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-#: Positions, feet (where a bar begins) and thickness of the bars of each mark, by its ``id``.
-Places = Mapping[int, tuple[Array, Array, float]]
-#: Lines with more points get no dots by themselves.
-_DOTS = 30
-_SIZE = 8.5
-
-
-@dataclass
-class Ground:
-    """Axes to draw on, how large they are in inches, and the words that wait for room."""
-
-    ax: Axes
-    theme: Theme
-    size: tuple[float, float]
-    plane: Plane
-    bars: Places
-    waiting: list[tuple[Array, str, float]] = field(default_factory=list)
-    taken: list[Array] = field(default_factory=list)
-
-    def inches(self, x: Array, y: Array) -> Array:
-        """``(N, 2)`` places in inches from the upper left corner of the axes."""
-        with np.errstate(invalid="ignore"):
-            share = self.ax.transAxes.inverted().transform(self.ax.transData.transform(np.stack([x, y], 1)))
-        return (share * [1, -1] + [0, 1]) * self.size
-
-    def data(self, places: Array) -> Array:
-        """Back from inches."""
-        share = (places / self.size - [0, 1]) * [1, -1]
-        return self.ax.transData.inverted().transform(self.ax.transAxes.transform(share))
-
-    @property
-    def hatched(self) -> bool:
-        """Whether bars are told apart by more than colour."""
-        return _many_bars(self.plane.marks)
-
-    def write(self) -> None:
-        """Write the words that wait beside their points, those that find room."""
-        if not self.waiting:
-            return
-        points = np.stack([p for p, _, _ in self.waiting])
-        words = [fitted(w, 1.5, _SIZE) for _, w, _ in self.waiting]
-        sizes = [(text_width(w, _SIZE) + 0.03, 0.15) for w in words]
-        radius = max(r for _, _, r in self.waiting)
-        lines = np.concatenate([np.zeros((0, 2)), *self.taken])
-        order = [i for i in range(len(words)) if words[i].strip() and np.isfinite(points[i]).all()]
-        box: dict[str, Any] = {"fc": self.theme.paper, "ec": "none", "pad": 0.4, "alpha": 0.7}
-        safe = np.nan_to_num(points, nan=-9.0)
-        for i, middle in name_places(safe, radius, sizes, lines, order, np.array(self.size)):
-            x, y = middle / self.size
-            place = self.ax.transAxes
-            self.ax.text(
-                x,
-                1 - y,
-                literal(words[i]),
-                ha="center",
-                va="center",
-                fontsize=_SIZE,
-                bbox=box,
-                zorder=7,
-                transform=place,
-            )
-
-
-def _many_bars(marks: Sequence[Mark]) -> bool:
-    series = [m for m in marks if isinstance(m, Bars)]
-    return len(series) > 1 or any(len(set(m.styles)) > 1 for m in series)
-
-
-def _dash_of(rule: Rule, marks: Sequence[Mark]) -> str:
-    """Dashes tell rules apart that have a name; the others are axes and the like."""
-    named = [m for m in marks if isinstance(m, Rule) and m.name]
-    return next((LINES[i % len(LINES)] for i, m in enumerate(named) if m is rule), "-")
-
-
-def key_of(mark: Mark, marks: Sequence[Mark]) -> Key | None:
-    """The legend's entry for a mark; none for a mark that has no name by its kind."""
-    match mark:
-        case Line():
-            dots = (mark.dots if mark.dots is not None else len(mark.x) <= _DOTS) and not mark.fine
-            return Key(mark.name, mark.style, "dotted" if dots else "line")
-        case Points():
-            return Key(mark.name, mark.style if mark.values is None else "muted", "ring" if mark.ring else "dot")
-        case Bars():
-            hatch = look(mark.style, _ANY).hatch if _many_bars(marks) else ""
-            return Key(mark.name, mark.style, "patch", hatch)
-        case Histogram():
-            alone = sum(isinstance(m, Histogram) for m in marks) == 1
-            return Key(
-                mark.name, mark.style, "patch" if alone else "outline", None if alone else look(mark.style, _ANY).dash
-            )
-        case Area():
-            return Key(mark.name, mark.style, "outline")
-        case Arrows():
-            return Key(mark.name, mark.style, "line")
-        case Rule() if mark.name:
-            return Key(mark.name, mark.style, "rule", _dash_of(mark, marks))
-    return None
-
-
-_ANY = Theme("any", "#000000", "#ffffff", "#000000", "#000000")
-
-
-def bar_places(marks: Sequence[Mark]) -> Places:
-    """Where the bars of all series stand: side by side where they share positions, on each other where stacked."""
-    made: dict[int, tuple[Array, Array, float]] = {}
-    sided = [m for m in marks if isinstance(m, Bars) and m.width is None and not m.stacked]
-    every = np.concatenate([np.zeros(0), *(np.unique(m.at) for m in sided)])
-    apart = len(np.unique(every)) == len(every)  # no position has two
-    count = 1 if apart else max(len(sided), 1)
-    last: Bars | None = None
-    tops: dict[float, float] = {}
-    for mark in marks:
-        if not isinstance(mark, Bars):
-            continue
-        foot = np.full(len(mark.at), float(mark.base))
-        if mark.stacked and last is not None:
-            thick, shift = made[id(last)][2], made[id(last)][0][:1] - last.at[:1] if len(last.at) else np.zeros(1)
-            at = mark.at + (float(shift[0]) if len(shift) else 0.0)
-            foot = np.array([tops.get(float(p), float(mark.base)) for p in mark.at])
-        else:
-            thick = mark.width if mark.width is not None else 0.8 / count
-            place = 0 if apart or mark.width is not None else next(i for i, m in enumerate(sided) if m is mark)
-            at = mark.at + (0.0 if mark.width is not None else (place - (count - 1) / 2) * thick)
-            tops = {}
-            last = mark
-        made[id(mark)] = (at, foot, float(thick))
-        rise = np.nan_to_num(mark.values - mark.base if mark.stacked else mark.values - foot)
-        tops.update(zip(mark.at.tolist(), (foot + rise).tolist(), strict=True))
-    return made
+from .painting_ground import DOTS, SMALL, Ground, dash_of
+from .painting_sheet import NAMES, colour_map, look, shades
+from .picture import Area, Arrows, Bars, Field, Histogram, Line, Points, Rule, Span, Texts
+from .words import drawable, fitted, text_width
 
 
 @singledispatch
@@ -161,7 +24,7 @@ def _line(mark: Line, ground: Ground) -> None:
     ax, style = ground.ax, look(mark.style, ground.theme)
     if mark.low is not None and mark.high is not None:
         ax.fill_between(mark.x, mark.low, mark.high, color=style.colour, alpha=0.2, linewidth=0)
-    dots = (mark.dots if mark.dots is not None else len(mark.x) <= _DOTS) and not mark.fine
+    dots = (mark.dots if mark.dots is not None else len(mark.x) <= DOTS) and not mark.fine
     wide = 0.9 if mark.fine else 2.0
     if any(isinstance(m, Field) for m in ground.plane.marks):
         ax.plot(mark.x, mark.y, color=ground.theme.paper, lw=wide + 2.2, solid_capstyle="round")
@@ -292,7 +155,7 @@ def _histogram(mark: Histogram, ground: Ground) -> None:
 
 @draw_mark.register
 def _rule(mark: Rule, ground: Ground) -> None:
-    dash = _dash_of(mark, ground.plane.marks)
+    dash = dash_of(mark, ground.plane.marks)
     style: dict[str, Any] = {
         "color": look(mark.style, ground.theme).colour,
         "linestyle": dash,
@@ -316,23 +179,12 @@ def _span(mark: Span, ground: Ground) -> None:
     corners = ground.inches(ends, other) if mark.axis == "x" else ground.inches(other, ends)
     room = abs(float(np.diff(corners[:, 0])[0])) - 0.08 if mark.axis == "x" else ground.size[0] - 0.1
     tall = 1.0 if mark.axis == "x" else abs(float(np.diff(corners[:, 1])[0]))
-    words = fitted(mark.name, room, _SIZE) if room > 0.15 and tall > 0.15 else ""
-    if len(words.rstrip("…")) > min(2, len(mark.name) - 1) >= 0:
-        x = corners[:, 0].mean() if mark.axis == "x" else ground.size[0] - 0.06
-        y = 0.1 if mark.axis == "x" else corners[:, 1].mean()
-        ax.text(
-            x / ground.size[0],
-            1 - y / ground.size[1],
-            literal(words),
-            fontsize=_SIZE,
-            va="center",
-            zorder=6,
-            ha="center" if mark.axis == "x" else "right",
-            transform=ax.transAxes,
-        )
-        half = text_width(words, _SIZE) / 2
-        left = x - half if mark.axis == "x" else x - 2 * half
-        ground.taken.append(np.stack([np.linspace(left, left + 2 * half, 12), np.full(12, y)], 1))
+    words = fitted(mark.name, room, SMALL) if room > 0.15 and tall > 0.15 else "…"
+    whole = words == drawable(mark.name)
+    if whole or len(words) > 3:  # less than that of a name says nothing
+        wide = text_width(words, SMALL)
+        x = corners[:, 0].mean() - wide / 2 if mark.axis == "x" else ground.size[0] - 0.06 - wide
+        ground.put(float(x), 0.1 if mark.axis == "x" else float(corners[:, 1].mean()), words, SMALL, "ink")
 
 
 @draw_mark.register
@@ -416,31 +268,16 @@ def _field(mark: Field, ground: Ground) -> None:
 
 @draw_mark.register
 def _texts(mark: Texts, ground: Ground) -> None:
-    """Each where it was asked for; one that would lie over another is left out."""
+    """Each where it was asked for, moved inside the axes; one that would lie over another is left out."""
     places = ground.inches(mark.x, mark.y) if len(mark.x) else np.zeros((0, 2))
-    taken: list[tuple[float, float, float, float]] = []
-    colour = look(mark.style, ground.theme).colour
+    across, down = ground.size
     for (x, y), text in zip(places, mark.texts, strict=True):
-        words = fitted(text, 2.4, NAMES)
-        wide = text_width(drawable(words), NAMES)
-        left = x - wide * {"middle": 0.5, "start": 0.0, "end": 1.0}[mark.anchor]
-        box = (left, y - 0.07, left + wide, y + 0.07)
-        inside = np.isfinite(x + y) and -0.05 <= x <= ground.size[0] + 0.05 and -0.05 <= y <= ground.size[1] + 0.05
-        apart = all(box[0] > t[2] or box[2] < t[0] or box[1] > t[3] or box[3] < t[1] for t in taken)
-        if words.strip() and inside and apart:
-            taken.append(box)
-            ground.taken.append(np.stack([np.linspace(left, left + wide, 12), np.full(12, y)], 1))
-            ground.ax.text(
-                x / ground.size[0],
-                1 - y / ground.size[1],
-                literal(words),
-                color=colour,
-                fontsize=NAMES,
-                ha={"middle": "center", "start": "left", "end": "right"}[mark.anchor],
-                va="center",
-                transform=ground.ax.transAxes,
-                zorder=6,
-            )
+        if np.isfinite(x + y) and -0.05 <= x <= across + 0.05 and -0.05 <= y <= down + 0.05:
+            words = fitted(text, min(2.4, across), NAMES)
+            wide = text_width(words, NAMES)
+            left = x - wide * {"middle": 0.5, "start": 0.0, "end": 1.0}[mark.anchor]
+            inside = min(max(float(left), 0.0), max(across - wide, 0.0))
+            ground.put(inside, min(max(float(y), 0.07), down - 0.07), words, NAMES, mark.style)
 
 
-__all__ = ["Ground", "bar_places", "draw_mark", "key_of"]
+__all__ = ["draw_mark"]

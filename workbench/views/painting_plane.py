@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .drawing import Array
-from .painting_marks import Ground, bar_places, draw_mark, key_of
+from .painting_ground import Ground, bar_places, key_of
+from .painting_marks import draw_mark
 from .painting_sheet import LABELS, NAMES, Key, Part, Sheet, log_ticks, room_of, ticks_of, written
 from .picture import Area, Arrows, Axis, Bars, Field, Histogram, Line, Mark, Plane, Points, Rule, Span, Texts
 from .words import LINE, drawable, fitted, literal, name_positions, text_width, wrapped

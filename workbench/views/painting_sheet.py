@@ -209,7 +209,7 @@ def written(value: float, step: float) -> str:
 def colour_bar(sheet: Sheet, colours: Colours, x: float, y: float, tall: float) -> None:
     """The scale of colours, standing, its numbers to the right and what it measures above."""
     label = wrapped(colours.label, BAR - 0.12, NAMES, lines=3)
-    head = 0.15 * (1 + label.count("\n")) + 0.06 if colours.label else 0.0
+    head = 0.15 * (1 + label.count("\n")) + 0.1 if colours.label else 0.0
     high, wide = min(2.6, max(tall - head, 0.5)), 0.15
     sheet.text(x, y, label, va="top")
     y += head
