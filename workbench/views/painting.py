@@ -9,16 +9,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .drawing import WIDTH
+from .mosaic import Box
 from .painting_cells import HeatPart, ImagesPart, TokensPart
 from .painting_panels import GraphPart, RibbonsPart, SimplexPart, TablePart
 from .painting_plane import PlanePart
 from .painting_sheet import BAR, TITLE, TITLES, Key, Legend, Part, Sheet, colour_bar
-from .picture import Graph, Heat, Images, Panel, Picture, Plane, Ribbons, Simplex, Table, Tokens
+from .picture import Blank, Graph, Heat, Images, Panel, Picture, Plane, Ribbons, Simplex, Table, Tokens
 from .theme import Theme
 from .words import wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class _BlankPart(Part):
+    """A place that stays empty."""
+
+    def __init__(self, blank: Blank) -> None:
+        self.title = ""
+
+    def prefers(self, width: float) -> float:
+        return 0.0
+
+    def tall(self, inner: float) -> tuple[float, float, float]:
+        return 0.0, 0.0, 0.0
+
+    def draw(self, sheet: Sheet, box: Box) -> None:
+        """Nothing."""
+
 
 _PARTS: dict[type[Panel], type[Part]] = {
     Plane: PlanePart,
@@ -29,6 +47,7 @@ _PARTS: dict[type[Panel], type[Part]] = {
     Tokens: TokensPart,
     Graph: GraphPart,
     Table: TablePart,
+    Blank: _BlankPart,
 }
 #: Inches between columns and between rows, and about the whole.
 _GAP, _ROW, _EDGE = 0.3, 0.22, 0.08

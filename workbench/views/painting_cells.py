@@ -10,8 +10,8 @@ import torch
 
 from .drawing import Array
 from .mosaic import FRAME, Box, resized
-from .painting_sheet import LABELS, NAMES, Part, Sheet, colour_map, room_of, shades, ticks_of
-from .picture import Heat, Images, Tokens
+from .painting_sheet import LABELS, NAMES, Key, Part, Sheet, colour_map, room_of, shades, ticks_of
+from .picture import Heat, Images, Style, Tokens
 from .theme import text_colour
 from .words import BOLD, counted, drawable, fitted, literal, name_positions, text_width, wrapped
 
@@ -48,7 +48,8 @@ class HeatPart(Part):
 
     def sides(self, width: float) -> tuple[float, float]:
         names = [n for _, n in self.heat.groups] or self.rows
-        return 0.1 + room_of(names, self._room(width)) + (_LABEL if self.heat.row_label else 0.0), 0.06
+        room = 0.0 if self.heat.unnamed else room_of(names, self._room(width))
+        return 0.1 + room + (_LABEL if self.heat.row_label else 0.0), 0.06
 
     def _room(self, width: float) -> float:
         return 2.4 if width > 5 else 0.36 * width
@@ -59,6 +60,7 @@ class HeatPart(Part):
         slot = across if not self.heat.groups else across * len(self.columns) / max(len(names), 1)
         straight = max((text_width(drawable(n), NAMES) for n in names), default=0) * BOLD <= slot - 0.08
         below = 0.1 + (0.15 if straight and not self.heat.groups else room_of(names, 1.5))
+        below = 0.06 if self.heat.unnamed else below
         return 0.04, down * max(len(self.rows), 1), below + (_LABEL if self.heat.column_label else 0.0)
 
     def draw(self, sheet: Sheet, box: Box) -> None:
@@ -84,6 +86,8 @@ class HeatPart(Part):
         self._marked(ax)
         if heat.groups:
             self._groups(ax, across, down)
+        elif heat.unnamed:
+            ax.set(xticks=[], yticks=[])
         else:
             name_positions(ax, "y", self.rows, length=tall, room=self._room(self.width), size=NAMES)
             name_positions(ax, "x", self.columns, length=wide, room=1.5, size=NAMES)
@@ -117,9 +121,12 @@ class HeatPart(Part):
     def _numbers(self, ax: Any, across: float, down: float) -> None:
         """Numbers in the cells, at the largest size at which all of them can be read; none where there is no room."""
         heat, known = self.heat, np.argwhere(np.isfinite(self.heat.values))
-        if not heat.numbers or not len(known):
+        if not (heat.numbers or heat.texts) or not len(known):
             return
-        said = {(int(i), int(j)): format(heat.values[i, j], heat.numbers) for i, j in known}
+        said = {
+            (int(i), int(j)): heat.texts[i][j] if heat.texts else format(heat.values[i, j], heat.numbers)
+            for i, j in known
+        }
         widest = max(said.values(), key=len)
         size = next(
             (s for s in (9.5, 9.0, 8.0, 7.0, 6.5) if text_width(widest, s) <= across - 0.04 and s / 72 < down), 0
@@ -136,6 +143,22 @@ class HeatPart(Part):
                 color=text_colour(tints[i, j, :3].tolist()),
             )
 
+    def entries(self) -> list[Key]:
+        looks: dict[str, tuple[Style, str]] = {
+            "framed": ("bad", "frame"),
+            "dotted": ("good", "dot"),
+            "crossed": ("bad", "cross"),
+        }
+        return [
+            Key(self.heat.meanings[kind], style, shape)
+            for kind, (style, shape) in looks.items()
+            if self.heat.meanings.get(kind) and getattr(self.heat, kind)
+        ]
+
+    @property
+    def crowded(self) -> bool:
+        return bool(self.entries())
+
     def _marked(self, ax: Any) -> None:
         from matplotlib.patches import Rectangle
 
@@ -145,7 +168,10 @@ class HeatPart(Part):
                     Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec=colour, lw=wide, zorder=4, clip_on=False)
                 )
         # beside the number, where there is one
-        half, x, y = (0.1, 0.34, -0.32) if self.heat.numbers else (0.32, 0.0, 0.0)
+        half, x, y = (0.1, 0.34, -0.32) if self.heat.numbers or self.heat.texts else (0.32, 0.0, 0.0)
+        if self.heat.dotted:
+            at = np.array(self.heat.dotted, dtype=float)
+            ax.scatter(at[:, 1] + x, at[:, 0] + y, s=42, c="#009E73", edgecolors="#ffffff", linewidths=1.2, zorder=5)
         for i, j in self.heat.crossed:
             for colour, wide in (("#000000", 3.6), ("#ffffff", 1.8)):
                 for sign in (1, -1):
@@ -186,6 +212,16 @@ class ImagesPart(Part):
         self.images, self.title = images, images.title
         self.colours = images.colours if images.maps is not None else None
         self.captions = list(images.captions or ())
+
+    def entries(self) -> list[Key]:
+        return [Key(n, "bad" if k else "good", "frame", "--" if k else "-") for k, n in enumerate(self.images.boxes)]
+
+    @property
+    def crowded(self) -> bool:
+        return bool(self.images.boxes)
+
+    def sides(self, width: float) -> tuple[float, float]:
+        return (room_of(self.images.rows, 1.5) + 0.1 if self.images.rows else 0.0), 0.0
 
     def _grid(self, inner: float) -> tuple[int, float, float]:
         """Images in a row, width and height of one."""
@@ -229,6 +265,15 @@ class ImagesPart(Part):
             y = box[1] + k // per * high
             place = (x, y, wide, down)
             sheet.image(image, place)
+            if self.images.rows and k % per == 0:
+                words = wrapped(self.images.rows[k // per], 1.5, NAMES, lines=3)
+                sheet.text(box[0] - 0.08, y + down / 2, words, ha="right")
+            for n, boxes in enumerate(self.images.boxes.values()):
+                a, b, c, d = boxes[k]
+                if np.isfinite(boxes[k]).all():
+                    corner = (x + a * wide, y + b * down, (c - a) * wide, (d - b) * down)
+                    sheet.box(corner, fill=False, ec="#ffffff", lw=3)
+                    sheet.box(corner, fill=False, ec="#D55E00" if n else "#009E73", lw=1.8, ls="--" if n else "-")
             if self.images.framed and self.images.framed[k]:
                 sheet.box(place, fill=False, ec=FRAME, lw=3)
             sheet.text(x + wide / 2, y + down + 0.04, captions[k], size=_CAPTION, ha="center", va="top")

@@ -27,7 +27,8 @@ def _line(mark: Line, ground: Ground) -> None:
     dots = (mark.dots if mark.dots is not None else len(mark.x) <= DOTS) and not mark.fine
     wide = 0.9 if mark.fine else 2.0
     if any(isinstance(m, Field) for m in ground.plane.marks):
-        ax.plot(mark.x, mark.y, color=ground.theme.paper, lw=wide + 2.2, solid_capstyle="round")
+        around = "#000000" if mark.style == "light" else ground.theme.paper
+        ax.plot(mark.x, mark.y, color=around, lw=wide + 2.2, solid_capstyle="round")
     (drawn,) = ax.plot(mark.x, mark.y, color=style.colour, lw=wide, ls=style.dash, alpha=0.8 if mark.fine else 1.0)
     if dots:
         size = 5.5 if len(mark.x) <= 12 else 4.0
@@ -57,7 +58,7 @@ def _points(mark: Points, ground: Ground) -> None:
         known_value = np.isfinite(mark.values[known])
         edges: Any = np.where(known_value, theme.ink if len(mark.x) < 400 else "none", theme.muted).tolist()
     else:
-        edges = style.colour if mark.ring else theme.paper
+        edges = style.colour if mark.ring else "#000000" if mark.style == "light" else theme.paper
     thin = 0.0 if len(mark.x) > 400 else 0.6
     ax.scatter(
         mark.x[known],
@@ -244,7 +245,7 @@ def _field(mark: Field, ground: Ground) -> None:
         cmap=colour_map(mark.colours),
         vmin=mark.colours.low,
         vmax=mark.colours.high,
-        interpolation="nearest",
+        interpolation="nearest" if mark.cells else "bilinear",
         zorder=0.5,
     )
     ground.ax.set(xlim=ends[0], ylim=ends[1])

@@ -73,7 +73,12 @@ class PlanePart(Part):
 
     def _ends(self, which: str) -> tuple[float, float]:
         axis = self._axis(which)
-        if axis.names is not None:
+        if axis.logit:
+            every, _ = self._values(which)
+            odds = every / (1 - every)
+            low, high = (float(odds.min()) / 1.5, float(odds.max()) * 1.5) if len(every) else (0.1, 10.0)
+            low, high = low / (1 + low), high / (1 + high)
+        elif axis.names is not None:
             low, high = -0.6, max(len(axis.names), 1) - 0.4
         else:
             every, firm = self._values(which)
@@ -110,6 +115,8 @@ class PlanePart(Part):
         axis, (low, high) = self._axis(which), self.ends[which]
         if axis.hidden:
             return {}
+        if len(axis.tick_names):
+            return dict(zip(map(float, axis.ticks), axis.tick_names, strict=True))
         if len(axis.ticks):
             step = float(np.min(np.diff(sorted(axis.ticks)))) if len(axis.ticks) > 1 else 0.0
             scale, sign = (100, " %") if axis.percent else (1, "")
@@ -177,8 +184,8 @@ class PlanePart(Part):
             low, high = self.ends[which]
             if self.plane.equal:
                 low, high = self._equal(which, wide, tall)
-            if axis.log:
-                (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+            if axis.log or axis.logit:
+                (ax.set_xscale if which == "x" else ax.set_yscale)("log" if axis.log else "logit")
             turned = axis.down or (which == "y" and bool(self._rows))  # the first of the rows is on top
             (ax.set_xlim if which == "x" else ax.set_ylim)((high, low) if turned else (low, high))
             self._name(ax, which, wide if which == "x" else tall)

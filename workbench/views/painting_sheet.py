@@ -43,7 +43,7 @@ def look(style: Style, theme: Theme) -> Look:
     """How a style looks; from 8 on colours come again with other dashes and markers."""
     if isinstance(style, str):
         if style not in _NAMED:
-            return Look({"ink": theme.ink, "muted": theme.muted}[style], "-", "o", "")
+            return Look({"ink": theme.ink, "muted": theme.muted, "light": "#ffffff"}[style], "-", "o", "")
         colour, dash, marker, hatch = _NAMED[style]
     else:
         colour, dash, marker, hatch = style % 8, style % 6, (style + style // 8) % 8, (style + style // 8) % 8
@@ -56,8 +56,8 @@ class Key:
 
     Attributes:
         name, style: what is written, and how it looks.
-        shape: ``"patch"``, ``"outline"``, ``"line"``, ``"dotted"`` (a line with dots), ``"dot"``, ``"ring"`` or
-            ``"rule"``.
+        shape: ``"patch"``, ``"outline"``, ``"line"``, ``"dotted"`` (a line with dots), ``"dot"``, ``"ring"``,
+            ``"cross"``, ``"frame"`` or ``"rule"``.
         dash: of an outline or a rule; the hatch of a patch.
     """
 
@@ -154,7 +154,8 @@ def colour_map(colours: Colours) -> Any:
     """matplotlib's colour map of a scale."""
     from matplotlib import colormaps
 
-    return colormaps[{"sequential": SEQUENTIAL, "diverging": DIVERGING, "grey": _GREY}[colours.scheme]]
+    name = {"sequential": SEQUENTIAL, "diverging": DIVERGING, "grey": _GREY}[colours.scheme]
+    return colormaps[f"{name}_r" if colours.reverse else name]
 
 
 def shades(values: Array, colours: Colours) -> Array:
@@ -269,6 +270,10 @@ def _handle(sheet: Sheet, key: Key, x: float, y: float) -> None:
         sheet.box(box, fc=style.colour, ec=theme.ink, lw=0.5, hatch=key.dash or None)
     elif key.shape == "outline":
         sheet.box(box, fc=(*to_rgb(style.colour), 0.25), ec=style.colour, lw=2, ls=key.dash or "-")
+    elif key.shape == "frame":
+        sheet.box(box, fill=False, ec=style.colour, lw=2.2, ls=key.dash or "-")
+    elif key.shape == "cross":
+        sheet.line([x + HANDLE / 2], [y], ls="none", marker="x", ms=7, mec=style.colour, mew=2.2)
     elif key.shape in ("dot", "ring"):
         face = "none" if key.shape == "ring" else style.colour
         edge = style.colour if key.shape == "ring" else theme.ink
@@ -283,6 +288,8 @@ def _handle(sheet: Sheet, key: Key, x: float, y: float) -> None:
             mew=1.8 if key.shape == "ring" else 0.6,
         )
     else:
+        if key.style == "light":
+            sheet.line([x, x + HANDLE], [y, y], color="#000000", lw=4)
         marks = {"marker": style.marker, "ms": 5.5} if key.shape == "dotted" else {}
         dash, wide = (key.dash, 1.3) if key.shape == "rule" else (style.dash, 1.8)
         sheet.line(
