@@ -147,13 +147,17 @@ def main() -> None:
     options.out.write_text(json.dumps(rows))
     if options.here:
         return
-    print("| lesson | explorer | moves | median, CPU s | largest, CPU s | KB a move |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| lesson | explorer | moves | median, CPU s | largest, CPU s | KB a move |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for r in rows:
         print(
             f"| {r['lesson']} | {r['explorer']} | {r['moves']} | {r['median']:.3f} | {r['largest']:.3f} | "
             f"{r['bytes'] / 1000:.0f} |"
         )
-    print(f"\nmedian {median(r['median'] for r in rows):.3f} CPU s, largest median {max(r['median'] for r in rows):.3f}")
+    print(
+        f"\nmedian {median(r['median'] for r in rows):.3f} CPU s, largest median {max(r['median'] for r in rows):.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -51,14 +51,14 @@ def test_each_training_is_examined_with_its_history() -> None:
     training = TrainPanel(task(), method="kd")
     panel = DiagnosisPanel(training, limit=48)
     assert training.widget and panel.widget and panel.settle()
-    assert "Press <b>Start</b>" in panel._box.html
+    assert "Press <b>Start</b>" in panel._box.text
     with pytest.raises(RuntimeError, match="nothing has been trained"):
         panel.diagnosis()
     training.start()
     assert training.join(60) and panel.settle(60) and panel.state.error is None
     first = panel.diagnosis()
     assert first is panel.diagnosis() and len(first.sample) == 48 and first.settings["limit"] == 48
-    assert first.findings[0].sentence in html.unescape(panel._box.html)
+    assert first.findings[0].sentence in html.unescape(panel._box.text)
     for part in PARTS:
         panel.set(part=part)
         assert panel.settle(60) and panel.state.error is None and panel.state.views

@@ -136,9 +136,9 @@ def test_slider_widget_stays_inside_its_bounds() -> None:
 def test_widget_state_and_picture_follow_each_other() -> None:
     panel = explorer()
     assert panel.widget is panel.widget and panel.settle()
-    assert "Power 2" in panel._box.html and panel.state.views[0].title == "Power 2"
+    assert "Power 2" in panel._box.text and panel.state.views[0].title == "Power 2"
     panel._inputs["power"].value = 3.5  # as the reader would
-    assert panel.settle() and panel.state.values["power"] == 3.5 and "Power 3.5" in panel._box.html
+    assert panel.settle() and panel.state.values["power"] == 3.5 and "Power 3.5" in panel._box.text
     panel.set(power=4.0, start=5)  # as code would
     assert panel.settle() and panel._inputs["power"].value == 4.0 and panel._inputs["start"].value == 5
     assert "from 5 to 9" in panel.state.views[0].alt and panel.state.error is None and not panel.state.busy
@@ -151,9 +151,9 @@ def test_what_render_raises_is_shown_and_the_next_picture_is_fine() -> None:
     assert panel.widget and panel.settle()
     panel.set(power=9.0)
     assert panel.settle() and isinstance(panel.state.error, ValueError)
-    assert "power is too large" in panel._box.html and "<details" in panel._box.html and "Traceback" in panel._box.html
+    assert "power is too large" in panel._box.text and "<details" in panel._box.text and "Traceback" in panel._box.text
     panel.set(power=3.0)
-    assert panel.settle() and panel.state.error is None and "Power 3" in panel._box.html
+    assert panel.settle() and panel.state.error is None and "Power 3" in panel._box.text
     wrong = Explorer("Wrong", {"x": slider(0.5, 0.0, 1.0)}, lambda x: "a string")
     assert wrong.widget and wrong.settle() and "must return a View" in str(wrong.state.error)
 

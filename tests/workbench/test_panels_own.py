@@ -201,11 +201,11 @@ def test_earlier_trainings_stay_in_the_chart_and_can_be_compared() -> None:
     panel = TrainPanel(task(), method="kd", epochs=2)
     follower = BeforeAfter(panel, limit=40)
     assert panel.widget and follower.widget and follower.settle()
-    assert follower.outcome is None and "Press <b>Start</b>" in follower._box.html
+    assert follower.outcome is None and "Press <b>Start</b>" in follower._box.text
     with pytest.raises(RuntimeError, match="nothing has been trained"):
         follower.pair()
     train(panel)
-    assert follower.settle(60) and follower.state.error is None and "after KD" in follower._box.html
+    assert follower.settle(60) and follower.state.error is None and "after KD" in follower._box.text
     assert follower._inputs["against"].options == (UNTRAINED,) and follower._inputs["sample"].high == 39
     panel._choices["method"].value = "dist"
     train(panel)
@@ -214,7 +214,7 @@ def test_earlier_trainings_stay_in_the_chart_and_can_be_compared() -> None:
     assert follower.settle(60) and follower.state.values["against"] == UNTRAINED
     follower.set(against="KD (training 1)", picture="agreement")
     assert follower.settle(60) and follower.state.error is None
-    assert "KD (training 1)" in follower._box.html and "after DIST" in follower._box.html
+    assert "KD (training 1)" in follower._box.text and "after DIST" in follower._box.text
     before = follower.pair("KD (training 1)").before
     assert before is not None and all(
         torch.equal(a, b) for a, b in zip(before.parameters(), panel.outcomes[0].student.parameters(), strict=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from workbench.marks import content_hash
 from workbench.report import Report, export_notebook, facts_html, mathml, notebook_html, table_html, verdicts_html
 from workbench.runs.records import MIME
 
@@ -55,7 +56,11 @@ class Page(html.parser.HTMLParser):
 def check_offline(text: str) -> Page:
     page = Page(text)
     assert [a for a in page.fetched if not a.startswith("data:")] == []
-    assert not page.named("script")
+    scripts = [a for a in page.named("script") if a.get("type") != "application/json"]  # data are never run
+    (policy,) = [a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy and len(scripts) == ("kd-data" in text) == policy.count("script-src 'sha256-")
+    for found in re.findall(r'<script type="module">(.*?)</script>', text, re.S):
+        assert content_hash(found) in policy
     assert not re.search(r"url\((?!['\"]?data:)|@import", text)
     return page
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 import threading
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from kdcore.methods.pld import pld_loss, pld_weights, teacher_optimal_permutatio
 from workbench import views as V
 from workbench.views.base import View
 from workbench.views.curves import history_frame
+from workbench.views.picture import VERSION, Colours
 from workbench.views.theme import CATEGORICAL, DARK, LIGHT, number, text_colour
 
 RNG = np.random.default_rng(3)
@@ -112,7 +114,10 @@ def test_every_view_is_drawn_twice_and_read(name: str) -> None:
     assert len(view.alt) > 30 and re.search(r"\d", view.alt) and "nan" not in view.alt
     assert len(view.table)
     page = view.html()
-    assert page.count("<img") == 2 and page.count("alt=") == 2 and "<details>" in page and "http" not in page
+    assert page.count("<img") == 1 and page.count("alt=") == 1 and "<details>" in page and "http" not in page
+    data = json.loads(re.search(r'<script type="application/json" class="kd-data">(.*?)</script>', page, re.S)[1])
+    assert data["title"] == view.title and data["alt"] == view.alt and data["spec"]["version"] == VERSION
+    assert view.spec is not None and len(view.spec["panels"]) == len(data["spec"]["panels"]) > 0
     bundle = view._repr_mimebundle_()
     assert set(bundle) == {"text/html", "image/png", "text/plain"} and view.alt in bundle["text/plain"]
 
@@ -140,7 +145,12 @@ def test_view_refuses_to_be_mute() -> None:
 
 def test_html_escapes_what_it_is_given() -> None:
     view = V.heatmap_view([[1.0]], ["<b>"], ['"x"'], title="a < b & c", label="<script>")
-    assert "<script>" not in view.html() and "<b>&lt;" not in view.html() and "a &lt; b &amp; c" in view.html()
+    assert (
+        "<script>" not in view.html()
+        and view.html().count("<script") == 1
+        and "<b>&lt;" not in view.html()
+        and "a &lt; b &amp; c" in view.html()
+    )
 
 
 def test_pictures_can_be_drawn_in_several_threads() -> None:
@@ -174,8 +184,9 @@ def test_cka_map_says_what_is_highest() -> None:
         0.9,
         pytest.approx(0.95),
     )
-    figure = view.interactive()
-    assert figure.data[0].z.shape == (3, 4) and "CKA" in figure.data[0].hovertemplate
+    (heat,) = view.picture.panels
+    assert np.array_equal(heat.values, MAP) and heat.colours == Colours(0.0, 1.0, "CKA")
+    assert heat.notes[0][0] == "interval 0.800 to 0.950"
 
 
 def test_cka_map_marks_the_best_of_each_row_and_undefined_cells() -> None:
@@ -183,10 +194,9 @@ def test_cka_map_marks_the_best_of_each_row_and_undefined_cells() -> None:
     holed[1] = np.nan
     view = V.cka_map_view(holed, LX, LY)
     assert "4 cells are undefined" in view.alt
-    ax = view.figure().axes[0]
-    marked = [tuple(p) for c in ax.collections if len(c.get_offsets()) for p in np.asarray(c.get_offsets()).tolist()]
-    assert set(marked) == {(0.0, 0.0), (3.0, 2.0)}
-    assert sum(p.get_hatch() == "///" for p in ax.patches) == 4
+    (heat,) = view.picture.panels
+    assert heat.framed == [(0, 0), (2, 3)] and np.isnan(heat.values[1]).all()
+    assert heat.meanings["framed"] == "best in row"
     last = MAP.copy()
     last[2] = np.nan
     assert "no layer: it is constant" in V.cka_map_view(last, LX, LY).alt
@@ -197,8 +207,8 @@ def test_cka_compare_names_the_largest_change_on_one_scale() -> None:
     after[1, 3] = 0.95
     view = V.cka_compare_view(MAP, after, LX, LY, labels=("CE", "KD"))
     assert "largest change, +0.90 (from 0.05 to 0.95), is between student stage1 and teacher norm" in view.alt
-    axes = view.figure().axes
-    assert axes[0].images[0].get_clim() == axes[1].images[0].get_clim() == (0.0, 1.0)
+    assert [h.title for h in view.picture.panels] == ["CE", "KD"]
+    assert {h.colours for h in view.picture.panels} == {Colours(0.0, 1.0, "CKA")}
     assert view.table["change"].abs().max() == pytest.approx(0.9)
 
 
@@ -270,16 +280,13 @@ def test_curves_show_mean_and_range_over_seeds() -> None:
     part = view.table[(view.table["arm"] == "KD") & (view.table["quantity"] == "accuracy")]
     assert part["mean"].tolist() == pytest.approx([0.6, 0.7, 0.8])
     assert part["low"].tolist() == pytest.approx([0.5, 0.6, 0.7])
-    right = view.figure().axes[1]
-    assert [line.get_label() for line in right.lines] == ["KD", "CE"] and len(right.collections) == 2
-    assert (
-        len({line.get_linestyle() for line in right.lines}) == 2
-        and len({line.get_marker() for line in right.lines}) == 2
-    )
-    assert right.get_title(loc="left") == "accuracy, mean over seeds"
-    single = V.training_curves_view({"KD": epochs()}).figure().axes
-    assert [ax.get_title(loc="left") for ax in single] == ["loss, terms", "accuracy"]
-    assert [line.get_label() for line in single[0].lines] == ["ce", "kd"] and not single[1].collections
+    right = view.picture.panels[1]
+    assert [line.name for line in right.marks] == ["KD", "CE"] and right.title == "accuracy, mean over seeds"
+    assert right.marks[0].low.tolist() == pytest.approx([0.5, 0.6, 0.7]) and right.marks[0].high is not None
+    assert len({line.style for line in right.marks}) == 2
+    single = V.training_curves_view({"KD": epochs()}).picture.panels
+    assert [plane.title for plane in single] == ["loss, terms", "accuracy"]
+    assert [line.name for line in single[0].marks] == ["ce", "kd"] and single[1].marks[0].low is None
 
 
 # Probabilities and rankings -------------------------------------------------------------------------------------------
@@ -305,8 +312,11 @@ def test_worth_terms_add_up_to_the_loss() -> None:
     chance = float(torch.exp(S[3]) / torch.exp(S[[3, 2, 4]]).sum())
     assert view.table["choice probability"][2] == pytest.approx(chance, rel=1e-6)
     assert "Choice 3 of 5: among 3 remaining classes the target order wants dog" in view.alt
-    bars = [p for p in view.figure().axes[0].patches if p.get_height() > 0 and p.get_width() < 1]
-    assert len(bars) == 6  # three classes remain, two models each; the span of chosen ones is wider
+    above, below = view.picture.panels
+    span, student, teacher = above.marks  # three classes remain
+    assert (span.low, span.high) == (-0.5, 1.5) and student.at.tolist() == teacher.at.tolist() == [2, 3, 4]
+    assert student.values[0] == pytest.approx(chance, rel=1e-6) and teacher.values.sum() == pytest.approx(1)
+    assert below.marks[0].values.tolist() == view.table["term"].tolist() and below.marks[0].strong[2]
 
 
 def test_weights_agree_with_the_method() -> None:

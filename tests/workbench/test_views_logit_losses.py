@@ -51,16 +51,16 @@ def test_draws_flat_ordinary_and_certain_teachers(scale: float) -> None:
     view = kd_split_view(logits(40, 3), t, t.argmax(1), temperature=1.0)
     sizes = [view.png(theme)[:8] for theme in (LIGHT, DARK)]
     assert sizes == [b"\x89PNG\r\n\x1a\n"] * 2
-    axes = view.figure().axes
-    assert [ax.get_title(loc="left") for ax in axes] == ["What KD adds up", "What DKD adds up"]
-    assert all(np.isfinite(c.get_offsets()).all() for ax in axes for c in ax.collections)
-    assert axes[0].get_xscale() == ("linear" if scale == 0 else "logit")
+    planes = view.picture.panels
+    assert [plane.title for plane in planes] == ["What KD adds up", "What DKD adds up"]
+    assert all(np.isfinite(m.x).all() and (m.y > 0).all() for plane in planes for m in plane.marks)
+    assert planes[0].y.log and planes[0].x.logit == (scale != 0)
 
 
 def test_a_match_is_drawn_at_the_floor() -> None:
     s = logits(6, 4)
     view = kd_split_view(s, s, s.argmax(1), temperature=4.0)
-    assert all(c.get_offsets()[:, 1].max() < 1e-6 for c in view.figure().axes[0].collections)
+    assert all(m.y.max() < 1e-6 for m in view.picture.panels[0].marks)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,10 @@ def test_bars_with_the_image_beside_them(shape: tuple[int, ...], gradient: bool)
         gradient=gradient,
         image=torch.rand(shape),
     )
-    figure = view.figure()
-    picture = [ax for ax in figure.axes if ax.images]
-    assert len(picture) == 1 and picture[0].get_xlabel() == "label d" and len(figure.axes) == 2 + gradient
+    kinds = ["images", "plane", *["blank", "plane"] * gradient]
+    assert [p.kind for p in view.picture.panels] == kinds and view.picture.panels[0].captions == ["label d"]
     without = probability_bars_view(torch.zeros(4), torch.arange(4.0), list("abcd"), temperature=2.0, label=3)
-    assert view.alt == without.alt and not [ax for ax in without.figure().axes if ax.images]
+    assert view.alt == without.alt and {p.kind for p in without.picture.panels} == {"plane"}
 
 
 def test_bars_refuse_an_image_of_two_channels() -> None:

@@ -31,15 +31,14 @@ def test_routing_names_first_and_last_shares() -> None:
 
 
 def test_routing_fills_the_picture() -> None:
-    """Every patch ends where the next one begins, the last at 1."""
+    """Shares lie on top of each other, and together are 1."""
     shares = draw(1, 3, 5)
     shares /= shares.sum(0)
-    patches = routing_view(dict(zip("abc", shares, strict=True))).figure().axes[0].patches
-    ends = [p.get_data() for p in patches]
-    np.testing.assert_allclose(ends[0].baseline, 0)
-    np.testing.assert_allclose(ends[1].baseline, ends[0].values)
-    np.testing.assert_allclose(ends[-1].values, 1)
-    np.testing.assert_allclose(ends[2].values - ends[2].baseline, shares[2])
+    (plane,) = routing_view(dict(zip("abc", shares, strict=True))).picture.panels
+    assert [m.name for m in plane.marks] == ["a", "b", "c"] and all(m.stacked and m.width == 1 for m in plane.marks)
+    np.testing.assert_allclose([m.values for m in plane.marks], shares)
+    np.testing.assert_allclose(sum(m.values for m in plane.marks), 1)
+    assert (plane.y.low, plane.y.high) == (0, 1)
 
 
 def test_masks_are_sorted_and_the_distance_is_that_of_the_loss() -> None:
@@ -48,7 +47,7 @@ def test_masks_are_sorted_and_the_distance_is_that_of_the_loss() -> None:
     expected = torch.nn.functional.kl_div(torch.tensor(teacher).log(), torch.tensor(student), reduction="sum").item()
     assert f"fc1 keeps 0.20 to 0.90 of its 3 features, masked it is {expected:.3g} nats from the student" in view.alt
     assert view.alt.startswith(f"The sample is c, the student prefers {'abcd'[int(student.argmax())]}.")
-    assert [bar.get_height() for bar in view.figure().axes[0].patches] == [0.9, 0.4, 0.2]
+    assert view.picture.panels[0].marks[0].values.tolist() == [0.9, 0.4, 0.2]
     assert list(view.table) == ["class", "student", "fc1, masked"]
     assert all(view.png(theme).startswith(b"\x89PNG") for theme in (LIGHT, DARK))
 

@@ -48,8 +48,10 @@ def test_clouds_by_hand() -> None:
 
 
 def test_clouds_open_to_a_half_circle_where_angles_are_obtuse() -> None:
-    widths = [norm_direction_view({"a": ([1.0], [c])}).figure(LIGHT).axes[0].get_thetamax() for c in (0.5, -0.5)]
-    assert widths == [90, 180]
+    lows = [norm_direction_view({"a": ([1.0], [c])}).picture.panels[0].y.low for c in (0.5, -0.5)]
+    assert lows[0] == 0 and lows[1] < -1
+    mean = norm_direction_view({"a": ([2.0], [0.5])}).picture.panels[0].marks[-1]  # 60 degrees to the right
+    np.testing.assert_allclose([mean.x[0], mean.y[0]], [3**0.5, 1.0])
 
 
 def test_the_landscape_says_in_which_regime_the_student_is() -> None:

@@ -98,6 +98,11 @@ class PictureBox(anywidget.AnyWidget):
         with self.hold_sync():
             self.shown, self.views, self.error = list(views), plain, ""
 
+    @property
+    def text(self) -> str:
+        """What is shown, in words: an error or a message (HTML), then titles and descriptions."""
+        return "\n".join([self.error, *(f"{v.title}. {v.alt}" for v in self.shown)])
+
     def say(self, html: str) -> None:
         """Show words in place of pictures."""
         with self.hold_sync():

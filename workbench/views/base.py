@@ -64,7 +64,7 @@ class View:
             if not getattr(self, name).strip():
                 raise ValueError(f"{name} of a view must not be empty.")
         if self.picture is None and self.draw is None:
-            raise ValueError("a view needs picture or draw, got neither.")
+            raise ValueError("a view needs a picture or a function draw(theme), got neither.")
 
     @property
     def spec(self) -> dict[str, Any] | None:

@@ -146,7 +146,7 @@ class HeatPart(Part):
     def entries(self) -> list[Key]:
         looks: dict[str, tuple[Style, str]] = {
             "framed": ("bad", "frame"),
-            "dotted": ("good", "dot"),
+            "dotted": ("good", "spot"),
             "crossed": ("bad", "cross"),
         }
         return [

@@ -118,6 +118,8 @@ def key_of(mark: Mark, marks: Sequence[Mark]) -> Key | None:
             return Key(mark.name, mark.style, "dotted" if dots else "line")
         case Points():
             return Key(mark.name, mark.style if mark.values is None else "muted", "ring" if mark.ring else "dot")
+        case Bars() if mark.styles:  # every bar has its own
+            return None
         case Bars():
             hatch = look(mark.style, _ANY).hatch if _many_bars(marks) else ""
             return Key(mark.name, mark.style, "patch", hatch)

@@ -57,7 +57,7 @@ class Key:
     Attributes:
         name, style: what is written, and how it looks.
         shape: ``"patch"``, ``"outline"``, ``"line"``, ``"dotted"`` (a line with dots), ``"dot"``, ``"ring"``,
-            ``"cross"``, ``"frame"`` or ``"rule"``.
+            ``"spot"`` (a round dot), ``"cross"``, ``"frame"`` or ``"rule"``.
         dash: of an outline or a rule; the hatch of a patch.
     """
 
@@ -274,14 +274,14 @@ def _handle(sheet: Sheet, key: Key, x: float, y: float) -> None:
         sheet.box(box, fill=False, ec=style.colour, lw=2.2, ls=key.dash or "-")
     elif key.shape == "cross":
         sheet.line([x + HANDLE / 2], [y], ls="none", marker="x", ms=7, mec=style.colour, mew=2.2)
-    elif key.shape in ("dot", "ring"):
+    elif key.shape in ("dot", "ring", "spot"):
         face = "none" if key.shape == "ring" else style.colour
         edge = style.colour if key.shape == "ring" else theme.ink
         sheet.line(
             [x + HANDLE / 2],
             [y],
             ls="none",
-            marker=style.marker,
+            marker="o" if key.shape == "spot" else style.marker,
             ms=7.5,
             mfc=face,
             mec=edge,
