@@ -425,9 +425,9 @@ def test_the_corners_of_the_simplex_are_certainty() -> None:
 
 
 def test_tokens_nodes_and_cells_of_tables_show_their_values() -> None:
-    rows = view(Tokens(tokens=[["one", "two", "\n"]], values=[[-1.0, 3.0, np.nan]], colours=Colours(-1, 3))).figure()
+    rows = view(Tokens(tokens=[["one", "two", "\n"]], values=[[0.0, 2.0, np.nan]], colours=Colours(-1, 3))).figure()
     faces = [c.get_facecolors() for c in rows.axes[0].collections]
-    assert np.allclose(faces[0], [colormaps["cividis"](0.0), colormaps["cividis"](1.0)]) and faces[1][0, 3] == 0
+    assert np.allclose(faces[0], [colormaps["cividis"](0.25), colormaps["cividis"](0.75)]) and faces[1][0, 3] == 0
     assert {"one", "two", "⏎"} <= set(said(rows))
 
     values = [0.0, 1.0, np.nan]
