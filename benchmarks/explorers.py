@@ -65,14 +65,14 @@ def measure_lesson(path: Path) -> list[dict[str, Any]]:
         original(self, *args, **options)
         made.append(self)
 
-    Explorer.__init__ = remember  # type: ignore[method-assign]
+    Explorer.__init__ = remember
     Panel._ipython_display_ = lambda self: None  # type: ignore[method-assign]
-    View._repr_mimebundle_ = lambda self, include=None, exclude=None: {}  # type: ignore[method-assign]
+    View._repr_mimebundle_ = lambda self, include=None, exclude=None: {}
     _run(jupytext.read(path), path)
     rows = []
     for explorer in made:
         box = PictureBox()
-        explorer._box = box  # type: ignore[attr-defined]
+        explorer._box = box
         times = []
         for values in moves(explorer):
             before = time.process_time()
@@ -147,9 +147,8 @@ def main() -> None:
     options.out.write_text(json.dumps(rows))
     if options.here:
         return
-    print(
-        "| lesson | explorer | moves | median, CPU s | largest, CPU s | KB a move |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("| lesson | explorer | moves | median, CPU s | largest, CPU s | KB a move |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for r in rows:
         print(
             f"| {r['lesson']} | {r['explorer']} | {r['moves']} | {r['median']:.3f} | {r['largest']:.3f} | "

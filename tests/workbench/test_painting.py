@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from workbench.views.base import View
 from workbench.views.drawing import WIDTH
@@ -234,7 +236,7 @@ MARKS: dict[str, tuple[Mark, tuple[float, float], tuple[float, float], str | Non
     "span of y": (Span(1, 2, axis="y"), (1.5, 1.5), (1.5, 2.5), None),
     "arrows": (Arrows("a", [1], [1], [2], [0], style=2), (1.5, 1), (3.5, 1.5), "#009E73"),
     "area": (Area("a", [1, 3, 3, 1], [1, 1, 3, 3], opacity=0.9), (2.5, 2.5), (3.5, 3.5), None),
-    "field": (Field([[4, 0], [0, 4.0]], (0, 2), (0, 2), FLAT), (0.3, 0.3), (3.5, 3.5), "#FDE737"),
+    "field": (Field([[4, 0], [0, 4.0]], (0, 2), (0, 2), FLAT, cells=True), (0.3, 0.3), (3.5, 3.5), "#FDE737"),
 }
 
 
@@ -297,12 +299,12 @@ def test_logarithmic_axes_and_those_that_grow_downwards() -> None:
 
 
 def test_a_unit_is_as_long_on_both_axes_where_that_is_asked() -> None:
-    for height in (None, 150):
+    for height in (None, 150, 60):
         plane = Plane(Points("", [0, 10, 3], [0, 2, 1]), equal=True, height=height)
         ax = view(plane).figure().axes[1]
         across, up = np.diff(ax.transData.transform([(0, 0), (1, 1)]), axis=0)[0]
         assert across == pytest.approx(up, rel=1e-3)
-        assert ax.get_xlim()[0] < 0 < 10 < ax.get_xlim()[1]
+        assert ax.get_xlim()[0] < 0 < 10 < ax.get_xlim()[1] and ax.get_ylim()[0] < 0 < 2 < ax.get_ylim()[1]
 
 
 def test_words_beside_points_and_named_spans() -> None:
@@ -358,6 +360,20 @@ def test_panels_share_one_colour_bar_and_one_legend() -> None:
     assert any("chance" in w for w in said(view(Plane(Line("", [0, 1], [0, 1]), Rule(0.1, "chance"))).figure()))
 
 
+def test_bars_that_look_different_have_no_one_entry_in_the_legend() -> None:
+    marks = Bars("accuracy", [0, 1], [1, 2], styles=[0, 5]), Line("trend", [0, 1], [1, 2])
+    shown = said(view(Plane(*marks, x=Axis(names=["a", "b"]))).figure())
+    assert "trend" in shown and "accuracy" not in shown
+
+
+def test_colour_bars_of_different_scales_stand_beside_their_own_panels() -> None:
+    heats = [Heat(values=np.eye(2), colours=Colours(0, k, f"scale {k}")) for k in (1, 2)]
+    figure = view(*heats).figure()
+    at = {t.get_text(): t.get_position()[0] / figure.get_size_inches()[0] for t in figure.axes[0].texts}
+    first, second = (ax.get_position() for ax in figure.axes[1:])
+    assert first.x1 < at["scale 1"] < second.x0 < second.x1 < at["scale 2"]
+
+
 def test_a_legend_has_an_end() -> None:
     marks = [Line(f"run {i}", [0, 1], [i, i], style=i) for i in range(MOST_KEYS + 7)]
     shown = said(view(Plane(*marks)).figure())
@@ -365,12 +381,12 @@ def test_a_legend_has_an_end() -> None:
 
 
 def test_images_and_maps_over_them_keep_their_pixels() -> None:
-    image = np.array([[0.0, 1.0], [0.25, 0.5]])
+    image = np.array([[0.75, 1.0], [0.25, 0.5]])
     cover = np.array([[np.nan, 0.0], [1.0, 1.0]])
     for maps in (None, cover[None]):
         over = {} if maps is None else {"maps": maps, "colours": UNIT, "opacity": 0.5}
         figure = view(Images(images=image[None], captions=["one"], size=100, **over)).figure()
-        ink, left, top = painted(figure), *_corner(painted(figure), image[0, 0])
+        ink, left, top = painted(figure), *_corner(painted(figure), round(image[0, 0] * 255) / 255)
         for (i, j), grey in np.ndenumerate(image):
             expected = np.repeat(round(grey * 255) / 255, 3)
             if maps is not None and np.isfinite(cover[i, j]):
@@ -409,9 +425,9 @@ def test_the_corners_of_the_simplex_are_certainty() -> None:
 
 
 def test_tokens_nodes_and_cells_of_tables_show_their_values() -> None:
-    rows = view(Tokens(tokens=[["one", "two", "\n"]], values=[[0.0, 1.0, np.nan]], colours=UNIT)).figure()
+    rows = view(Tokens(tokens=[["one", "two", "\n"]], values=[[0.0, 2.0, np.nan]], colours=Colours(-1, 3))).figure()
     faces = [c.get_facecolors() for c in rows.axes[0].collections]
-    assert np.allclose(faces[0], [colormaps["cividis"](0.0), colormaps["cividis"](1.0)]) and faces[1][0, 3] == 0
+    assert np.allclose(faces[0], [colormaps["cividis"](0.25), colormaps["cividis"](0.75)]) and faces[1][0, 3] == 0
     assert {"one", "two", "⏎"} <= set(said(rows))
 
     values = [0.0, 1.0, np.nan]
@@ -496,6 +512,8 @@ def test_ticks_by_hand() -> None:
     assert list(ticks_of(0, 3, 8, whole=True).values()) == ["0", "1", "2", "3"]
     assert list(log_ticks(0.001, 1000, 8).values()) == ["0.001", "0.01", "0.1", "1", "10", "100", "1000"]
     assert list(log_ticks(1, 12, 8).values()) == ["1", "2", "5", "10"]
+    assert list(ticks_of(2e7, 2e7 + 4, 4).values()) == ["20000000", "20000001", "20000002", "20000003", "20000004"]
+    assert list(ticks_of(0, 4e7, 4).values()) == ["0", "1e7", "2e7", "3e7", "4e7"]
     assert written(38416, 1) == "38416" and written(-0.25, 0.05) == "−0.25"
 
 
@@ -504,6 +522,9 @@ def test_a_view_is_painted_from_its_picture_and_carries_its_plain_form() -> None
     made = bars(LONG[:3])
     assert made.spec == made.picture.plain()  # type: ignore[union-attr]
     assert made.png(LIGHT)[:4] == b"\x89PNG" and made.png(LIGHT) != made.png(DARK)
+    width, height = made.figure().get_size_inches()
+    size = Image.open(io.BytesIO(made.png(LIGHT))).size
+    assert size == (int(100 * width), int(100 * height)), "saved as it was laid out"
     drawn = View(title="t", alt="a", table=pd.DataFrame(), draw=lambda theme: Figure())
     assert drawn.spec is None
     own = View(title="t", alt="a", table=pd.DataFrame(), draw=lambda theme: Figure((1, 2)), picture=made.picture)

@@ -61,7 +61,7 @@ def check_offline(text: str) -> Page:
     assert "default-src 'none'" in policy and len(scripts) == ("kd-data" in text) == policy.count("script-src 'sha256-")
     for found in re.findall(r'<script type="module">(.*?)</script>', text, re.S):
         assert content_hash(found) in policy
-    assert not re.search(r"url\((?!['\"]?data:)|@import", text)
+    assert not re.search(r"url\((?!['\"]?(?:data:|#))|@import", text)
     return page
 
 

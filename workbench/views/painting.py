@@ -6,6 +6,7 @@ those of a row the same upper edge, and nothing has to be laid out by trial.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .drawing import WIDTH
@@ -14,7 +15,7 @@ from .painting_cells import HeatPart, ImagesPart, TokensPart
 from .painting_panels import GraphPart, RibbonsPart, SimplexPart, TablePart
 from .painting_plane import PlanePart
 from .painting_sheet import BAR, TITLE, TITLES, Key, Legend, Part, Sheet, colour_bar
-from .picture import Blank, Graph, Heat, Images, Panel, Picture, Plane, Ribbons, Simplex, Table, Tokens
+from .picture import Blank, Colours, Graph, Heat, Images, Panel, Picture, Plane, Ribbons, Simplex, Table, Tokens
 from .theme import Theme
 from .words import wrapped
 
@@ -49,8 +50,34 @@ _PARTS: dict[type[Panel], type[Part]] = {
     Table: TablePart,
     Blank: _BlankPart,
 }
-#: Inches between columns and between rows, and about the whole.
-_GAP, _ROW, _EDGE = 0.3, 0.22, 0.08
+#: Inches between columns and between rows, about the whole, and least height beside a colour bar.
+_GAP, _ROW, _EDGE, _LEAST = 0.3, 0.22, 0.08, 1.3
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Parts side by side: their titles, what each needs above, for and below its drawing, where titles end and drawings
+    begin."""
+
+    parts: list[Part]
+    titles: list[str]
+    needs: list[tuple[float, float, float]]
+    head: float
+    down: float
+
+    def tall(self, c: int) -> float:
+        """Of one drawing: what it needs, or as high as its neighbours, within reason."""
+        own, most = self.needs[c][1], max(tall for _, tall, _ in self.needs)
+        return max(own, min(most, 1.5 * own)) if self.parts[c].stretches else own
+
+    def end(self) -> float:
+        """Where the row ends."""
+        least = _LEAST if any(p.colours for p in self.parts) else 0.0
+        return self.down + max(least, *(self.tall(c) + below for c, (_, _, below) in enumerate(self.needs)))
+
+    def coloured(self) -> float:
+        """Height of the drawings that have a scale of colours."""
+        return max((self.tall(c) for c, p in enumerate(self.parts) if p.colours), default=0.0)
 
 
 def paint(picture: Picture, theme: Theme) -> Figure:
@@ -61,51 +88,54 @@ def paint(picture: Picture, theme: Theme) -> Figure:
         theme: ink and paper; the caller has set ``theme.rc()``, as :meth:`workbench.views.base.View.figure` does.
     """
     parts = [_PARTS[type(p)](p) for p in picture.panels]  # type: ignore[call-arg]
-    rows = [parts[i : i + picture.columns] for i in range(0, len(parts), picture.columns)]
-    scales = list(dict.fromkeys(p.colours for p in parts if p.colours))
-    shared = (
-        scales[0] if len(scales) == 1 and all(r[-1].colours or not any(p.colours for p in r) for r in rows) else None
-    )
-    barred = [[_has_bar(row, c) and not shared for c in range(len(row))] for row in rows]
+    grid = [parts[i : i + picture.columns] for i in range(0, len(parts), picture.columns)]
+    shared = _shared(grid)
+    barred = [[not shared and _has_bar(row, c) for c in range(len(row))] for row in grid]
     bars = [BAR if any(b[c] for b in barred if c < len(b)) else 0.0 for c in range(picture.columns)]
-    columns = _columns(picture, rows, bars, WIDTH - 2 * _EDGE - (BAR if shared else 0.0))
-    for row in rows:
-        for part, wide in zip(row, columns, strict=False):
+    columns = _columns(picture, grid, bars, WIDTH - 2 * _EDGE - (BAR if shared else 0.0))
+    for parts_of_row in grid:
+        for part, wide in zip(parts_of_row, columns, strict=False):
             part.width = wide
-    lefts, rights = (
-        [max(r[c].sides(w)[side] for r in rows if c < len(r)) for c, w in enumerate(columns)] for side in (0, 1)
-    )
+    sides = [[r[c].sides(w) for r in grid if c < len(r)] for c, w in enumerate(columns)]
+    lefts, rights = ([max(s[k] for s in some) for some in sides] for k in (0, 1))
     inner = [w - a - b for w, a, b in zip(columns, lefts, rights, strict=True)]
     starts = [_EDGE + sum(columns[:c]) + sum(bars[:c]) + c * _GAP for c in range(len(columns))]
     width = starts[-1] + columns[-1] + bars[len(columns) - 1] + (BAR if shared else 0.0) + _EDGE
     legend = Legend(_keys(parts), width - 2 * _EDGE)
-    top = _EDGE + legend.height
-    tops = []
-    for row in rows:
-        needs = [p.tall(w) for p, w in zip(row, inner, strict=False)]
-        titles = [
-            wrapped(p.title, w + rights[c], TITLES) if p.title else ""
-            for c, (p, w) in enumerate(zip(row, inner, strict=False))
-        ]
-        head = max(TITLE * (1 + t.count("\n")) + 0.04 if t else 0.0 for t in titles)
-        above, tall, below = (max(n[k] for n in needs) for k in range(3))
-        tops.append((top, head, above, tall, needs, titles))
-        top += head + above + max(tall + below, *(n[1] + n[2] for n in needs), 1.3 if scales else 0.0) + _ROW
-    page = Sheet(width, top - _ROW + _EDGE, theme)
+    rows: list[_Row] = []
+    for parts_of_row in grid:
+        top = rows[-1].end() + _ROW if rows else _EDGE + legend.height
+        rows.append(_row(parts_of_row, inner, rights, top))
+    page = Sheet(width, rows[-1].end() + _EDGE, theme)
     legend.draw(page, _EDGE, _EDGE)
-    for row, (y, head, above, tall, needs, titles), bar in zip(rows, tops, barred, strict=True):
-        for c, part in enumerate(row):
-            x, down = starts[c] + lefts[c], y + head + above
-            page.text(x, y + head - 0.04, titles[c], size=TITLES, va="bottom")
-            own = max(needs[c][1], min(tall, 1.5 * needs[c][1])) if part.stretches else needs[c][1]
-            part.draw(page, (x, down, inner[c], own))
+    for row, bar in zip(rows, barred, strict=True):
+        for c, part in enumerate(row.parts):
+            page.text(starts[c] + lefts[c], row.head, row.titles[c], size=TITLES, va="bottom")
+            part.draw(page, (starts[c] + lefts[c], row.down, inner[c], row.tall(c)))
             if bar[c] and part.colours:
-                colour_bar(page, part.colours, starts[c] + columns[c] + 0.12, down, own)
+                colour_bar(page, part.colours, starts[c] + columns[c] + 0.12, row.down, row.tall(c))
     if shared:
-        y, head, above, tall, *_ = next(t for t, row in zip(tops, rows, strict=True) if any(p.colours for p in row))
-        colour_bar(page, shared, width - _EDGE - BAR + 0.12, y + head + above, tall)
+        first = next(row for row in rows if row.coloured())
+        colour_bar(page, shared, width - _EDGE - BAR + 0.12, first.down, max(first.coloured(), _LEAST))
     page.finish()
     return page.figure
+
+
+def _row(parts: list[Part], inner: list[float], rights: list[float], top: float) -> _Row:
+    """A row of parts below ``top``; titles end at one height, drawings begin at one."""
+    needs = [p.tall(w) for p, w in zip(parts, inner, strict=False)]
+    rooms = [w + r for w, r in zip(inner, rights, strict=True)]
+    titles = [wrapped(p.title, room, TITLES) if p.title else "" for p, room in zip(parts, rooms, strict=False)]
+    head = max(TITLE * (1 + t.count("\n")) + 0.04 if t else 0.0 for t in titles)
+    above = max(a for a, _, _ in needs)
+    return _Row(parts, titles, needs, top + head - 0.04, top + head + above)
+
+
+def _shared(grid: list[list[Part]]) -> Colours | None:
+    """The scale of all parts, if there is one for all, and each row ends with it; its bar stands at the right edge."""
+    scales = list(dict.fromkeys(p.colours for row in grid for p in row if p.colours))
+    last = all(row[-1].colours or not any(p.colours for p in row) for row in grid)
+    return scales[0] if len(scales) == 1 and last else None
 
 
 def _has_bar(row: list[Part], c: int) -> bool:

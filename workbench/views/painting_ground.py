@@ -101,7 +101,7 @@ class Ground:
 
 def _many_bars(marks: Sequence[Mark]) -> bool:
     series = [m for m in marks if isinstance(m, Bars)]
-    return len(series) > 1 or any(len(set(m.styles)) > 1 for m in series)
+    return len(series) > 1 or any(isinstance(s, str) for m in series for s in m.styles)
 
 
 def dash_of(rule: Rule, marks: Sequence[Mark]) -> str:
@@ -118,9 +118,7 @@ def key_of(mark: Mark, marks: Sequence[Mark]) -> Key | None:
             return Key(mark.name, mark.style, "dotted" if dots else "line")
         case Points():
             return Key(mark.name, mark.style if mark.values is None else "muted", "ring" if mark.ring else "dot")
-        case Bars() if mark.styles:  # every bar has its own
-            return None
-        case Bars():
+        case Bars() if len(set(mark.styles)) < 2:  # bars that look different have no one entry
             hatch = look(mark.style, _ANY).hatch if _many_bars(marks) else ""
             return Key(mark.name, mark.style, "patch", hatch)
         case Histogram():
@@ -167,6 +165,3 @@ def bar_places(marks: Sequence[Mark]) -> Places:
         rise = np.nan_to_num(mark.values - mark.base if mark.stacked else mark.values - foot)
         tops.update(zip(mark.at.tolist(), (foot + rise).tolist(), strict=True))
     return made
-
-
-__all__ = ["DOTS", "SMALL", "Ground", "Places", "bar_places", "dash_of", "key_of"]

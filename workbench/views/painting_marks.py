@@ -279,6 +279,3 @@ def _texts(mark: Texts, ground: Ground) -> None:
             left = x - wide * {"middle": 0.5, "start": 0.0, "end": 1.0}[mark.anchor]
             inside = min(max(float(left), 0.0), max(across - wide, 0.0))
             ground.put(inside, min(max(float(y), 0.07), down - 0.07), words, NAMES, mark.style)
-
-
-__all__ = ["draw_mark"]

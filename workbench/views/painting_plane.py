@@ -52,7 +52,8 @@ class PlanePart(Part):
 
     @property
     def crowded(self) -> bool:
-        return len([m for m in self.plane.marks if key_of(m, self.plane.marks)]) > 1
+        named = Line | Points | Bars | Histogram | Area | Arrows
+        return sum(isinstance(m, named) for m in self.plane.marks) > 1
 
     @cached_property
     def ends(self) -> dict[str, tuple[float, float]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .drawing import Array
-from .mosaic import FRAME, Box, paint, sheet
+from .mosaic import Box, paint, sheet
 from .picture import Colours, Style
 from .theme import CATEGORICAL, DASHES, DIVERGING, HATCHES, MARKERS, SEQUENTIAL, Theme
 from .words import BOLD, drawable, fitted, literal, text_width, wrapped
@@ -192,19 +192,22 @@ def log_ticks(low: float, high: float, most: int) -> dict[float, str]:
     found = [d * 10.0**p for p in powers for d in digits if low * (1 - 1e-9) <= d * 10.0**p <= high * (1 + 1e-9)]
     if not found:
         return ticks_of(low, high, most)
-    return {
-        v: f"{v:g}".replace("e-0", "e−").replace("e-", "e−").replace("e+0", "e")
-        for v in found[:: -(-len(found) // most)]
-    }
+    return {v: _short(f"{v:g}") for v in found[:: -(-len(found) // most)]}
 
 
 def written(value: float, step: float) -> str:
     """A number with the digits that a step of this size needs."""
     value = 0.0 if abs(value) < 1e-9 * step else value
     if not step >= 1e-5 or abs(value) >= 1e7:
-        return f"{value:.3g}".replace("-", "−")
+        digits = max(3, math.ceil(math.log10(max(abs(value), step) / step)) + 1)
+        return _short(f"{value:.{digits}g}")
     digits = next(d for d in range(7) if abs(step * 10**d - round(step * 10**d)) < 1e-6 * step * 10**d or d == 6)
     return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _short(said: str) -> str:
+    """``4e+07`` as ``4e7``, with a minus that is as wide as a plus."""
+    return said.replace("e+0", "e").replace("e-0", "e-").replace("-", "−")
 
 
 def colour_bar(sheet: Sheet, colours: Colours, x: float, y: float, tall: float) -> None:
@@ -301,6 +304,3 @@ def _handle(sheet: Sheet, key: Key, x: float, y: float) -> None:
             markevery=[1] if marks else None,
             **marks,
         )
-
-
-__all__ = ["FRAME", "Key", "Legend", "Look", "Part", "Sheet", "colour_bar", "look", "shades"]

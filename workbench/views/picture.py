@@ -400,7 +400,6 @@ class Plane(Panel):
         equal: a unit is as long on both axes.
         colours: scale of points with values.
         height: of the drawing in pixels; by default by what it holds.
-        square: as wide as high.
     """
 
     kind: ClassVar[str] = "plane"
@@ -542,7 +541,6 @@ class Ribbons(Panel):
         left_title, right_title: what the orders are.
         left_notes, right_notes: written beside the names (a score).
         strong: items in bold (the label).
-        values: width of each ribbon, relative; equal by default.
     """
 
     kind: ClassVar[str] = "ribbons"
