@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .claims import UNITS, _signed, mean_interval
+from .claims import UNITS, _difference, _signed, mean_interval
 
 
 def contrast(words: str, left: Sequence[float], right: Sequence[float], *, unit: str = "points") -> str:
@@ -33,7 +33,7 @@ def contrast(words: str, left: Sequence[float], right: Sequence[float], *, unit:
     if x.ndim != 1 or x.shape != y.shape or not len(x):
         raise ValueError(f"left and right must hold one value per seed, got shapes {x.shape} and {y.shape}.")
     low, high = mean_interval(x - y)
-    difference = f"{_signed(float((x - y).mean()))} {unit}".rstrip()
+    difference = f"{_signed(_difference(float(x.mean()), float(y.mean())))} {unit}".rstrip()
     if not math.isfinite(low):
         return f"{words}: {difference} ({len(x)} seed{'' if len(x) == 1 else 's'}, no interval), not settled."
     found = "settled above" if low > 0 else "settled below" if high < 0 else "not settled"

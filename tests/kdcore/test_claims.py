@@ -219,6 +219,12 @@ def test_a_contrast_is_told_in_every_case(shift: list[float], found: str) -> Non
     assert sentence.startswith(start.split(" (")[0])
 
 
+def test_rounding_is_no_difference() -> None:
+    left, right = [0.1, 0.2, 0.6], [0.2, 0.3, 0.4]  # equal means, but for the last bit
+    assert "difference +0 (95 %" in Claim("c", left, ">", right).check().sentence
+    assert contrast("a", left, right).startswith("a: +0 points (95 %")
+
+
 def test_a_contrast_without_a_spread_or_with_other_seeds() -> None:
     assert contrast("a", [2.0], [1.5], unit="nats") == "a: +0.5 nats (1 seed, no interval), not settled."
     with pytest.raises(ValueError, match="left and right must hold one value per seed"):

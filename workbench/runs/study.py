@@ -242,6 +242,45 @@ def kept_verdicts(slug: str, folder: Path | None = None, *, tuned: bool = False)
     return KeptVerdicts(slug, kept_result(slug, folder, tuned=tuned))
 
 
+def kept_contrast(
+    slug: str,
+    left: str,
+    right: str,
+    *,
+    metric: str = "last",
+    part: int = 0,
+    unit: str = "points",
+    tuned: bool = False,
+    folder: Path | None = None,
+) -> str:
+    """The difference of two arms of a kept result in words (:func:`kdcore.experiment.contrast`), for a lesson's text.
+
+    Args:
+        slug, tuned: which result; folder: default ``docs/results``.
+        left, right: labels of arms; metric: column of the rows; part: which of the study's comparisons.
+        unit: of the difference.
+
+    Returns:
+        The sentence; or why there is none, where nothing is kept or the study has changed since.
+
+    Raises:
+        ValueError: an arm or a metric that the result does not have.
+    """
+    from kdcore.experiment import contrast
+
+    record = kept_result(slug, folder, tuned=tuned)
+    if record is None or stale(record):
+        return KeptVerdicts(slug, record).lead
+    values = record["experiments"][part]["values"]
+    missing = [arm for arm in (left, right) if metric not in values.get(arm, ())]
+    if missing:
+        raise ValueError(
+            f"the kept result of {slug!r} has no {metric!r} of {missing[0]!r}; it has {', '.join(values)}."
+        )
+    words = f"{left} against {right}, kept result{' of tuned arms' if tuned else ''}"
+    return contrast(words, values[left][metric], values[right][metric], unit=unit)
+
+
 def stale(record: Mapping[str, Any]) -> str:
     """Why a kept record no longer belongs to its study, in words; empty if it does."""
     from kdcore.studies import find_study
