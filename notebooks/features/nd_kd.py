@@ -13,7 +13,8 @@
 # - see in a trained student which half of the term did what,
 # - judge whether longer, better directed embeddings also mean more right answers here, and use a control to do so.
 #
-# What was read for this lesson: the released code, whole, and the paper's two abstracts (arXiv and ECCV), not its text.
+# What was read for this lesson: the released code (loss, class means, projector, training script) and the paper's two
+# abstracts (arXiv and ECCV), not its text.
 #
 # Twenty minutes of reading and playing; the notebook computes for about 20 seconds on one quiet CPU core.
 
@@ -79,7 +80,7 @@ means = class_means(known, task.labels("train"), task.num_classes)
 # teacher's *angle*?
 
 
-# %%
+# %% tags=["folded"]
 def plane(student_angle, student_length, teacher_angle, teacher_length):
     s, t = (
         [r * math.sin(math.radians(a)), r * math.cos(math.radians(a))]
@@ -171,10 +172,10 @@ idea
 
 # %%
 def reference_nd(s, t, y, means):
-    e = means[y] / means[y].norm(dim=1, keepdim=True)  #        e_y, the direction of the class
-    along = (s * e).sum(1)  #                                   <s, e_y>
-    m = torch.maximum(s.norm(dim=1), t.norm(dim=1))  #          the longer of the two lengths
-    return (1 - along / m).mean()  #                            mean over i
+    e = means[y] / means[y].norm(dim=1, keepdim=True)  # e_y, the direction of the class
+    along = (s * e).sum(1)  # <s, e_y>
+    m = torch.maximum(s.norm(dim=1), t.norm(dim=1))  # the longer of the two lengths
+    return (1 - along / m).mean()  # mean over i
 
 
 # %% [markdown]
@@ -350,7 +351,7 @@ display(*verdicts, Markdown(tally(verdicts)))
 
 # %% [markdown]
 # Few seeds leave much open. The same study with ten and with all arms, kept with the command that made it; it is
-# refused as soon as the study changes, and runs that it took the place of are named:
+# refused as soon as the study changes:
 
 # %%
 kept_verdicts("nd_kd")
@@ -363,7 +364,8 @@ kept_verdicts("nd_kd")
 kept_verdicts("nd_kd", tuned=True)
 
 # %% [markdown]
-# What do the numbers say of the paper's promise, and what of the control? The sentences are written from the intervals.
+# What do the numbers say of the paper's promise, and what of the control? The sentences are written from the intervals,
+# each pair by itself (no correction for their number).
 
 # %%
 pairs = [("KD++", "KD"), (study.WRONG_MEANS, "KD++"), (study.WRONG_MEANS, "KD")]

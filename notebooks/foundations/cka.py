@@ -86,7 +86,7 @@ def features(name, pooling="gap"):
 # **A question first.** A layer that has sorted the digits shows them as squares on the diagonal. In which layer will
 # the squares appear? And whose table is most like the teacher's there: the twin's or a student's?
 
-# %%
+# %% tags=["folded"]
 shown_images = 60
 digits = torch.cat([y for _, y in task.loader("test", batch_size=256, shuffle=True, seed=0)])[:shown_images]
 
@@ -205,9 +205,9 @@ Explorer("Layer by layer", controls, layer_map, static_at=[{}])
 # %%
 def u_centred(x):
     n = len(x)
-    k = x @ x.T  #                                        K = X X^T
-    k.fill_diagonal_(0)  #                                an image is like itself: not counted
-    m = k.sum(1) / (n - 2)  #                             row means, for N - 2
+    k = x @ x.T  # K = X X^T
+    k.fill_diagonal_(0)  # an image is like itself: not counted
+    m = k.sum(1) / (n - 2)  # row means, for N - 2
     m = m - m.sum() / (2 * (n - 1))
     return (k - m[:, None] - m[None, :]).fill_diagonal_(0)  # rows sum to 0
 
@@ -216,7 +216,7 @@ def reference_cka(x, y):
     k_hat, l_hat, n = u_centred(x), u_centred(y), len(x)
 
     def hsic(a, b):
-        return (a * b).sum() / (n * (n - 3))  #           <K^, L^> / (N (N - 3))
+        return (a * b).sum() / (n * (n - 3))  # <K^, L^> / (N (N - 3))
 
     return hsic(k_hat, l_hat) / (hsic(k_hat, k_hat) * hsic(l_hat, l_hat)).sqrt()
 
@@ -506,7 +506,7 @@ display(*verdicts, Markdown(tally(verdicts)))
 
 # %% [markdown]
 # Few seeds leave much open. The same study with ten, kept with the command that made it; it is refused as soon as the
-# study changes, and runs that it took the place of are named:
+# study changes:
 
 # %%
 kept_verdicts("cka")

@@ -77,7 +77,7 @@ hotter = replace(control_for(card.knobs[0]), value=temperature)  # the temperatu
 # the temperature: the same small number for all other digits, or favourites? And will the 3's favourites be the 8's?
 
 
-# %%
+# %% tags=["folded"]
 def average_answer(T):
     answers = class_means((teacher_logits / T).softmax(1), labels, task.num_classes)
     return views.heatmap_view(
@@ -113,7 +113,7 @@ hardest = torch.where(own, teacher_logits.softmax(1), torch.inf).argmin(0)  # th
 students = {"half way": student_logits, "untrained": task.predict(task.student("mlp-16"))[0]}
 
 
-# %%
+# %% tags=["folded"]
 def bars(T, image, student):
     return views.probability_bars_view(
         students[student][image],
@@ -146,10 +146,10 @@ Explorer("Pull on every class", controls, bars, static_at=[{"T": 1.0}, {"T": tem
 
 # %%
 def reference_kd(s, t, T):
-    log_p = (t / T).log_softmax(1)  #                 p = softmax(t / T)
-    log_q = (s / T).log_softmax(1)  #                 q = softmax(s / T)
-    kl = (log_p.exp() * (log_p - log_q)).sum(1)  #    KL_n = sum over c of p (log p - log q)
-    return T**2 * kl.mean()  #                        T^2 times the mean over n
+    log_p = (t / T).log_softmax(1)  # p = softmax(t / T)
+    log_q = (s / T).log_softmax(1)  # q = softmax(s / T)
+    kl = (log_p.exp() * (log_p - log_q)).sum(1)  # KL_n = sum over c of p (log p - log q)
+    return T**2 * kl.mean()  # T^2 times the mean over n
 
 
 # %% [markdown]
@@ -166,10 +166,10 @@ def reference_dkd(s, t, y, T, alpha, beta):
     n, c = s.shape
     rest = torch.ones(n, c, dtype=bool).scatter(1, y[:, None], False)
     p, q = (t / T).softmax(1), (s / T).softmax(1)
-    p_y, q_y = p[~rest], q[~rest]  #                                      p_y, q_y
-    p_hat, q_hat = ((z[rest].view(n, c - 1) / T).softmax(1) for z in (t, s))  #  over the other classes
+    p_y, q_y = p[~rest], q[~rest]  # p_y, q_y
+    p_hat, q_hat = ((z[rest].view(n, c - 1) / T).softmax(1) for z in (t, s))  # over the other classes
     tckd = p_y * (p_y / q_y).log() + (1 - p_y) * ((1 - p_y) / (1 - q_y)).log()  # KL of two numbers
-    nckd = (p_hat * (p_hat / q_hat).log()).sum(1)  #                      KL of C - 1 numbers
+    nckd = (p_hat * (p_hat / q_hat).log()).sum(1)  # KL of C - 1 numbers
     return T**2 * (alpha * tckd + beta * nckd).mean()
 
 
@@ -189,8 +189,8 @@ def rho(a, b, dim):
 
 def reference_dist(s, t, T, beta=1.0, gamma=1.0):
     p, q = (t / T).softmax(1), (s / T).softmax(1)
-    inter = 1 - rho(q, p, dim=1).mean()  #             classes of an image, mean over n
-    intra = 1 - rho(q, p, dim=0).mean()  #             images of a class, mean over c
+    inter = 1 - rho(q, p, dim=1).mean()  # classes of an image, mean over n
+    intra = 1 - rho(q, p, dim=0).mean()  # images of a class, mean over c
     return T**2 * (beta * inter + gamma * intra)
 
 

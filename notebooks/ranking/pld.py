@@ -63,7 +63,7 @@ margin = teacher_logits.gather(1, labels[:, None])[:, 0] - rivals.amax(1)
 # student sees 200 of them; for now it has been trained with the labels alone. Three test images serve as examples: the
 # one on which the teacher is surest, the one it only just gets right, and the one it gets most wrong.
 
-# %%
+# %% tags=["folded"]
 sure, doubtful = margin.argmax().item(), margin.where(margin > 0, torch.inf).argmin().item()
 images = {"sure": sure, "doubtful": doubtful, "wrong": margin.argmin().item()}
 captions = [f"{name}: a {labels[i]},\nteacher says {teacher_logits[i].argmax()}" for name, i in images.items()]
@@ -74,7 +74,7 @@ views.image_grid_view(torch.stack([task.test[i][0] for i in images.values()]), c
 # it were not this one. That order is what PLD hands over. Here it is for the doubtful image, beside the order of the
 # student that has seen labels only:
 
-# %%
+# %% tags=["folded"]
 views.ranking_view(student_logits[doubtful], teacher_logits[doubtful], task.class_names, label=int(labels[doubtful]))
 
 # %% [markdown]
@@ -87,7 +87,7 @@ views.ranking_view(student_logits[doubtful], teacher_logits[doubtful], task.clas
 # label or away from it? And on the image that the teacher gets wrong: which choice counts most there?
 
 
-# %%
+# %% tags=["folded"]
 def worth(image, step, temperature):
     return views.worth_view(
         student_logits[image],
@@ -142,11 +142,11 @@ def reference_pld(s, t, y, tau):
     total = 0.0
     for s_n, t_n, label in zip(s, t, y.tolist(), strict=True):
         others = [c for c in t_n.argsort(descending=True).tolist() if c != label]
-        ranking = [label, *others]  #                              pi: the label, then the teacher's order
-        alpha = (t_n / tau).softmax(0)[ranking]  #                 alpha_k
+        ranking = [label, *others]  # pi: the label, then the teacher's order
+        alpha = (t_n / tau).softmax(0)[ranking]  # alpha_k
         for k in range(len(ranking)):
-            left = s_n[ranking[k:]]  #                             pi_k ... pi_C, not chosen yet
-            total += alpha[k] * (left.logsumexp(0) - left[0])  #   alpha_k (-log P_k)
+            left = s_n[ranking[k:]]  # pi_k ... pi_C, not chosen yet
+            total += alpha[k] * (left.logsumexp(0) - left[0])  # alpha_k (-log P_k)
     return total / len(s)
 
 
@@ -380,7 +380,8 @@ agreement = views.comparison_view(
 agreement
 
 # %% [markdown]
-# What is settled? The sentences are written from the intervals.
+# What is settled? The sentences are written from the intervals; those of the first two pairs are not corrected for
+# their number.
 
 # %%
 settled = effects(comparison, "CE") + effects(comparison, "CE", metric="agreement", words="agreement with the teacher")
@@ -417,7 +418,7 @@ kept_verdicts("pld")
 kept_verdicts("pld", tuned=True)
 
 # %% [markdown]
-# Is the temperature a weight to tune, here?
+# Is the temperature a weight to tune, here? (Each pair by itself, no correction for their number.)
 
 # %%
 pair, one = (other, "PLD, τ = 1"), ("PLD, τ = 1", "CE")

@@ -123,7 +123,8 @@ def test_a_result_that_is_replaced_stays_visible() -> None:
     assert kept is not None and [e["seeds"] for e in kept["earlier"]] == [2, 3]
     assert kept["earlier"][0]["verdicts"] == [v["sentence"] for v in first["verdicts"]]
     shown = runs.kept_verdicts("pld")
-    assert len(shown.remarks) == 2 and "earlier run with 2 seeds (kdw study pld --seeds 2" in repr(shown)
+    assert len(shown.replaced) == 2 and "earlier run with 2 seeds (kdw study pld --seeds 2" in repr(shown)
+    assert "<summary>earlier runs that it replaces: 2</summary>" in shown._repr_html_()
     assert "earlier run with 3 seeds" in shown._repr_html_()
 
 

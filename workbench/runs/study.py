@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcore.html import tag
+from kdcore.html import details, tag
 
 from .environment import device_name, git_commit, thread_count, versions
 from .files import plain, project_root, read_json, write_json
@@ -197,7 +197,8 @@ class KeptVerdicts:
         self.slug, self.record = slug, record
 
     def __repr__(self) -> str:
-        return "\n".join([self.lead, *(f"{sign} {sentence}" for sign, sentence in self.lines), *self.remarks])
+        lines = [f"{sign} {sentence}" for sign, sentence in self.lines]
+        return "\n".join([self.lead, *lines, *self.remarks, *self.replaced])
 
     @property
     def lead(self) -> str:
@@ -218,14 +219,21 @@ class KeptVerdicts:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader must know of the result: its own remark, and every run that it took the place of."""
+        """What a reader must know of the result: its own remark, and how its arms were tuned."""
         if not self.lines or self.record is None:
             return []
         own = [self.record["remark"]] if self.record.get("remark") else []
         own += [tuning_words(e["tuning"]) for e in self.record["experiments"] if "tuning" in e]
         if self.record["options"].get("tuned"):  # what differs from the other kept result of this study
             own += [effect for e in self.record["experiments"] for effect in e["effects"]]
-        return own + [
+        return own
+
+    @property
+    def replaced(self) -> list[str]:
+        """Every run that the result took the place of, with what it said."""
+        if not self.lines or self.record is None:
+            return []
+        return [
             f"It replaces an earlier run with {e['seeds']} seeds ({e['command']}), which said: "
             + " ".join(e["verdicts"])
             for e in self.record.get("earlier", ())
@@ -234,7 +242,10 @@ class KeptVerdicts:
     def _repr_html_(self) -> str:
         shown = (tag("li", tag("span", sign, aria_hidden="true"), f" {sentence}") for sign, sentence in self.lines)
         lists = tag("ul", *shown) if self.lines else ""
-        return tag("div", tag("p", self.lead), lists, *(tag("p", r) for r in self.remarks), class_="kd-kept")
+        before, own = [tag("p", r) for r in self.replaced], [tag("p", r) for r in self.remarks]
+        count = f"earlier runs that it replaces: {len(before)}"
+        folded = details(count, *before) if before else ""
+        return tag("div", tag("p", self.lead), lists, *own, folded, class_="kd-kept")
 
 
 def kept_verdicts(slug: str, folder: Path | None = None, *, tuned: bool = False) -> KeptVerdicts:
