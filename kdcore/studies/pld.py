@@ -71,8 +71,8 @@ def ranking_claims(comparison: Comparison, *, on: str = "", pld: str | None = No
     Args:
         comparison: has the arms of :func:`ranking_arms` and the metric ``agreement`` (:func:`teacher_agreement`).
         on: name of the data, put before the claims where there are several comparisons.
-        pld: label of the arm that is judged; default temperature 1, the paper's, fixed before any result: to report the
-            better of two temperatures would be to tune one on the test images.
+        pld: label of the arm that is judged; default temperature 1, the paper's, whatever does better here: to report
+            the better of two temperatures would be to tune one on the test images.
     """
     where = f"{on}: " if on else ""
     pld, uniform = pld or pld_arm().label, pld_arm(weights="uniform").label
