@@ -14,7 +14,7 @@
 # - train a student whose features are arranged like the teacher's, and check what that does to its accuracy.
 #
 # Twenty minutes of reading and playing. The notebook computes for about 20 seconds on one quiet CPU core, half of them
-# at the start: it trains the twelve networks that are compared.
+# at the start: it trains the fifteen networks that are compared.
 
 # %% tags=["parameters"]
 quick: bool = True  # digits in seconds; False: at least 5 seeds, and CIFAR-100 (GPU hours, KDCORE_DATA)

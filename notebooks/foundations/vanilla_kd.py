@@ -379,7 +379,7 @@ assert abs(first_step.grad_norm - gradient) < 1e-3 * gradient
 # ## Experiment A: a digit the student has never seen
 #
 # So that you need not wait, trainings in this notebook have a third of the epochs of the kept study, at four times its
-# learning rate: 0.02, which is what trials on held-out images chose for labels (see the verdict).
+# learning rate: 0.02, which is what trials on held-out images chose for labels in experiment B (see the verdict).
 #
 # Hinton's "mythical 3": all images of one digit (parameter `omitted`) are removed from the student's training images.
 # One student learns from the labels of the rest, the others from the teacher's soft targets alone, without any label.
@@ -642,6 +642,7 @@ figures = {
     "few_labels": accuracy,
     "order": order,
 }
+also = study.OMITTED.first_steps(on="omitted digit") | study.SCALE.first_steps(on="T²")
 record(
     **accuracies,
     **unseen,
@@ -650,9 +651,7 @@ record(
     **gradient,
     recall_ce=missing.mean("CE", "recall"),
     trainings=len(few.records) + len(missing.records) + len(scaled.records),
-    first_steps=study.STUDY.first_steps()
-    | study.OMITTED.first_steps(on="omitted digit")
-    | study.SCALE.first_steps(on="T²"),
+    first_steps=study.STUDY.first_steps() | also,
     tol=tolerances,
     verdicts=[*verdicts, *few.check_controls()],
     figures=figures,
