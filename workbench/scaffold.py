@@ -264,53 +264,57 @@ $title_comment
 quick: bool = True  # a run in seconds instead of the full experiment
 seeds: int = 3  # how many seeds each arm is trained with
 
-# %%
-from kdcore import get_card
-
-get_card("$slug")
+# %% tags=["folded"]
+from kdcore import create_method, get_card
 
 # %% [markdown]
 # ## The idea
 #
-# One picture, the formula, and the code of the loss shown from the module itself.
-
-# %%
-import inspect
-
-from kdcore.methods import $slug
-
-print(inspect.getsource($slug.$loss))
-
-# %% [markdown]
-# ## Two tensors
+# Something to play with (`workbench.panels.Explorer`), before any code and before the card: the reader moves what the
+# paper is about. A question first: what will happen?
 #
-# The smallest example; it fails until the loss is written.
+# ## The maths, line by line
+#
+# Equation beside line, in short reference code; a check cell holds it against what runs. One value by hand. The
+# smallest example fails until the loss is written:
 
-# %%
-from kdcore import create_method
-
+# %% tags=["check"]
 method = create_method("$slug")
 method(method.example())
 
 # %% [markdown]
-# ## Play
+# ## One step of training, in full
 #
-# An `Explorer` (workbench.panels) in which the reader moves what the paper is about.
+# A batch, both networks, the loss, its gradient, a step; then the same by the library's loop, and that they agree.
 #
 # ## Experiment
 #
-# `kdcore.experiment.compare` against named baselines, at least three seeds.
+# `study.STUDY.run(...)`: named baselines with equal budgets, controls that must fail, at least three seeds. A question
+# before each result.
 #
 # ## Verdict
 #
-# The paper's claims (`kdcore.experiment.check_claims`): reproduced, contradicted or open, with their numbers.
+# The paper's claims (`kdcore.experiment.check_claims`): reproduced, contradicted or open, with their numbers; beside
+# them `workbench.runs.kept_verdicts`. What is said of two arms is written by `contrast` and `kept_contrast`.
+#
+# ## The card
+
+# %%
+get_card("$slug")
+
+# %% [markdown]
+# ## Diagnose: what changed inside
 #
 # ## Record
 #
 # `workbench.runs.record(...)`: metrics with tolerances, verdicts, figures, and `first_steps=study.STUDY.first_steps()`:
 # loss terms and gradients that notice a changed objective.
 #
-# ## Exercises and references
+# ## Exercises
+#
+# Each with a level, a cell that judges the answer (`workbench.exercises.judged`), and a folded solution that asserts.
+#
+# ## References
 """)
 
 

@@ -346,7 +346,7 @@ class Verdict:
         else:
             numbers = (
                 f"{_number(self.left)} against {_number(self.right)}{unit}, "
-                f"difference {_signed(self.left - self.right)}{interval}, "
+                f"difference {_signed(_difference(self.left, self.right))}{interval}, "
                 f"wanted {_WORDS[c.op]} {_number(0.0 if c.threshold is None else c.threshold)}"
             )
         notes = []
@@ -460,6 +460,12 @@ def _number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return str(value)
     return f"{value:.3g}" if 0 < abs(value) < 0.1 else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _difference(left: float, right: float) -> float:
+    """``left - right``, 0 where only rounding is left of it."""
+    d = left - right
+    return d if not abs(d) <= _rounding(np.array([left, right])) else 0.0
 
 
 def _signed(value: float) -> str:

@@ -135,7 +135,8 @@ def kd_loss(
 ) -> Tensor:
     """Hinton's distillation term, ``T^2 KL(softmax(t / T) || softmax(s / T))``.
 
-    ``T^2`` keeps the size of the gradient, ``T (q - p) / N``, independent of the temperature.
+    The gradient is ``T (q - p) / N``. At large ``T`` it tends to the difference of the centred logits over ``N C`` and
+    depends on ``T`` no longer; at small ``T``, where the softmaxes are not flat, ``T^2`` keeps its order of size alone.
 
     Args:
         student_logits: ``(N, C)`` or ``(N, C, H, W)`` raw scores (maps count as ``N*H*W`` samples).

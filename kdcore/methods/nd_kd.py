@@ -1,4 +1,4 @@
-r"""Improving Knowledge Distillation via Regularizing Feature Norm and Direction (2023), arXiv:2305.17007.
+r"""Improving Knowledge Distillation via Regularizing Feature Norm and Direction (ECCV 2024), arXiv:2305.17007.
 
 Making a student's features equal to the teacher's, image by image, is not what classifies. The *mean* of the teacher's
 features of a class is already a strong classifier, and small students tend to have short features, while the confident,
@@ -28,8 +28,9 @@ paper                argument               shape
                      teacher_logits
 ===================  =====================  ===============================================================
 
-The abstract also names a plain cosine loss and a large-norm loss as techniques that were explored; their forms here
-(:func:`direction_loss`, :func:`norm_loss`) are a reconstruction, for ablations.
+What was read: the released code, and of the paper its abstracts (arXiv and ECCV). They also name a plain cosine loss
+and a large-norm loss as techniques that were explored; their forms here (:func:`direction_loss`, :func:`norm_loss`)
+are a reconstruction, for ablations.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def nd_loss(
         TypeError: ``teacher_emb`` that is not a floating tensor.
 
     Reference:
-        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
+        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., ECCV 2024),
         arXiv:2305.17007; code WangYZ1608/Knowledge-Distillation-via-ND, ``DirectNormLoss``.
     """
     if not isinstance(teacher_emb, Tensor) or not teacher_emb.is_floating_point():
@@ -161,7 +162,7 @@ def kdpp_loss(
         TypeError: logits or ``teacher_emb`` that are not floating, labels that the base cannot read.
 
     Reference:
-        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., 2023),
+        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction" (Wang et al., ECCV 2024),
         arXiv:2305.17007; weights and warm-up: WangYZ1608/Knowledge-Distillation-via-ND.
     """
     check_logits_pair(student_logits, teacher_logits)
@@ -414,16 +415,19 @@ CARD = MethodCard(
             code="a script without augmentation; rounded to 4 decimals, kept as JSON",
             here="exact float64 sums, over the training loader as it is (with its augmentation, if any)",
         ),
-        Evidence("equal norms", paper="not checked", code="the student's norm", here="the student's norm"),
-        Evidence("both embeddings zero", paper="not checked", code="0/0: NaN", here="1, without a gradient"),
+        Evidence("equal norms", paper="not read", code="the student's norm", here="the student's norm"),
+        Evidence("both embeddings zero", paper="not read", code="0/0: NaN", here="1, without a gradient"),
         Evidence(
             "different widths",
-            paper="not checked",
+            paper="not read",
             code="batch norm, dropout 0.5, linear; the classifier reads the raw embedding",
             here="as the code",
         ),
         Evidence(
-            "warm-up", paper="not checked", code="of the logit term alone, 20 epochs from weight 0", here="as the code"
+            "warm-up",
+            paper="not read",
+            code="of the logit term alone, 20 epochs from weight 0",
+            here="as the code",
         ),
         Evidence(
             "mixed labels",
@@ -433,7 +437,7 @@ CARD = MethodCard(
         ),
         Evidence(
             "cosine loss, norm loss",
-            paper="named in the abstract, no formula",
+            paper="named in the abstract; text not read",
             code="not released",
             here="a reconstruction, for ablations",
         ),

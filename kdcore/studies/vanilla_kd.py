@@ -1,7 +1,8 @@
-"""The study of KD: the baselines against each other on few labels, and a digit that the student never sees.
+"""The study of KD: the baselines against each other on few labels, a digit that the student never sees, and T squared.
 
 :func:`omitted_class` is Hinton's experiment, :func:`few_labels` compares CE, KD, DKD and DIST, and :func:`cifar100_x4`
-does the same with real networks.
+does the same with real networks. :data:`SCALE` asks where the factor ``T^2`` matters: not where an optimizer that
+ignores the scale of its gradient sees one loss alone, but beside the labels, and with plain SGD.
 """
 
 from __future__ import annotations
@@ -173,6 +174,66 @@ def omitted_class_claims(comparison: Comparison, *, temperature: float = 8.0) ->
     ]
 
 
+class UnscaledKD(KD):
+    """KD without its factor ``T^2``."""
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        return {name: term / self.knob.temperature**2 for name, term in super().terms(s).items()}
+
+
+#: How a student is taught in :data:`SCALE`, by the words of its two arms: weight of the labels, training settings.
+SCALE_WAYS: dict[str, tuple[float, dict[str, Any]]] = {
+    "alone, AdamW": (0.0, {}),
+    "beside labels, AdamW": (0.1, {}),
+    "alone, SGD": (0.0, {"optimizer": "sgd", "lr": 0.05}),
+}
+
+
+def scale_arms(*, temperature: float = 8.0) -> list[Arm]:
+    """KD with and without ``T^2``: alone under AdamW, beside the labels (0.1 and 0.9), and alone under SGD.
+
+    Args:
+        temperature: ``T`` of all arms; default 8, where leaving the factor out makes the loss 64 times smaller.
+    """
+    return [
+        Arm(f"KD {way}{words}", kind(temperature=temperature, ce_weight=labels, kd_weight=1.0 - labels), train=train)
+        for way, (labels, train) in SCALE_WAYS.items()
+        for words, kind in (("", KD), (", no T²", UnscaledKD))
+    ]
+
+
+def scale_claims(comparison: Comparison, *, same: float = 0.01) -> list[Claim]:
+    """``T^2`` changes nothing for one loss under AdamW, and much beside labels or under SGD, in the order of classes.
+
+    Args:
+        comparison: of :func:`scale_arms`.
+        same: difference of Kendall's tau with the teacher up to which two students count as the same; set beforehand.
+    """
+    tau = {way: [comparison.values(f"KD {way}{w}", "tau") for w in ("", ", no T²")] for way in SCALE_WAYS}
+    alone, beside, sgd = tau.values()
+    return [
+        Claim(
+            f"alone under AdamW, leaving T² out changes the order of classes by less than {same:g}",
+            left=abs(alone[0] - alone[1]).tolist(),
+            op="<",
+            threshold=same,
+            unit="Kendall tau",
+        ),
+        Claim(
+            "beside labels, T² brings the student nearer to the teacher's order",
+            left=beside[0],
+            right=beside[1],
+            unit="Kendall tau",
+        ),
+        Claim(
+            "alone under SGD, T² brings the student nearer to the teacher's order",
+            left=sgd[0],
+            right=sgd[1],
+            unit="Kendall tau",
+        ),
+    ]
+
+
 def shift_class(logits: Tensor, index: int, bias: float) -> Tensor:
     """``logits (N, C)`` with ``bias`` added to one class: what changing the output bias of that class would do.
 
@@ -237,6 +298,18 @@ OMITTED = Study(
     quick={"student": "mlp-32"},
     full={"student": "mlp-32"},
 )
+#: KD with and without its factor.
+SCALE = Study(
+    slug="vanilla_kd",
+    words="KD with and without T², on digits with few labels",
+    task=few_labels_task,
+    arms=scale_arms,
+    claims=scale_claims,
+    metrics={"tau": teacher_order},
+    baseline="KD alone, AdamW",
+    quick={"student": "mlp-16", "epochs": 60},
+    full={"student": "mlp-16", "epochs": 60},
+)
 STUDY = Study(
     slug="vanilla_kd",
     words="CE, KD, DKD and DIST on digits with few labels; CIFAR-100 in the full tier",
@@ -247,14 +320,17 @@ STUDY = Study(
     baseline="CE",
     quick={"student": "mlp-16", "epochs": 60},
     full={"task": cifar100_for, "beta": 8.0, "warmup_epochs": 20},
-    also=(OMITTED,),
+    also=(OMITTED, SCALE),
 )
 
 __all__ = [
     "OMITTED",
+    "SCALE",
+    "SCALE_WAYS",
     "SHUFFLED",
     "STUDY",
     "ShuffledKD",
+    "UnscaledKD",
     "baseline_arms",
     "baseline_claims",
     "bias_sweep",
@@ -268,6 +344,8 @@ __all__ = [
     "omitted_class_claims",
     "omitted_metrics",
     "omitted_task",
+    "scale_arms",
+    "scale_claims",
     "shift_class",
     "soft_arm",
     "teacher_order",

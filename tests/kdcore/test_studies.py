@@ -167,6 +167,36 @@ class Negative(nn.Module):
         return -x
 
 
+def test_arms_of_the_factor_differ_in_the_factor_alone() -> None:
+    arms = {arm.label: arm for arm in studies.scale_arms(temperature=5.0)}
+    assert [*arms] == [f"KD {way}{w}" for way in studies.SCALE_WAYS for w in ("", ", no T²")]
+    for way in studies.SCALE_WAYS:
+        with_factor, without = (arms[f"KD {way}{w}"] for w in ("", ", no T²"))
+        pair = with_factor.objective(), without.objective()
+        assert pair[0].settings == pair[1].settings and with_factor.train == without.train  # type: ignore[union-attr]
+        terms = [method.terms(method.example(seed=1))["kd"] for method in pair]  # type: ignore[union-attr]
+        torch.testing.assert_close(terms[0], 25.0 * terms[1])
+    assert {a.objective().settings["ce_weight"] for a in arms.values()} == {0.0, 0.1}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("without", "verdicts"),
+    [
+        ((0.799, 0.7, 0.3), [True, True, True]),
+        ((0.75, 0.7, 0.3), [False, True, True]),
+        ((0.799, 0.82, 0.3), [True, False, True]),
+        ((0.799, 0.7, 0.95), [True, True, False]),
+    ],
+)
+def test_claims_on_the_factor_fail_alone(without: tuple[float, ...], verdicts: list[bool]) -> None:
+    tau = {}
+    for way, left, right in zip(studies.SCALE_WAYS, (0.8, 0.8, 0.9), without, strict=True):
+        tau |= {f"KD {way}": left, f"KD {way}, no T²": right}
+    rows = [{"arm": arm, "seed": s, "last": 0.9, "tau": value} for arm, value in tau.items() for s in range(6)]
+    comparison = Comparison(arms=tuple(tau), seeds=tuple(range(6)), metric="accuracy", records=rows)
+    assert [bool(c.check()) for c in studies.scale_claims(comparison)] == verdicts
+
+
 def test_baseline_claims() -> None:
     def judged(**last: list[float]) -> list[bool]:
         return [c.check().reproduced for c in studies.baseline_claims(measured(last=last))]

@@ -53,7 +53,12 @@ def test_agreement_against_scipy(task: Task) -> None:
 
 
 def comparison(pld: float, uniform: float, agreement: float) -> Comparison:
-    arms = {"CE": (0.90, 0.6), "PLD, τ = 4": (pld, agreement), "PLD, uniform weights": (uniform, 0.8)}
+    arms = {
+        "CE": (0.90, 0.6),
+        "PLD, τ = 1": (pld, agreement),
+        "PLD, τ = 4": (0.99, 0.9),
+        "PLD, uniform weights": (uniform, 0.8),
+    }
     return Comparison(
         arms=tuple(arms),
         seeds=tuple(range(6)),
@@ -77,6 +82,12 @@ def comparison(pld: float, uniform: float, agreement: float) -> Comparison:
 )
 def test_claims_hold_and_fail(numbers: tuple[float, float, float], verdicts: list[bool]) -> None:
     assert [bool(c.check()) for c in ranking_claims(comparison(*numbers))] == verdicts
+
+
+def test_the_judged_temperature_is_fixed_beforehand_and_not_the_better_one() -> None:
+    weak = comparison(0.89, 0.88, 0.5)
+    assert [bool(c.check()) for c in ranking_claims(weak)] == [False, False, False]
+    assert [bool(c.check()) for c in ranking_claims(weak, pld="PLD, τ = 4")] == [True, True, True]
 
 
 def test_claims_name_the_data() -> None:

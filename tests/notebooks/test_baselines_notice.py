@@ -25,7 +25,7 @@ from kdcore.methods.vanilla_kd import DKD
 from kdcore.studies import find_study
 from kdcore.studies.nd_kd import WRONG_MEANS
 from kdcore.studies.pld import REVERSED
-from kdcore.studies.vanilla_kd import OMITTED, SHUFFLED
+from kdcore.studies.vanilla_kd import OMITTED, SCALE, SHUFFLED
 from workbench.runs import records
 from workbench.runs.baselines import Row, compare_run, load_baselines
 from workbench.runs.files import project_root, write_json
@@ -33,7 +33,9 @@ from workbench.runs.store import RunRecord
 
 BASELINES = load_baselines(Path(__file__).parent / "baselines")
 LESSONS: dict[str, Callable[[], dict[str, float]]] = {
-    "foundations/vanilla_kd": lambda: find_study("vanilla_kd").first_steps() | OMITTED.first_steps(on="omitted digit"),
+    "foundations/vanilla_kd": lambda: (
+        find_study("vanilla_kd").first_steps() | OMITTED.first_steps(on="omitted digit") | SCALE.first_steps(on="T²")
+    ),
     **{
         key: lambda slug=slug: find_study(slug).first_steps()
         for key, slug in ((key, key.rpartition("/")[2]) for key in BASELINES if "/" in key)
@@ -76,8 +78,10 @@ def test_a_lesson_without_a_fault_is_green(key: str, tmp_path: Path, monkeypatch
 def test_what_is_run_here_is_the_line_of_the_lesson(key: str) -> None:
     text = (project_root(Path(__file__).parent) / "notebooks" / f"{key}.py").read_text(encoding="utf-8")
     (line,) = (line.strip() for line in text.splitlines() if "first_steps=" in line)
-    more = ' | study.OMITTED.first_steps(on="omitted digit")' if key.endswith("/vanilla_kd") else ""
+    also = 'also = study.OMITTED.first_steps(on="omitted digit") | study.SCALE.first_steps(on="T²")\n'
+    more = " | also" if also in text else ""
     assert line == f"first_steps=study.STUDY.first_steps(){more},"
+    assert bool(more) == key.endswith("/vanilla_kd")
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------
@@ -147,7 +151,12 @@ def nd_wrong_means(patch: pytest.MonkeyPatch) -> None:
 
 #: Fault, the lesson that must notice, and the arms in which it shows.
 FAULTS: list[tuple[Patch, str, set[str]]] = [
-    (kd_without_t2, "foundations/vanilla_kd", {"KD", "omitted digit: KD, T = 4", "omitted digit: KD, T = 8", SHUFFLED}),
+    (
+        kd_without_t2,
+        "foundations/vanilla_kd",
+        {"KD", "omitted digit: KD, T = 4", "omitted digit: KD, T = 8", SHUFFLED}
+        | {f"T²: {arm.label}" for arm in SCALE.arms()},
+    ),
     (kd_without_t2, "ranking/pld", {"KD"}),
     (kd_without_t2, "foundations/cka", {"KD"}),
     (kd_without_t2, "features/nd_kd", {"KD", "KD + cos", "KD + norm", "KD++", WRONG_MEANS}),

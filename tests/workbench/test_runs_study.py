@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kdcore import studies as kdcore_studies
-from kdcore.experiment import Arm, Claim, Comparison
+from kdcore.experiment import Arm, Claim, Comparison, contrast
 from kdcore.studies import Study, find_study
 from kdcore.tasks import Task, load_task
 from workbench.cli import app
@@ -100,6 +100,18 @@ def test_a_lesson_shows_what_was_kept_and_nothing_stale(monkeypatch: pytest.Monk
     assert "not shown: the study 'pld' has changed" in shown.lead and not shown.lines
 
 
+def test_one_difference_of_a_kept_result_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--keep makes one" in runs.kept_contrast("pld", "KD", "CE")
+    kdw("pld", "--seeds", "2", "--keep")
+    values = {arm: v["last"] for arm, v in runs.kept_result("pld")["experiments"][0]["values"].items()}  # type: ignore[index]
+    said = runs.kept_contrast("pld", "KD", "CE")
+    assert said == contrast("KD against CE, kept result", values["KD"], values["CE"])
+    with pytest.raises(ValueError, match=r"has no 'tau' of 'KD'; it has CE, KD\."):
+        runs.kept_contrast("pld", "KD", "CE", metric="tau")
+    monkeypatch.setattr(kdcore_studies, "find_study", lambda slug: replace(SMALL, quick={"epochs": 3}))
+    assert "has changed" in runs.kept_contrast("pld", "KD", "CE")
+
+
 def test_a_result_that_is_replaced_stays_visible() -> None:
     """Running a study until its numbers please leaves a trace on the page."""
     kdw("pld", "--seeds", "2", "--keep", "--remark", "first try")
@@ -111,7 +123,8 @@ def test_a_result_that_is_replaced_stays_visible() -> None:
     assert kept is not None and [e["seeds"] for e in kept["earlier"]] == [2, 3]
     assert kept["earlier"][0]["verdicts"] == [v["sentence"] for v in first["verdicts"]]
     shown = runs.kept_verdicts("pld")
-    assert len(shown.remarks) == 2 and "earlier run with 2 seeds (kdw study pld --seeds 2" in repr(shown)
+    assert len(shown.replaced) == 2 and "earlier run with 2 seeds (kdw study pld --seeds 2" in repr(shown)
+    assert "<summary>earlier runs that it replaces: 2</summary>" in shown._repr_html_()
     assert "earlier run with 3 seeds" in shown._repr_html_()
 
 

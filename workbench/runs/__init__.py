@@ -17,8 +17,9 @@ _HOME = {
     "run_many": "execute",
     "RunRecord": "store",
     "list_runs": "store",
+    "kept_contrast": "study",
     "kept_verdicts": "study",
 }
-__all__ = ["RunRecord", "kept_verdicts", "list_runs", "record", "run_many", "run_notebook"]
+__all__ = ["RunRecord", "kept_contrast", "kept_verdicts", "list_runs", "record", "run_many", "run_notebook"]
 
 __getattr__, __dir__ = lazy(__name__, _HOME)

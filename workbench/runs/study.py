@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcore.html import tag
+from kdcore.html import details, tag
 
 from .environment import device_name, git_commit, thread_count, versions
 from .files import plain, project_root, read_json, write_json
@@ -197,7 +197,8 @@ class KeptVerdicts:
         self.slug, self.record = slug, record
 
     def __repr__(self) -> str:
-        return "\n".join([self.lead, *(f"{sign} {sentence}" for sign, sentence in self.lines), *self.remarks])
+        lines = [f"{sign} {sentence}" for sign, sentence in self.lines]
+        return "\n".join([self.lead, *lines, *self.remarks, *self.replaced])
 
     @property
     def lead(self) -> str:
@@ -218,14 +219,21 @@ class KeptVerdicts:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader must know of the result: its own remark, and every run that it took the place of."""
+        """What a reader must know of the result: its own remark, and how its arms were tuned."""
         if not self.lines or self.record is None:
             return []
         own = [self.record["remark"]] if self.record.get("remark") else []
         own += [tuning_words(e["tuning"]) for e in self.record["experiments"] if "tuning" in e]
         if self.record["options"].get("tuned"):  # what differs from the other kept result of this study
             own += [effect for e in self.record["experiments"] for effect in e["effects"]]
-        return own + [
+        return own
+
+    @property
+    def replaced(self) -> list[str]:
+        """Every run that the result took the place of, with what it said."""
+        if not self.lines or self.record is None:
+            return []
+        return [
             f"It replaces an earlier run with {e['seeds']} seeds ({e['command']}), which said: "
             + " ".join(e["verdicts"])
             for e in self.record.get("earlier", ())
@@ -234,12 +242,54 @@ class KeptVerdicts:
     def _repr_html_(self) -> str:
         shown = (tag("li", tag("span", sign, aria_hidden="true"), f" {sentence}") for sign, sentence in self.lines)
         lists = tag("ul", *shown) if self.lines else ""
-        return tag("div", tag("p", self.lead), lists, *(tag("p", r) for r in self.remarks), class_="kd-kept")
+        before, own = [tag("p", r) for r in self.replaced], [tag("p", r) for r in self.remarks]
+        count = f"earlier runs that it replaces: {len(before)}"
+        folded = details(count, *before) if before else ""
+        return tag("div", tag("p", self.lead), lists, *own, folded, class_="kd-kept")
 
 
 def kept_verdicts(slug: str, folder: Path | None = None, *, tuned: bool = False) -> KeptVerdicts:
     """What a lesson shows beside its own verdicts: those of the study's kept result (of its tuned arms)."""
     return KeptVerdicts(slug, kept_result(slug, folder, tuned=tuned))
+
+
+def kept_contrast(
+    slug: str,
+    left: str,
+    right: str,
+    *,
+    metric: str = "last",
+    part: int = 0,
+    unit: str = "points",
+    tuned: bool = False,
+    folder: Path | None = None,
+) -> str:
+    """The difference of two arms of a kept result in words (:func:`kdcore.experiment.contrast`), for a lesson's text.
+
+    Args:
+        slug, tuned: which result; folder: default ``docs/results``.
+        left, right: labels of arms; metric: column of the rows; part: which of the study's comparisons.
+        unit: of the difference.
+
+    Returns:
+        The sentence; or why there is none, where nothing is kept or the study has changed since.
+
+    Raises:
+        ValueError: an arm or a metric that the result does not have.
+    """
+    from kdcore.experiment import contrast
+
+    record = kept_result(slug, folder, tuned=tuned)
+    if record is None or stale(record):
+        return KeptVerdicts(slug, record).lead
+    values = record["experiments"][part]["values"]
+    missing = [arm for arm in (left, right) if metric not in values.get(arm, ())]
+    if missing:
+        raise ValueError(
+            f"the kept result of {slug!r} has no {metric!r} of {missing[0]!r}; it has {', '.join(values)}."
+        )
+    words = f"{left} against {right}, kept result{' of tuned arms' if tuned else ''}"
+    return contrast(words, values[left][metric], values[right][metric], unit=unit)
 
 
 def stale(record: Mapping[str, Any]) -> str:
