@@ -18,6 +18,7 @@ from kdcore.files import write_atomic
 from kdcore.html import Html, facts, table, tag
 
 from .runs.files import load_notebook
+from .runs.pairing import FOLDED
 from .runs.records import VERDICT_SIGNS
 from .templating import render
 
@@ -201,6 +202,14 @@ def _relink(body: str, links: Mapping[str, str]) -> str:
     return re.sub(r'<a [^>]*href="(?P<target>[^":?#]+\.ipynb)[^"]*"[^>]*>(?P<text>.*?)</a>', replace, body, flags=re.S)
 
 
+#: nbconvert's basic template, with the code of cells tagged ``folded`` under a line that opens it.
+_CELLS = f"""{{% extends 'basic/index.html.j2' %}}
+{{% block input_group %}}
+{{% if '{FOLDED}' in cell.metadata.get('tags', []) %}}<details><summary>code</summary>{{{{ super() }}}}</details>
+{{% else %}}{{{{ super() }}}}{{% endif %}}
+{{% endblock %}}"""
+
+
 def _exporter() -> Any:
     """nbconvert's plain HTML of cells, with formulas as MathML instead of a script that would be fetched."""
     from nbconvert import HTMLExporter
@@ -223,7 +232,9 @@ def _exporter() -> Any:
     def markdown2html(source: str) -> str:
         return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
 
-    exporter = HTMLExporter(template_name="basic", config=Config({"HTMLExporter": {"embed_images": True}}))
+    exporter = HTMLExporter(
+        template_name="basic", raw_template=_CELLS, config=Config({"HTMLExporter": {"embed_images": True}})
+    )
     exporter.register_filter("markdown2html", markdown2html)
     return exporter
 

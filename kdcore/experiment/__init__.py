@@ -6,13 +6,15 @@
 
 Within one seed every arm starts from the same student weights and sees the same batches in the same order, so that
 differences between arms are paired by seed. :mod:`.arm` says what an arm is, :mod:`.running` runs one,
-:mod:`.compare` all of them, :mod:`.claims` and :mod:`.controls` judge what came out. :mod:`.tune` gives every arm the
-same number of trials before; :mod:`.first` looks at the first step alone, for the baselines of lessons.
+:mod:`.compare` all of them, :mod:`.claims` and :mod:`.controls` judge what came out, :mod:`.contrast` puts one
+difference into words. :mod:`.tune` gives every arm the same number of trials before; :mod:`.first` looks at the first
+step alone, for the baselines of lessons.
 """
 
 from .arm import Arm
 from .claims import Claim, Verdict, check_claims, effects, mean_interval, paired_difference, seeds_suggested, tally
 from .compare import Comparison, Metric, Progress, compare
+from .contrast import contrast
 from .controls import ControlVerdict, check_controls
 from .first import first_steps
 from .tune import Tuning, tune
@@ -29,6 +31,7 @@ __all__ = [
     "check_claims",
     "check_controls",
     "compare",
+    "contrast",
     "effects",
     "first_steps",
     "mean_interval",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kdcore.experiment import Claim, Comparison, check_claims, effects, mean_interval, seeds_suggested, tally
+from kdcore.experiment import Claim, Comparison, check_claims, contrast, effects, mean_interval, seeds_suggested, tally
 
 SPREAD = [0.010, 0.012, 0.014]  # mean 1.2 points, 95 % interval 0.703 to 1.697
 
@@ -205,3 +205,21 @@ def test_an_effect_must_hold_after_the_correction() -> None:
     assert len(effects(made({"CE": base.tolist(), "KD": kd.tolist()}), "CE")) == 1
     noisy = (base + np.array([0.1, -0.1, 0.05, 0.0])).tolist()
     assert effects(made({"CE": base.tolist(), "KD": kd.tolist(), "X": noisy}), "CE") == []
+
+
+@pytest.mark.parametrize(
+    ("shift", "found"), [([-0.5, 0.6, -1.6], "not settled"), ([-2.5, -2.4, -2.6], "below"), ([2.5, 2.4, 2.6], "above")]
+)
+def test_a_contrast_is_told_in_every_case(shift: list[float], found: str) -> None:
+    ce = np.array([0.90, 0.92, 0.88])
+    low, high = mean_interval(shift)
+    sentence = contrast("KD against CE", ce + np.array(shift) / 100, ce)
+    start = f"KD against CE: {np.mean(shift):+.1f} points (95 % interval {low:+.2f} to {high:+.2f}, 3 seeds), "
+    assert sentence.removeprefix(start.replace("+0.00", "0")).endswith(f"{found}.")
+    assert sentence.startswith(start.split(" (")[0])
+
+
+def test_a_contrast_without_a_spread_or_with_other_seeds() -> None:
+    assert contrast("a", [2.0], [1.5], unit="nats") == "a: +0.5 nats (1 seed, no interval), not settled."
+    with pytest.raises(ValueError, match="left and right must hold one value per seed"):
+        contrast("a", [1.0, 2.0], [1.0])

@@ -52,6 +52,16 @@ def test_the_notebook_has_no_outputs_fixed_ids_and_our_kernel() -> None:
     assert len(set(ids)) == len(ids) == 5
 
 
+def test_cells_tagged_folded_hide_their_source_and_keep_the_tag(script: Path) -> None:
+    text = SCRIPT.replace("# %%\na = 1", '# %% tags=["folded"]\na = 1', 1)
+    cells = [c for c in json.loads(notebook_text(text))["cells"] if c["cell_type"] == "code"]
+    hidden = [c["metadata"].get("jupyter") for c in cells]
+    assert hidden == [None, {"source_hidden": True}, None, None] and cells[1]["metadata"]["tags"] == ["folded"]
+    script.write_text(text, encoding="utf-8")
+    pair(script)
+    assert notebook_text(script_text(script.with_suffix(".ipynb"))) == notebook_text(text)
+
+
 def test_editing_one_cell_changes_one_id_and_inserting_changes_none() -> None:
     def ids(text: str) -> list[str]:
         return [c["id"] for c in json.loads(notebook_text(text))["cells"]]

@@ -125,6 +125,15 @@ def test_a_notebook_becomes_a_page_that_needs_nothing_else() -> None:
     assert "other" in page.text
 
 
+def test_code_of_folded_cells_is_under_a_line_that_opens_it() -> None:
+    node = notebook()
+    plain = notebook_html(node)
+    node["cells"][1]["metadata"]["tags"] = ["folded"]
+    page = check_offline(folded := notebook_html(node))
+    assert "<details><summary>code</summary>" in folded and "<details>" not in plain
+    assert "1 < 2" in page.text and folded.index("</details>") < folded.index("hello")
+
+
 def test_a_formula_that_cannot_be_converted_is_shown_as_written() -> None:
     assert "<mfrac>" in mathml(r"\frac{a}{b}") and 'display="block"' in mathml("x", block=True)
     assert mathml(r"a_1_2 <") == "<code>a_1_2 &lt;</code>"

@@ -17,6 +17,8 @@ from kdcore.files import write_atomic
 
 from .files import PACKAGES, find_notebooks, load_notebook, notebook_of, project_root, script_of, sha256
 
+#: Tag of cells whose source JupyterLab and exported pages show folded: imports, set-up, solutions.
+FOLDED = "folded"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -53,6 +55,8 @@ def notebook_text(script: str, *, alone: bool = False) -> str:
         digest = sha256(f"{cell.cell_type}\n{cell.source}")[:12]
         seen[digest] += 1
         tags = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        if FOLDED in tags.get("tags", ()):
+            tags["jupyter"] = {"source_hidden": True}
         clean: dict[str, Any] = {
             "cell_type": cell.cell_type,
             "id": digest if seen[digest] == 1 else f"{digest}-{seen[digest]}",
