@@ -16,9 +16,7 @@
 # three teachers.
 
 # %% tags=["parameters"]
-quick: bool = (
-    True  # 4 arms, 3 rounds of one pass over the pool; False: all, 10 of 3, an imbalanced pool, 5 seeds or more
-)
+quick: bool = True  # 4 arms, 3 rounds of a pass over the pool; False: all, 10 of 3, two pools, 5 seeds or more
 seeds: int = 3  # runs per strategy; each has its own split, teacher, first labels and initial weights
 budget: int = 10  # labels bought between two rounds
 temperature: float = 2.0  # softens both distributions of the distillation terms

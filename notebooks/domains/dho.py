@@ -81,7 +81,7 @@ Markdown(
 )
 
 # %% [markdown]
-# **Another question.** From the equal mixture, move all the way to the CE head. How many of 200 test images will get
+# **Another question.** Move from the equal mixture all the way to the CE head. How many of 200 test images will get
 # another answer, and will the new answers be right more often, or less?
 
 # %%
@@ -102,7 +102,8 @@ def flipped(alpha, beta):
     return views.image_grid_view(pictures[few], words, mark=right, title=title)
 
 
-Explorer("Which test images flip", controls, flipped, static_at=[{"alpha": 1.0}])
+labels_only = controls | {"alpha": slider(1.0, 0.0, 1.0, step=0.05, label="alpha, share of the CE head")}
+Explorer("Which test images flip", labels_only, flipped, static_at=[{}])
 
 # %% [markdown]
 # ### What the heads say
@@ -245,12 +246,12 @@ assert all(row["backbone"] > 0 for row in reach.values())
 #
 # ## Experiment
 #
-# All four students have the same two-headed network, the same batches and the same number of steps:
-# labels alone (the CE head), the teacher alone (the KD head), both on a single head, and DHO. Weights and temperature
-# are those of the authors' few-shot scripts, 0.5 and 0.5 at $T = 2$; the lesson on KD has 0.1 and 0.9 at $T = 4$
-# (mdistiller). `searched` is the test accuracy of the mixture that was best on the validation images. The first three
-# have an untrained second head, which the search may still mix in; so the claims compare DHO with the trained head's
-# own accuracy.
+# All five students have the same two-headed network, the same batches and the same number of steps: labels alone (the
+# CE head), the teacher alone (the KD head), both on a single head, DHO, and a control that must fail: DHO whose KD head
+# hears the teacher's answers to *other* images. Weights and temperature are those of the authors' few-shot scripts, 0.5
+# and 0.5 at $T = 2$; the lesson on KD has 0.1 and 0.9 at $T = 4$ (mdistiller). `searched` is the test accuracy of the
+# mixture that was best on the validation images. The first three have an untrained second head, which the search may
+# still mix in; so the claims compare DHO with the trained head's own accuracy.
 #
 # **A question first.** The labels alone are ten images. In which place will they come, and is any of the other three
 # far from the rest?

@@ -16,7 +16,7 @@
 # Half an hour of reading and playing. The notebook computes for about 20 seconds on one quiet CPU core.
 
 # %% tags=["parameters"]
-quick: bool = True  # 4 arms, 25 epochs; False: all, 100 epochs, 900 images, also a third of the noise, at least 5 seeds
+quick: bool = True  # 4 arms, 25 epochs; False: all arms, 100 epochs, 900 images, two noises, 5 seeds or more
 seeds: int = 3  # students per arm; each has its own split, noise, teachers and initial weights
 temperature: float = 4.0  # softens all distributions of the distillation terms
 top_k: int = 1  # specialized teachers per sample
@@ -538,9 +538,8 @@ judged(my_loss, lambda: costs[gate_says.topk(2).indices[0]].mean(), within=1e-6,
 assert judged(0.3, costs[gate_says.topk(2).indices[0]].mean(), within=1e-6)
 
 # %% [markdown]
-# **2. (medium)** A mask that is the same for all features. Write a function of features `h (N, D)` and a linear last
-# layer `w (C, D)` *without* bias that gives the masked logits for a mask of 0.5 everywhere, and say which temperature
-# of the unmasked softmax gives the same answer.
+# **2. (medium)** A mask that is 0.5 for *all* features, before a linear last layer without bias. Which temperature of
+# the unmasked softmax gives the same answer?
 
 
 # %%
