@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .protocol import Row, markdown, read_rows, write_rows
 
-PARTS = ("cka", "losses", "step", "imports", "kernels", "occlusion", "specialized")
+PARTS = ("cka", "losses", "step", "imports", "kernels", "occlusion", "specialized", "selection")
 _ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,8 +1,9 @@
-"""The losses of MST-Distill, forward and backward, against what public code would write.
+"""The losses of MST-Distill and DHO, forward and backward, against what public code would write.
 
 * The routed loss, where every sample has teachers of its own: against a loop over samples and teachers, and against
   ``kl_div`` on gathered logits, one chosen teacher of all samples after the other.
 * The co-training loss of three networks: against six times ``kl_div`` with a softmax for each.
+* The dual-head loss: against cross-entropy and two times ``kl_div``, as the authors' code writes it.
 
 Value and gradient are held against the first reference before anything is timed.
 """
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcore.functional.dual_heads import dho_loss
 from kdcore.methods.mst_distill import cotraining_loss, routed_distillation_loss
 
 from .protocol import Row, interleaved, must_agree
@@ -70,6 +72,23 @@ def cotrained(logits: Tensor, labels: Tensor) -> Tensor:
     return cotraining_loss(s, a, m, labels, temperature=TEMPERATURE)["loss"]
 
 
+def two_divergences(heads: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of one head, ``kl_div`` of the other on labelled and on unlabelled samples."""
+    ce, *students = heads
+    total = 0.5 * F.cross_entropy(ce, labels)
+    for s, t in zip(students, teacher, strict=True):
+        q, p = F.log_softmax(s / TEMPERATURE, dim=1), F.softmax(t / TEMPERATURE, dim=1)
+        total = total + 0.5 * TEMPERATURE**2 * F.kl_div(q, p, reduction="batchmean")
+    return total
+
+
+def dual_heads(heads: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """The library's."""
+    ce, labelled, unlabelled = heads
+    known, free = teacher
+    return dho_loss(ce, labelled, unlabelled, known, free, labels, temperature=TEMPERATURE)["loss"]
+
+
 @dataclass(frozen=True)
 class Contest:
     """One loss, its references by what the table calls them, and its inputs."""
@@ -93,11 +112,22 @@ def cotraining_problem(samples: int, classes: int, seed: int = 0) -> tuple[Tenso
     return logits.requires_grad_(), torch.randint(classes, (samples,), generator=g)
 
 
+def dual_head_problem(samples: int, classes: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Logits of the CE head and twice the KD head (a leaf), the teacher's, labels."""
+    g = torch.Generator().manual_seed(seed)
+    heads, teacher = (
+        2 * torch.randn(3, samples, classes, generator=g),
+        3 * torch.randn(2, samples, classes, generator=g),
+    )
+    return heads.requires_grad_(), teacher, torch.randint(classes, (samples,), generator=g)
+
+
 CONTESTS = {
     f"routed loss, {TOP_K} of {EXPERTS} teachers": Contest(
         routed, {"a loop over samples and teachers": loop, "`kl_div` on gathered logits": gathered}, routing_problem
     ),
     "co-training loss": Contest(cotrained, {"six times `kl_div`": six_divergences}, cotraining_problem),
+    "dual-head loss": Contest(dual_heads, {"cross-entropy and `kl_div`": two_divergences}, dual_head_problem),
 }
 
 

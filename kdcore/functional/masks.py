@@ -168,7 +168,12 @@ def sample_cox_mask(
 
 
 def sample_uniform_mask(
-    grid_size: tuple[int, int], batch_size: int, *, mask_ratio: float = 0.3, generator: torch.Generator | None = None
+    grid_size: tuple[int, int],
+    batch_size: int,
+    *,
+    mask_ratio: float = 0.3,
+    rounding: str = "up",
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Masks without a preferred place and of equal size (as in masked autoencoders): the baseline.
 
@@ -179,13 +184,17 @@ def sample_uniform_mask(
         grid_size: ``(h, w)``.
         batch_size: B.
         mask_ratio: in [0, 1); default 0.3.
+        rounding: of the number of zeros, where ``h w mask_ratio`` is not whole: ``"up"`` (default, official), or
+            ``"random"``, up or down by chance, so that the mean share is ``mask_ratio`` to the last digit (ours: to
+            compare with masks of another law at an equal share).
         generator: of the random numbers; torch's global one by default.
 
     Returns:
-        ``(B, 1, h, w)`` float32 with exactly ``h w - int(h w (1 - mask_ratio))`` zeros each.
+        ``(B, 1, h, w)`` float32 with ``h w - int(h w (1 - mask_ratio))`` zeros each, or one fewer in some of them.
 
     Raises:
-        ValueError: a grid that is not two positive numbers, ``mask_ratio`` or batch size out of range.
+        ValueError: a grid that is not two positive numbers, ``mask_ratio`` or batch size out of range, unknown
+            ``rounding``.
 
     Reference:
         He et al., Masked Autoencoders, arXiv:2111.06377; the baseline of arXiv:2504.09228.
@@ -193,11 +202,16 @@ def sample_uniform_mask(
     if len(grid_size) != 2 or not all(isinstance(side, int) and side > 0 for side in grid_size):
         raise ValueError(f"grid_size must be (h, w) with whole numbers >= 1, got {grid_size!r}.")
     check_fraction("mask_ratio", mask_ratio, closed=False)
+    check_choice("rounding", rounding, ("up", "random"))
     _check_batch_size(batch_size)
     cells = grid_size[0] * grid_size[1]
     device = None if generator is None else generator.device
     rank = torch.rand(batch_size, cells, generator=generator, device=device).argsort(1).argsort(1)
-    return (rank < int(cells * (1 - mask_ratio))).float().view(batch_size, 1, *grid_size)
+    if rounding == "up":
+        return (rank < int(cells * (1 - mask_ratio))).float().view(batch_size, 1, *grid_size)
+    chance = torch.rand(batch_size, 1, generator=generator, device=device, dtype=torch.float64)
+    zeros = torch.floor(cells * mask_ratio + chance)
+    return (rank >= zeros).float().view(batch_size, 1, *grid_size)
 
 
 @names_arguments
@@ -277,22 +291,36 @@ def occlusion_robust_loss(
 
 @names_arguments
 def relative_token_shift(
-    clean_tokens: Tensor, occluded_tokens: Tensor, *, num_template_tokens: int | None = None
+    clean_tokens: Tensor, occluded_tokens: Tensor, *, num_template_tokens: int | None = None, to: str = "energy"
 ) -> Tensor:
-    """Share of the tokens' energy that an occlusion moves: ``sum |clean - occluded|^2 / sum |clean|^2``, a scalar.
+    """How far an occlusion moves the tokens, squared, in units of what they are or of what tells samples apart.
 
     Args:
         clean_tokens, occluded_tokens: ``(B, T, D)``.
         num_template_tokens: the first tokens that count; all of them by default.
+        to: ``"energy"``: ``sum |clean - occluded|^2 / sum |clean|^2``; ``"others"`` (ours): the mean over samples of
+            ``|clean - occluded|^2`` over the mean of ``|clean - clean'|^2`` over pairs of two samples. Tokens that are
+            the same for all samples have a small share of their energy moved and tell nothing; 1 in the second unit
+            says that an occlusion moves a sample as far as to another sample.
+
+    Returns:
+        A scalar.
 
     Raises:
-        ValueError: shapes that differ, ``num_template_tokens`` beyond T, or clean tokens that are all zero.
+        ValueError: shapes that differ, ``num_template_tokens`` beyond T, an unknown unit, or clean tokens that are zero
+            everywhere (``"others"``: the same for all samples, or of one sample).
     """
+    check_choice("to", to, ("energy", "others"))
     clean, occluded = _template_tokens(clean_tokens, occluded_tokens, num_template_tokens)
-    energy = clean.square().sum()
-    if not bool(energy > 0):
-        raise ValueError("clean_tokens must not be zero everywhere: a share of no energy is not defined.")
-    return (clean - occluded).square().sum() / energy
+    moved = (clean - occluded).square().sum()
+    if to == "energy":
+        unit = clean.square().sum()
+    else:  # the sum over samples of the mean squared distance to the others is 2 B / (B - 1) times the scatter
+        unit = (clean - clean.mean(0)).square().sum() * 2 * len(clean) / max(1, len(clean) - 1)
+    if not bool(unit > 0):
+        what = "zero everywhere" if to == "energy" else "the same for all samples"
+        raise ValueError(f"clean_tokens must not be {what}: a share of nothing is not defined.")
+    return moved / unit
 
 
 @names_arguments

@@ -37,16 +37,15 @@ paper                        argument                   shape
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from ..card import Evidence, Knob, MethodCard, Parity
 from ..functional.boxes import cxcywh_to_xyxy, decode_center_boxes, generalized_iou, xywh_to_xyxy
-from ..functional.checks import check_choice, check_features_pair, check_labels, describe
+from ..functional.checks import check_labels, describe
+from ..functional.difficulty import adaptive_feature_kd_loss, difficulty_weights
 from ..functional.masks import (
+    STOP_GRADIENTS,
     apply_block_mask,
     cox_intensity,
     masking_probability,
@@ -54,83 +53,12 @@ from ..functional.masks import (
     sample_cox_mask,
     sample_uniform_mask,
 )
-from ..functional.reductions import at_least_float32, reduce
+from ..functional.reductions import at_least_float32
 from ..method import Method, Needs, Signals, ce_weight_knob
 from ..model_layers import embedding_tap
-from ..models.tracker import CenterHead, OcclusionRobustTracker, PairTracker, split_maps
+from ..models.tracker import MASKS, CenterHead, OcclusionRobustTracker, PairTracker, mask_drawer, split_maps
 
 _CODE = "wuyou3474/ORTrack"
-MASKS = ("cox", "uniform")
-
-
-def difficulty_weights(
-    box_loss: Tensor, *, alpha: float = 2e-4, beta: float = 2e-4, min_weight: float | None = None
-) -> Tensor:
-    """AFKD's weight per sample, ``alpha + beta (l - mean l)``; the mean weight is ``alpha``.
-
-    Args:
-        box_loss: ``(B,)`` difficulty, in the paper 1 - GIoU of the student's box.
-        alpha: weight of a sample of average difficulty; default 2e-4 (official).
-        beta: extra weight per unit of difficulty; default 2e-4 (official).
-        min_weight: lower bound; by default none, so easy samples may get a negative weight once ``l < mean - alpha /
-            beta``.
-
-    Returns:
-        ``(B,)``, differentiable in ``box_loss``.
-
-    Raises:
-        ValueError: not ``(B,)`` with at least one sample.
-
-    Reference:
-        arXiv:2504.09228, section 3.3; wuyou3474/ORTrack: ``2e-5 * (10 + 10 * (l - mean))``.
-    """
-    if box_loss.ndim != 1 or not box_loss.numel():
-        raise ValueError(f"box_loss must be (B,) with at least one sample, got {describe(box_loss)}.")
-    weights = alpha + beta * (box_loss - box_loss.mean())
-    return weights if min_weight is None else weights.clamp(min=min_weight)
-
-
-def adaptive_feature_kd_loss(
-    student_tokens: Tensor,
-    teacher_tokens: Tensor,
-    box_loss: Tensor,
-    *,
-    alpha: float = 2e-4,
-    beta: float = 2e-4,
-    detach_weight: bool = True,
-    min_weight: float | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """Squared token error per sample, weighted by how badly the student does on that sample.
-
-    Args:
-        student_tokens: ``(B, T, D)``.
-        teacher_tokens: ``(B, T, D)``; detached.
-        box_loss: ``(B,)`` difficulty, 1 - GIoU of the student's box.
-        alpha, beta: see :func:`difficulty_weights`; official 2e-4 both, with tokens of size 1 about 0.5.
-        detach_weight: no gradient through the weights (default, ours). ``False``: the gradient of the released code,
-            which rewards a student for making hard samples easier *and* for matching less where it fails.
-        min_weight: lower bound of the weights; none by default.
-        reduction: ``"mean"`` over samples, ``"sum"``, or ``"none"`` for ``(B,)``.
-
-    Raises:
-        ValueError: token shapes that differ or are not ``(B, T, D)``, ``box_loss`` not ``(B,)``, unknown reduction.
-
-    Reference:
-        Wu et al., ORTrack (2025), arXiv:2504.09228, section 3.3 (adaptive feature-based knowledge distillation).
-    """
-    names = ("student_tokens", "teacher_tokens")
-    check_features_pair(student_tokens, teacher_tokens, names=names, same_shape=True, min_samples=1)
-    if student_tokens.ndim != 3 or 0 in student_tokens.shape:
-        raise ValueError(f"student_tokens must be (B, T, D), none of them 0, got {describe(student_tokens)}.")
-    if box_loss.shape != student_tokens.shape[:1]:
-        raise ValueError(
-            f"box_loss must be ({student_tokens.shape[0]},), one number per sample, got {describe(box_loss)}."
-        )
-    s, t = at_least_float32(student_tokens), at_least_float32(teacher_tokens.detach())
-    difficulty = at_least_float32(box_loss.detach() if detach_weight else box_loss)
-    weights = difficulty_weights(difficulty, alpha=alpha, beta=beta, min_weight=min_weight)
-    return reduce(weights * (s - t).square().mean((1, 2)), reduction)
 
 
 def sample_difficulty(student_logits: Tensor, labels: Tensor | None) -> Tensor:
@@ -155,15 +83,6 @@ def sample_difficulty(student_logits: Tensor, labels: Tensor | None) -> Tensor:
     return 1 - generalized_iou(boxes, xywh_to_xyxy(labels.to(boxes.dtype)).clamp(0, 1))
 
 
-def mask_drawer(tracker: OcclusionRobustTracker, kind: str, mask_ratio: float, sigma: float) -> Callable[[int], Tensor]:
-    """``draw(batch_size) -> (B, 1, h, w)`` over a tracker's template, one cell per patch."""
-    check_choice("mask", kind, MASKS)
-    if kind == "uniform":
-        return partial(sample_uniform_mask, (tracker.template_grid,) * 2, mask_ratio=mask_ratio)
-    intensity = cox_intensity(tracker.template_size, block_size=tracker.patch_size, sigma=sigma)
-    return partial(sample_cox_mask, intensity, mask_ratio=mask_ratio)
-
-
 class ORR(Method):
     """Stage 1 as an objective: the task's own loss, and the template's tokens held still in a second, masked pass.
 
@@ -172,50 +91,32 @@ class ORR(Method):
 
     name, label = "orr", "ORTrack ORR"
     knobs = (
-        Knob(
-            "gamma",
-            2e-4,
-            0.0,
-            1.0,
-            symbol="γ",
-            help="weight of the occlusion-robust loss; tokens of size 1 want about 0.05",
-            source=f"{_CODE}, with pretrained tokens",
-        ),
+        Knob("gamma", 2e-4, 0.0, 1.0, symbol="γ", source=f"{_CODE}, with pretrained tokens",
+             help="weight of the occlusion-robust loss; tokens of size 1 want about 0.05"),
         Knob("mask", "cox", symbol="m", choices=MASKS, help="law of the masked blocks", source="paper, section 3.2"),
-        Knob(
-            "mask_ratio",
-            0.3,
-            0.0,
-            0.9,
-            symbol="ρ",
-            help="mean number of points over number of blocks",
-            source=_CODE,
-        ),
-        Knob(
-            "sigma",
-            64.0,
-            4.0,
-            256.0,
-            symbol="s",
-            log=True,
-            help="width of the bell: variance s times half the template's side, in pixels",
-            source=_CODE,
-        ),
+        Knob("mask_ratio", 0.3, 0.0, 0.9, symbol="ρ", source=_CODE,
+             help="mean number of points over number of blocks"),
+        Knob("sigma", 64.0, 4.0, 256.0, symbol="s", log=True, source=_CODE,
+             help="width of the bell: variance s times half the template's side, in pixels"),
+        Knob("stop_gradient", "masked", symbol="sg", choices=STOP_GRADIENTS, source=_CODE,
+             help="the side that is the target and does not move"),
         ce_weight_knob(1.0, source="paper: the prediction loss has weight 1"),
-    )
+    )  # fmt: skip
     needs = Needs(teacher_logits=False)
-    student_taps = ("tracker.norm#0", "tracker.norm#1")
+    student_taps: tuple[str, ...] = ("tracker.norm#0", "tracker.norm#1")
     _template_tokens: int | None = None
 
     def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
         if not isinstance(student, PairTracker):
             raise ValueError(f"orr needs a kdcore.models.tracker.PairTracker as student, got {type(student).__name__}.")
-        student.mask_with(mask_drawer(student.tracker, self.knob.mask, self.knob.mask_ratio, self.knob.sigma))
+        draw = mask_drawer(student.tracker, self.knob.mask, self.knob.mask_ratio, self.knob.sigma)
+        student.mask_with(draw, gradient=self.knob.stop_gradient != "masked")
         self._template_tokens = student.tracker.num_template_tokens
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         clean, masked = (s.student_features[name] for name in self.student_taps)
-        loss = occlusion_robust_loss(clean, masked, num_template_tokens=self._template_tokens)
+        count, stop = self._template_tokens, self.knob.stop_gradient
+        loss = occlusion_robust_loss(clean, masked, num_template_tokens=count, stop_gradient=stop)
         return {"orr": self.knob.gamma * loss}
 
     @classmethod
@@ -224,12 +125,9 @@ class ORR(Method):
     ) -> Signals:
         """As the method of the base class, with 7 tokens of width 4 of both passes."""
         signals = super().example(batch=batch, classes=classes, dtype=dtype, seed=seed, match=match)
-        g = torch.Generator().manual_seed(seed + 1)
-        clean, noise = torch.randn(2, batch, 7, 4, generator=g, dtype=torch.float64)
-        masked = clean if match else clean + noise
-        passes = (clean.to(dtype).requires_grad_(), masked.clone().to(dtype).requires_grad_())
+        clean, masked = _example_tokens(batch, dtype, seed, match)
         signals.teacher_logits = None
-        signals.student_features = dict(zip(cls.student_taps, passes, strict=True))
+        signals.student_features = dict(zip(cls.student_taps, (clean, masked.requires_grad_()), strict=True))
         return signals
 
     @classmethod
@@ -237,11 +135,6 @@ class ORR(Method):
         """A tracker of one block, its teacher that nobody asks, two pairs."""
         tracker = OcclusionRobustTracker(template_size=32, search_size=32, embed_dim=8, depth=1, num_heads=1)
         return PairTracker(tracker), nn.Identity(), torch.zeros(2, 6, 32, 32)
-
-
-def _tokens(features: Tensor) -> Tensor:
-    """``(B, T, D)`` as it is; an embedding ``(B, D)`` is one token."""
-    return features.unsqueeze(1) if features.ndim == 2 else features
 
 
 class AFKD(Method):
@@ -254,27 +147,12 @@ class AFKD(Method):
 
     name, label = "ortrack", "ORTrack AFKD"
     knobs = (
-        Knob(
-            "alpha",
-            2e-4,
-            1e-5,
-            10.0,
-            symbol="α",
-            log=True,
-            help="weight of a sample of average difficulty",
-            source=f"{_CODE}: 2e-5 * 10; tokens of size 1 want about 0.5",
-        ),
-        Knob(
-            "beta",
-            2e-4,
-            0.0,
-            10.0,
-            symbol="β",
-            help="how much a harder sample counts more; 0: plain feature KD",
-            source=f"{_CODE}: 2e-5 * 10",
-        ),
+        Knob("alpha", 2e-4, 1e-5, 10.0, symbol="α", log=True, help="weight of a sample of average difficulty",
+             source=f"{_CODE}: 2e-5 * 10; tokens of size 1 want about 0.5"),
+        Knob("beta", 2e-4, 0.0, 10.0, symbol="β", source=f"{_CODE}: 2e-5 * 10",
+             help="how much a harder sample counts more; 0: plain feature KD"),
         ce_weight_knob(1.0, source="paper: the prediction loss has weight 1"),
-    )
+    )  # fmt: skip
     needs = Needs(teacher_logits=False)
     student_taps = ("tokens",)
     teacher_taps = ("tokens",)
@@ -307,13 +185,23 @@ class AFKD(Method):
     ) -> Signals:
         """As the method of the base class, with 7 tokens of width 4 on both sides."""
         signals = super().example(batch=batch, classes=classes, dtype=dtype, seed=seed, match=match)
-        g = torch.Generator().manual_seed(seed + 1)
-        teacher, noise = torch.randn(2, batch, 7, 4, generator=g, dtype=torch.float64)
-        student = teacher.clone() if match else teacher + noise
+        ours, theirs = _example_tokens(batch, dtype, seed, match)
         signals.teacher_logits = None
-        signals.student_features = {"tokens": student.to(dtype).requires_grad_()}
-        signals.teacher_features = {"tokens": teacher.to(dtype)}
+        signals.student_features, signals.teacher_features = {"tokens": ours}, {"tokens": theirs}
         return signals
+
+
+def _tokens(features: Tensor) -> Tensor:
+    """``(B, T, D)`` as it is; an embedding ``(B, D)`` is one token."""
+    return features.unsqueeze(1) if features.ndim == 2 else features
+
+
+def _example_tokens(batch: int, dtype: torch.dtype, seed: int, match: bool) -> tuple[Tensor, Tensor]:
+    """Random tokens ``(B, 7, 4)`` that want a gradient, and others near them (with ``match`` the same)."""
+    g = torch.Generator().manual_seed(seed + 1)
+    tokens, noise = torch.randn(2, batch, 7, 4, generator=g, dtype=torch.float64)
+    near = tokens.clone() if match else tokens + noise
+    return tokens.to(dtype).requires_grad_(), near.to(dtype)
 
 
 def _tokens_tap(model: nn.Module, sample: Tensor) -> str:
@@ -340,37 +228,22 @@ CARD = MethodCard(
         "of the released sampler",
     ),
     evidence=(
-        Evidence(
-            "intensity",
-            paper="Γ exp(-(x² + y²)) / integral, unit of x and y not said",
-            code="covariance 64 r I in pixels, bilinear to the block grid",
-            here="the code's; sigma=64 is the 64",
-        ),
-        Evidence(
-            "mask ratio 0.3",
-            paper="share of masked blocks",
-            code="mean number of points; duplicates collapse",
-            here="as the code: 25.4 % of 8x8 blocks on average; masking_probability gives it exactly",
-        ),
-        Evidence(
-            "uniform masks",
-            paper="baseline: masks 30 % of the blocks",
-            code="multiplies by a tensor that is 1 on the cells to remove: keeps what it should remove",
-            here="1 = keep in both samplers, as the text",
-        ),
-        Evidence("gradient of ORR", paper="not said", code="the masked branch is detached", here="the same by default"),
-        Evidence(
-            "gradient of AFKD",
-            paper="through the features",
-            code="per-sample errors are rebuilt with torch.tensor([...]): no gradient reaches the tokens",
-            here="gradient kept; weights detached (detach_weight=False reproduces the code's gradient)",
-        ),
-        Evidence(
-            "student's stage",
-            paper="prediction loss + AFKD",
-            code="also keeps γ L_orr",
-            here="either: [AFKD(), ORR()] are added",
-        ),
+        Evidence("intensity", paper="Γ exp(-(x² + y²)) / integral, unit of x and y not said",
+                 code="covariance 64 r I in pixels, bilinear to the block grid",
+                 here="the code's; sigma=64 is the 64"),
+        Evidence("mask ratio 0.3", paper="share of masked blocks",
+                 code="mean number of points; duplicates collapse",
+                 here="as the code: 25.4 % of 8x8 blocks on average; masking_probability gives it exactly"),
+        Evidence("uniform masks", paper="baseline: masks 30 % of the blocks",
+                 code="multiplies by a tensor that is 1 on the cells to remove: keeps what it should remove",
+                 here="1 = keep in both samplers, as the text; mask=matched hides as much as Cox masks do"),
+        Evidence("gradient of ORR", paper="not said", code="the masked branch is detached",
+                 here="the same by default, computed without a graph; stop_gradient=clean or none move that side"),
+        Evidence("gradient of AFKD", paper="through the features",
+                 code="per-sample errors are rebuilt with torch.tensor([...]): no gradient reaches the tokens",
+                 here="gradient kept; weights detached (detach_weight=False reproduces the code's gradient)"),
+        Evidence("student's stage", paper="prediction loss + AFKD", code="also keeps γ L_orr",
+                 here="either: [AFKD(), ORR()] are added"),
     ),
     deviations=(
         "Masks are indexed [y, x]; the released sampler mixes the axes, which a square symmetric intensity "
@@ -379,7 +252,7 @@ CARD = MethodCard(
         "Outside tracking, a sample's difficulty is its top-1 error (ours), and a learned projection adapts "
         "embeddings of different widths (ours).",
     ),
-)
+)  # fmt: skip
 
 __all__ = [
     "AFKD",

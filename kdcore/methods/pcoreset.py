@@ -27,7 +27,6 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from ..inputs import input_normalization
 from ..metrics import StopSignal, device_of
 from ..pools import LabelOracle, mixed_loader
 from ..registry import create_method
+from ..rounds import ActiveHistory
 from ..taps import evaluating
 
 #: What each strategy reads beside the pool's probabilities.
@@ -242,33 +242,6 @@ def prediction_bias(
 # The loop of rounds ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(kw_only=True)
-class ActiveHistory:
-    """What happened, one entry for each round.
-
-    Attributes:
-        labeled: positions of the labelled samples that the round's student learned from, in the order of buying.
-        queried: what was bought after the round; empty in the last one.
-        accuracy: on the test samples. coverage_radius: largest distance, in the student's probabilities, from a sample
-            of the pool to the nearest labelled one, after the query.
-        probabilities: ``(N, C)`` of the round's student over all samples.
-        student: that of the last round. stopped: ended early.
-    """
-
-    labeled: list[Tensor] = field(default_factory=list)
-    queried: list[Tensor] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    coverage_radius: list[float] = field(default_factory=list)
-    probabilities: list[Tensor] = field(default_factory=list)
-    student: nn.Module | None = None
-    stopped: bool = False
-
-    @property
-    def aulc(self) -> float:
-        """Area under the learning curve: the mean accuracy over the rounds; NaN where none was finished."""
-        return sum(self.accuracy) / len(self.accuracy) if self.accuracy else float("nan")
-
-
 def _warm_up(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """A tenth of the steps up, then down to zero, both linearly."""
     warm = max(1, steps // 10)
@@ -350,6 +323,7 @@ class ActiveKD:
         *,
         progress: Callable[[int, int, str], object] | None = None,
         stop: StopSignal | None = None,
+        checkpoint_dir: str | Path | None = None,
     ) -> ActiveHistory:
         """All rounds; the pool may run out before the last.
 
@@ -357,10 +331,12 @@ class ActiveKD:
             images: ``(N, ...)``; labels: ``(N,)`` integers, or a :class:`LabelOracle` that hands them out.
             test_images, test_labels: for the accuracy of each round.
             progress: ``progress(rounds done, rounds in all, text)``; stop: once set, ends within a step.
+            checkpoint_dir: every finished round is kept there, and a run that finds rounds of the same settings goes on
+                after the last of them, with equal queries (a generator of its own is wanted for the same start).
 
         Raises:
             ValueError: no images, numbers of images and labels that differ, a class with too few samples for the
-                start, labels that the student has no class for.
+                start, labels that the student has no class for, a ``checkpoint_dir`` of another run.
         """
         oracle = labels if isinstance(labels, LabelOracle) else LabelOracle(labels)
         if len(images) != len(oracle) or len(test_images) != len(test_labels):
@@ -373,10 +349,19 @@ class ActiveKD:
         # drawn before any query, so that strategies are compared on equal weights and batches
         seeds = torch.randint(2**31, (self.rounds,), generator=self.generator).tolist()
         labeled = oracle.start(self.initial_per_class, self.generator)
-        history = ActiveHistory()
+        history, setting = ActiveHistory(), self._setting(images, labeled, seeds)
+        if checkpoint_dir is not None:
+            kept = history.resume(checkpoint_dir, setting, self.generator)
+            if kept is not None:
+                history.student = self._fresh(images, seeds[len(history.accuracy) - 1])
+                history.student.load_state_dict(kept)
+                labeled = history.next_labeled
+                oracle.query(labeled)
         with preserved_rng(), tempfile.TemporaryDirectory() as folder:
-            for number, seed in enumerate(seeds):
-                student = self._train(images, oracle, labeled, seed, Path(folder), stop)
+            for number in range(len(history.accuracy), self.rounds):
+                if number and not len(history.queried[-1]):
+                    break  # the pool has run out
+                student = self._train(images, oracle, labeled, seeds[number], Path(folder), stop)
                 if stop is not None and stop.is_set():
                     history.stopped = True
                     break
@@ -394,11 +379,22 @@ class ActiveKD:
                 history.coverage_radius.append(coverage_radius(p, p[labeled]).item())
                 history.probabilities.append(p)
                 history.student = student
+                if checkpoint_dir is not None:
+                    history.save(checkpoint_dir, setting, self.generator)
                 if progress is not None:
                     progress(number + 1, self.rounds, f"round {number + 1}, {history.accuracy[-1]:.3f}")
-                if not len(pool):
-                    break
         return history
+
+    def _setting(self, images: Tensor, labeled: Tensor, seeds: list[int]) -> dict[str, Any]:
+        """What a kept round must share with a run that goes on after it."""
+        names = ("strategy", "budget", "rounds", "use_kd", "temperature", "steps_per_round", "lr", "sizes")
+        return {n: getattr(self, n) for n in names} | {
+            "images": tuple(images.shape), "labels at the start": labeled.tolist(), "seeds": seeds,
+        }  # fmt: skip
+
+    def _fresh(self, images: Tensor, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return create_method("dho").wrap_student(self.student_factory(), images[:2]).eval()
 
     def _train(
         self, images: Tensor, oracle: LabelOracle, labeled: Tensor, seed: int, folder: Path, stop: StopSignal | None
@@ -410,8 +406,7 @@ class ActiveKD:
             method = create_method("dho", temperature=self.temperature)
             if self.adapt_teacher is not None:
                 teacher, folder = self.adapt_teacher(teacher, images[labeled], oracle[labeled]), folder / str(seed)
-        torch.manual_seed(seed)
-        student = create_method("dho").wrap_student(self.student_factory(), images[:2])
+        student = self._fresh(images, seed)
         if int(targets.max()) >= (classes := student.get_submodule("ce_head").out_features):  # type: ignore[operator]
             raise ValueError(f"labels must be in [0, {classes}), the classes of the student, got {int(targets.max())}.")
         result = distill(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -11,11 +12,21 @@ from torch import Tensor, nn
 
 from ..functional.boxes import READOUTS, TRACKING_WEIGHTS, center_tracking_losses, decode_center_boxes
 from ..functional.checks import check_choice, check_fraction, describe
-from ..functional.masks import apply_block_mask, occlusion_robust_loss
+from ..functional.masks import (
+    STOP_GRADIENTS,
+    apply_block_mask,
+    cox_intensity,
+    masked_fraction_moments,
+    occlusion_robust_loss,
+    sample_cox_mask,
+    sample_uniform_mask,
+)
 from .vit import Block
 
 #: Mean and standard deviation of the official trackers' inputs (ImageNet).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: Laws of the masks over a template, see :func:`mask_drawer`.
+MASKS = ("cox", "uniform", "matched")
 _CLAMP = 1e-4
 
 
@@ -162,6 +173,7 @@ class OcclusionRobustTracker(nn.Module):
         mask: Tensor | None = None,
         *,
         readout: str = "argmax",
+        stop_gradient: str = "masked",
     ) -> dict[str, Tensor]:
         """Both losses of the teacher's stage, so that ``pred + gamma * orr`` is the paper's objective.
 
@@ -172,22 +184,47 @@ class OcclusionRobustTracker(nn.Module):
             target_xywh: ``(B, 4)`` in [0, 1] units of the search image.
             mask: ``(B, 1, h, w)`` over the template, 1 = keep; without one ``orr`` is 0.
             readout: see :func:`kdcore.functional.boxes.center_tracking_losses`.
+            stop_gradient: see :func:`kdcore.functional.masks.occlusion_robust_loss`.
 
         Raises:
-            ValueError: shapes, boxes without width or height, unknown readout.
+            ValueError: shapes, boxes without width or height, unknown readout or stop_gradient.
         """
         check_choice("readout", readout, READOUTS)
+        check_choice("stop_gradient", stop_gradient, STOP_GRADIENTS)
         out = self(template, search)
         terms = center_tracking_losses(out["score"], out["size"], out["offset"], target_xywh, readout=readout)
         pred = sum((w * t for w, t in zip(TRACKING_WEIGHTS, terms.values(), strict=True)), out["score"].new_zeros(()))
         if mask is None:
             return {"pred": pred, "orr": pred.new_zeros(())}
-        with torch.no_grad():  # the masked branch is the target: no gradient flows through it
+        with torch.set_grad_enabled(torch.is_grad_enabled() and stop_gradient != "masked"):
             masked = self.encode(apply_block_mask(template, mask), search)
-        return {
-            "pred": pred,
-            "orr": occlusion_robust_loss(out["tokens"], masked, num_template_tokens=self.num_template_tokens),
-        }
+        count = self.num_template_tokens
+        orr = occlusion_robust_loss(out["tokens"], masked, num_template_tokens=count, stop_gradient=stop_gradient)
+        return {"pred": pred, "orr": orr}
+
+
+def mask_drawer(tracker: OcclusionRobustTracker, kind: str, mask_ratio: float, sigma: float) -> Callable[..., Tensor]:
+    """``draw(batch_size, generator=None) -> (B, 1, h, w)`` over a tracker's template, one cell per patch.
+
+    Args:
+        tracker: whose template is masked.
+        kind: ``"cox"``; ``"uniform"``, of one size (masked autoencoders); ``"matched"``, uniform with the share that
+            Cox masks of the same two numbers hide on average (ours, so that only the law differs).
+        mask_ratio: mean number of points (uniform: of blocks) over the number of blocks.
+        sigma: width of the bell, see :func:`~kdcore.functional.masks.cox_intensity`.
+
+    Raises:
+        ValueError: unknown kind, numbers out of range.
+    """
+    check_choice("mask", kind, MASKS)
+    grid = (tracker.template_grid,) * 2
+    if kind == "uniform":
+        return partial(sample_uniform_mask, grid, mask_ratio=mask_ratio)
+    intensity = cox_intensity(tracker.template_size, block_size=tracker.patch_size, sigma=sigma)
+    if kind == "cox":
+        return partial(sample_cox_mask, intensity, mask_ratio=mask_ratio)
+    share, _ = masked_fraction_moments(intensity, mask_ratio=mask_ratio)
+    return partial(sample_uniform_mask, grid, mask_ratio=share, rounding="random")
 
 
 def pack_pair(template: Tensor, search: Tensor) -> Tensor:
@@ -231,16 +268,23 @@ class PairTracker(nn.Module):
         self.tracker = tracker
         self.pretrained_cfg = {"mean": (*mean, *mean), "std": (*std, *std)}
         self.draw_mask: Callable[[int], Tensor] | None = None
+        self.masked_gradient = False
 
-    def mask_with(self, draw: Callable[[int], Tensor] | None) -> None:
-        """``draw(batch_size) -> (B, 1, h, w)`` masks the template while training; ``None`` masks nothing."""
-        self.draw_mask = draw
+    def mask_with(self, draw: Callable[[int], Tensor] | None, *, gradient: bool = False) -> None:
+        """``draw(batch_size) -> (B, 1, h, w)`` masks the template while training; ``None`` masks nothing.
+
+        Args:
+            draw: see :func:`mask_drawer`.
+            gradient: whether gradients flow through the masked pass. Not by default: the official loss detaches its
+                tokens and nothing else reads them, so that the same gradients come without its graph.
+        """
+        self.draw_mask, self.masked_gradient = draw, gradient
 
     def forward(self, x: Tensor) -> Tensor:
         template, search = unpack_pair(x, self.tracker.template_size)
         out = self.tracker.answer(self.tracker.encode(template, search))
         if self.training and self.draw_mask is not None:
-            with torch.no_grad():  # the masked branch is the target: no gradient flows through it
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.masked_gradient):
                 self.tracker.encode(apply_block_mask(template, self.draw_mask(len(x)).to(x.device)), search)
         return torch.cat([out["score"], out["size"], out["offset"]], 1)
 

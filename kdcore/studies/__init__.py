@@ -15,8 +15,8 @@ import hashlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import partial, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,6 +65,23 @@ class Study:
     full: Mapping[str, Any] = field(default_factory=dict)
     grid: Sequence[Mapping[str, Any]] | None = None
     also: tuple[Study, ...] = ()
+
+    def only(self, *labels: str) -> Study:
+        """The same study with these arms alone, for a page that has not the time for all; its options stay.
+
+        Raises:
+            ValueError: an arm that the study does not have.
+        """
+        known = [arm.label for arm in self.arms()]
+        for label in labels:
+            if label not in known:
+                raise ValueError(f"study {self.slug!r} has no arm {label!r}.{closest(label, known)}")
+
+        @wraps(self.arms)  # options are found by the names of its arguments
+        def chosen(**knobs: Any) -> list[Arm]:
+            return [arm for arm in self.arms(**knobs) if arm.label in labels]
+
+        return replace(self, arms=chosen)
 
     def run(
         self,

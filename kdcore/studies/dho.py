@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -13,7 +14,7 @@ from ..experiment import Arm, Claim, Comparison
 from ..functional.dual_heads import InterpolationResult, dual_head_probabilities, search_interpolation
 from ..inputs import input_normalization
 from ..method import Signals, total
-from ..methods.dho import gradient_conflict
+from ..methods.dho import DHO, gradient_conflict
 from ..registry import create_method
 from ..taps import evaluating
 from ..tasks import load_task
@@ -21,10 +22,19 @@ from ..tasks.digits_two_tower import TwoTowerTask
 from . import Study
 
 CE, KD, SINGLE, DUAL = "CE head only", "KD head only", "single head", "DHO"
+OTHERS = "DHO, answers to other images"
+
+
+class OtherImages(DHO):
+    """A control: the KD head hears the teacher's answer to the next image of the batch."""
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        return super().terms(replace(s, teacher_logits=s.logits[1].roll(1, 0)))
 
 
 def arms(*, temperature: float = 2.0, ce_weight: float = 0.5, kd_weight: float = 0.5) -> list[Arm]:
-    """Labels alone, the teacher alone, both on one head, and a head for each; all with the same batches and steps.
+    """Labels alone, the teacher alone, both on one head, a head for each; and the latter with the teacher's answers to
+    other images, which must fail. All have the same batches and steps.
 
     Args:
         temperature: of the distillation terms; default 2 (erjui/DHO).
@@ -36,6 +46,7 @@ def arms(*, temperature: float = 2.0, ce_weight: float = 0.5, kd_weight: float =
         Arm(KD, "dho", {**both, "ce_weight": 0.0, "alpha": 0.0}),
         Arm(SINGLE, "dho", {**both, "heads": "single"}),
         Arm(DUAL, "dho", both),
+        Arm(OTHERS, OtherImages(**both), control_of=DUAL, control_on=("searched",)),
     ]
 
 
@@ -151,6 +162,7 @@ __all__ = [
     "CE",
     "DUAL",
     "KD",
+    "OTHERS",
     "SINGLE",
     "STUDY",
     "arms",

@@ -19,6 +19,7 @@ from . import Study
 
 PLAIN, RANDOM, CORESET, UNCERTAIN = "random, no KD", "random", "core-set of features", "uncertainty"
 BADGE, BALANCED, PCORESET = "BADGE", "class-balanced", "PCoreSet"
+NEAREST = "nearest first"
 #: Strategy of every arm that has a teacher.
 STRATEGY_OF = {
     RANDOM: "random",
@@ -34,6 +35,14 @@ LEARNING_RATE = 1e-3
 SIZES = (16, 16)
 #: Steps of an epoch, a pass over the whole pool; as many where some of its digits are rare.
 STEPS = math.ceil(900 / SIZES[1])
+
+
+class NearestFirst(ActiveKD):
+    """A control: bought are the images that are covered *best* already."""
+
+    def _ask(self, p: Tensor, features: Tensor, pool: Tensor, labeled: Tensor, oracle: LabelOracle) -> Tensor:
+        nearest = torch.cdist(p[pool], p[labeled]).amin(1)
+        return nearest.argsort(stable=True)[: min(self.budget, len(pool))]
 
 
 class Learner(nn.Module):
@@ -60,6 +69,7 @@ def learned(
     seed: int,
     *,
     strategy: str = "pcoreset",
+    kind: type[ActiveKD] = ActiveKD,
     use_kd: bool = True,
     rounds: int = 3,
     epochs: int = 1,
@@ -73,13 +83,14 @@ def learned(
 
     Args:
         task, seed: the arena; labels at the start, weights and batches depend on the seed alone.
+        kind: of the loop.
         strategy, use_kd, rounds, budget, temperature, **options: see :class:`~kdcore.methods.pcoreset.ActiveKD`.
         epochs: passes over the pool in every round, of :data:`STEPS` steps.
         progress, stop: see there.
     """
     images, labels, test_images, test_labels = pool_of(task)
     spec = task.spec("student")
-    loop = ActiveKD(
+    loop = kind(
         spec.build,
         task.teacher() if use_kd else None,
         strategy=strategy,
@@ -99,7 +110,8 @@ def learned(
 
 
 def arms(*, rounds: int = 3, epochs: int = 1, budget: int = 10, temperature: float = 2.0) -> list[Arm]:
-    """Random queries without a teacher, and six strategies with it; all with the same students, batches and steps.
+    """Random queries without a teacher, six strategies with it, and PCoreSet turned round, which must fail; all with
+    the same students, batches and steps.
 
     Args:
         rounds: trainings; epochs: passes over the pool in each.
@@ -111,7 +123,9 @@ def arms(*, rounds: int = 3, epochs: int = 1, budget: int = 10, temperature: flo
     return [
         Arm(PLAIN, run=partial(learned, strategy="random", use_kd=False, **options), train=share),
         *(Arm(name, run=partial(learned, strategy=s, **options), train=share) for name, s in STRATEGY_OF.items()),
-    ]
+        Arm(NEAREST, run=partial(learned, kind=NearestFirst, **options), train=share, control_of=PCORESET,
+            control_on=("aulc", "covered")),
+    ]  # fmt: skip
 
 
 def aulc(student: Learner, task: TwoTowerTask) -> float:
@@ -123,6 +137,11 @@ def radius(student: Learner, task: TwoTowerTask) -> float:
     """A metric: coverage radius in probability space after a query, the mean over all queries."""
     after = [r for r, asked in zip(student.history.coverage_radius, student.history.queried, strict=True) if len(asked)]
     return sum(after) / len(after) if after else student.history.coverage_radius[-1]
+
+
+def covered(student: Learner, task: TwoTowerTask) -> float:
+    """A metric: 1 minus the radius, in units of the distance of two corners of the simplex."""
+    return 1 - radius(student, task) / math.sqrt(2)
 
 
 def task_of(seed: int = 0, *, imbalanced: bool = False) -> TwoTowerTask:
@@ -153,7 +172,7 @@ _COMMON: dict[str, Any] = {
     "slug": "pcoreset",
     "arms": arms,
     "claims": claims,
-    "metrics": {"aulc": aulc, "radius": radius},
+    "metrics": {"aulc": aulc, "radius": radius, "covered": covered},
     "baseline": RANDOM,
     "quick": {"rounds": 3, "epochs": 1},
     "full": {"rounds": 10, "epochs": 3},
@@ -172,6 +191,7 @@ __all__ = [
     "BADGE",
     "BALANCED",
     "CORESET",
+    "NEAREST",
     "PCORESET",
     "PLAIN",
     "RANDOM",
@@ -184,6 +204,7 @@ __all__ = [
     "arms",
     "aulc",
     "claims",
+    "covered",
     "learned",
     "pool_of",
     "radius",

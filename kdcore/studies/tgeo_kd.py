@@ -20,6 +20,14 @@ from ..tasks.digits_noisy import NoisyTask
 from . import Study
 
 TGEO, FROZEN, BOTH = "TGeo, one step", "TGeo, frozen controller", "CE on train + validation"
+MOVED = "TGeo, weights of other samples"
+
+
+class MovedWeights(TGeoTraining):
+    """A control: every sample is weighed by what the controller says of the next one of the batch."""
+
+    def fusion_ratios(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        return super().fusion_ratios(student_logits, teacher_logits, labels).roll(1, 0)
 
 
 def fixed(alpha: float) -> str:
@@ -36,13 +44,14 @@ def loaders(task: NoisyTask, seed: int, *, with_val: bool = False) -> tuple[Data
 
 
 def training(
-    task: NoisyTask, teacher: nn.Module, student: nn.Module, seed: int, *, with_val: bool = False, **options: Any
-) -> Training:
-    """The training of one arm; see :class:`~kdcore.methods.tgeo_kd.TGeoTraining` for the options."""
+    task: NoisyTask, teacher: nn.Module, student: nn.Module, seed: int, *, with_val: bool = False,
+    kind: type[TGeoTraining] = TGeoTraining, **options: Any,
+) -> TGeoTraining:  # fmt: skip
+    """The training of one arm, of a kind; see :class:`~kdcore.methods.tgeo_kd.TGeoTraining` for the options."""
     train, val = loaders(task, seed, with_val=with_val)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TGeoTraining(teacher, student, None, train, val, num_classes=task.num_classes, **options)
+        return kind(teacher, student, None, train, val, num_classes=task.num_classes, **options)
 
 
 def arms(
@@ -53,7 +62,8 @@ def arms(
     inner_lr: float = 0.5,
     features: str = "full",
 ) -> list[Arm]:
-    """Fixed weights, the released code's frozen controller, the bilevel training, and labels with the validation set.
+    """Fixed weights, the released code's frozen controller, the bilevel training, and labels with the validation set;
+    and the bilevel training with the weights of other samples, which must fail.
 
     Args:
         alphas: fixed weights.
@@ -62,15 +72,16 @@ def arms(
     """
     common: dict[str, Any] = {"epochs": epochs, "temperature": temperature, "inner_lr": inner_lr, "features": features}
 
-    def arm(label: str, passes: int = 1, **options: Any) -> Arm:
+    def arm(label: str, passes: int = 1, of: str | None = None, **options: Any) -> Arm:
         make: Callable[..., Training] = partial(training, **common, **options)
-        return Arm(label, training=make, passes=passes)
+        return Arm(label, training=make, passes=passes, control_of=of)
 
     return [
         *(arm(fixed(a), update="constant", fixed_alpha=a) for a in alphas),
         arm(BOTH, update="constant", fixed_alpha=0.0, with_val=True),
         arm(FROZEN, update="frozen"),
         arm(TGEO, passes=3),  # its step, the virtual step, and the validation images after that
+        arm(MOVED, passes=3, of=TGEO, kind=MovedWeights),
     ]
 
 
@@ -132,6 +143,7 @@ STUDY = Study(
 __all__ = [
     "BOTH",
     "FROZEN",
+    "MOVED",
     "STUDY",
     "TGEO",
     "arms",

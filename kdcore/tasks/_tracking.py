@@ -21,7 +21,7 @@ from ..functional.boxes import (
     xywh_to_xyxy,
 )
 from ..functional.checks import describe
-from ..functional.masks import relative_token_shift
+from ..functional.masks import relative_token_shift, token_shift_map
 from ..method import Method
 from ..metrics import SampleMean
 from ..models.tracker import PairTracker, pack_pair, split_maps
@@ -185,11 +185,29 @@ class TrackingTask(Task):
                     break
         return torch.cat(found)[:count]
 
-    def token_shift(self, model: PairTracker) -> float:
-        """Share of the template tokens' energy that occluders never seen in training move (lower is robuster)."""
+    def token_shift(self, model: PairTracker, *, to: str = "energy") -> float:
+        """How far occluders never seen in training move the template's tokens (lower is robuster).
+
+        Args:
+            model: a tracker; to: the unit, see :func:`~kdcore.functional.masks.relative_token_shift`.
+        """
         clean, occluded = self.tokens(model), self.tokens(model, "test/template")
         count = model.tracker.num_template_tokens
-        return relative_token_shift(clean, occluded, num_template_tokens=count).item()
+        return relative_token_shift(clean, occluded, num_template_tokens=count, to=to).item()
+
+    @torch.no_grad()
+    def pair_shift(self, model: PairTracker, templates: tuple[Tensor, Tensor], search: Tensor) -> Tensor:
+        """How far each template token moves between two versions of one template, ``(h, w)``.
+
+        Args:
+            model: the tracker.
+            templates: clean and occluded, ``(1, 3, S_z, S_z)`` uint8.
+            search: ``(1, 3, S_x, S_x)`` uint8.
+        """
+        normalize = self.normalization(model)
+        with evaluating(model):
+            clean, occluded = (model.tokens(normalize(pack_pair(z / 255, search / 255))) for z in templates)
+        return token_shift_map(clean, occluded, grid_size=(model.tracker.template_grid,) * 2)[0]
 
     def layer_shifts(self, model: PairTracker, *, n: int = 64) -> dict[str, float]:
         """The token shift after every block and the final norm, over the first ``n`` test pairs."""

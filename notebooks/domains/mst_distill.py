@@ -13,16 +13,16 @@
 # - work out a routed loss and a load balance by hand,
 # - judge whether masks and routing add anything on real digits, and what else brings the gain.
 #
-# About ten minutes of reading; the notebook computes for about half a minute on two CPU cores.
+# Half an hour of reading and playing. The notebook computes for about 20 seconds on one quiet CPU core.
 
 # %% tags=["parameters"]
-quick: bool = True  # 25 epochs of the student; False: 100 and 900 images, also a third of the noise, at least 5 seeds
+quick: bool = True  # 4 arms, 25 epochs; False: all arms, 100 epochs, 900 images, two noises, 5 seeds or more
 seeds: int = 3  # students per arm; each has its own split, noise, teachers and initial weights
 temperature: float = 4.0  # softens all distributions of the distillation terms
 top_k: int = 1  # specialized teachers per sample
 routing: str = "topk"  # topk (released code), weighted or soft
 
-# %%
+# %% tags=["folded"]
 import inspect
 import re
 
@@ -41,14 +41,16 @@ from kdcore.methods.mst_distill import MaskNet, cotraining_loss, load_balancing_
 from kdcore.studies import mst_distill as study
 from kdcore.taps import evaluating
 from kdcore.tasks.digits_two_sensors import PROFILE
-
-# %%
 from workbench import views
+from workbench.exercises import judged
 from workbench.panels import Explorer, dropdown, progress_line, slider
 from workbench.runs import kept_verdicts, record
 from workbench.runs.study import kept_result
 
 n_seeds = seeds if quick else max(seeds, 5)
+task = study.task_of(0)
+x, labels = task.train.x, task.labels("train")
+digits = [torch.stack([row for row, y in zip(x, labels, strict=True) if y == d]) for d in range(10)]
 
 # %% [markdown]
 # ## The idea
@@ -57,20 +59,32 @@ n_seeds = seeds if quick else max(seeds, 5)
 # there is in each of the 8 columns and 8 rows, with noise. The student gets these 16 numbers and never an image.
 #
 # **A question first.** A 2 and a 5 are nearly mirror images of each other. What is left of the difference in sixteen
-# sums of ink? Here are the mean profiles of both; the noise of a single one has a standard deviation of 0.15.
+# sums of ink? The lines are the mean profiles of both, the bands their spread with the sensor's noise. Then look for
+# the two digits that the student will confuse most.
+
 
 # %%
-task = study.task_of(0)
-x, labels = task.train.x, task.labels("train")
-means = {f"a {digit}": x[labels == digit, :PROFILE].mean(0) for digit in (2, 5)}
-profile_picture = views.lines_view(
-    range(1, PROFILE + 1),
-    means,
-    x_label="number of the profile: columns 1 to 8, rows 9 to 16",
-    y_label="ink",
-    title="What the student sees of a 2 and a 5",
-)
-profile_picture
+def profiles(one, other, spread):
+    seen = {f"a {d}": digits[d][:, :PROFILE] for d in (one, other)}
+    centre = {name: rows.mean(0) for name, rows in seen.items()}
+    width = {name: spread * rows.std(0) for name, rows in seen.items()}
+    return views.lines_view(
+        range(1, PROFILE + 1),
+        centre,
+        bands={name: (centre[name] - w, centre[name] + w) for name, w in width.items()},
+        x_label="number of the profile: columns 1 to 8, rows 9 to 16",
+        y_label="ink",
+        title=f"What the student sees of a {one} and a {other}",
+    )
+
+
+controls = {
+    "one": slider(2, 0, 9, label="one digit"),
+    "other": slider(5, 0, 9, label="another"),
+    "spread": slider(1.0, 0.0, 3.0, label="width of the band, standard deviations"),
+}
+profile_picture = profiles(2, 5, 1.0)
+Explorer("What the student sees", controls, profiles, static_at=[{}])
 
 # %% [markdown]
 # A teacher that sees the image separates the two with ease and says so with great certainty. A student that is drawn to
@@ -79,7 +93,7 @@ profile_picture
 # 2** every mask learns to bring its teacher's answer nearer to the student's; in **stage 3** the student learns from
 # the teachers that the gate gives it.
 
-# %%
+# %% tags=["folded"]
 pixels, fusion = (task.spec("teacher", name).make(0) for name in ("image", "both"))
 made = mst_distill.MSTTraining(
     task.student(seed=0),
@@ -97,7 +111,7 @@ profile, image, truth = next(iter(task.paired("test", batch_size=200)))
 # %% [markdown]
 # After every epoch of stage 2 a picture is taken of what the teachers say to 200 test samples.
 
-# %%
+# %% tags=["folded"]
 film = []
 
 
@@ -124,7 +138,7 @@ with preserved_rng():
 # can only make features smaller. Will it change the teacher's mind, or only make it less sure? And which features does
 # it take away? Switch between "masked" and "unmasked", and move through the epochs of stage 2.
 
-# %%
+# %% tags=["folded"]
 last = film[-1]
 away = kl_with_temperature(last["unmasked"], last["student"].expand_as(last["unmasked"]))  # (teachers, samples), nats
 far = away.mean(0).topk(8).indices.tolist()
@@ -196,10 +210,64 @@ torch.testing.assert_close(balance, torch.tensor((0.5 * ln(0.5 / 0.75) + 0.5 * l
 assert chosen.tolist() == [[0]]
 
 # %% [markdown]
+# ## One training step
+#
+# Stage 3, one batch of fifty, written out with the parts that the training above uses: the frozen teachers answer with
+# their masks, the gate chooses one of them for every sample, and student and gate take a step.
+#
+# **A question first.** The choice of a teacher is not differentiable. Which of the three terms will give the gate a
+# gradient?
+
+# %%
+a_profile, a_image, y = next(iter(task.paired(batch_size=study.BATCH)))
+fresh, gate = task.student(seed=1).train(), mst_distill.GateNet(10, len(made.labels))
+with torch.no_grad(), evaluating(made):
+    said_by_teachers = made.answers(a_profile, a_image)  # (teachers, samples, classes)
+
+
+def terms_of_the_batch():
+    s = fresh(a_profile)
+    g = gate(s).softmax(1)
+    routed, chosen = routed_distillation_loss(s, said_by_teachers, g, temperature=temperature)
+    parts = {"labels": torch.nn.functional.cross_entropy(s, y), "routed": routed, "balance": load_balancing_loss(g)}
+    return parts, chosen
+
+
+players = {"student": fresh, "gate": gate}
+terms, chosen = terms_of_the_batch()
+reach = {
+    name: {
+        who: sum(
+            0.0 if g is None else g.norm().item()
+            for g in torch.autograd.grad(term, [*model.parameters()], retain_graph=True, allow_unused=True)
+        )
+        for who, model in players.items()
+    }
+    for name, term in terms.items()
+}
+sum(terms.values()).backward()
+torch.optim.Adam([*fresh.parameters(), *gate.parameters()], lr=study.LEARNING_RATE).step()
+after, _ = terms_of_the_batch()
+table = pd.DataFrame(reach).T
+table["before the step"], table["after it"] = ([v[n].item() for n in table.index] for v in (terms, after))
+counts = torch.bincount(chosen.flatten(), minlength=len(made.labels)).tolist()
+display(
+    Markdown("Chosen: " + ", ".join(f"{name} {n} times" for name, n in zip(made.labels, counts, strict=True)) + "."),
+    table.rename_axis("length of the gradient in", axis=1).style.format("{:.4f}"),
+)
+
+# %% tags=["check"]
+assert reach["routed"]["gate"] == reach["labels"]["gate"] == 0.0 < reach["balance"]["gate"]
+assert sum(after.values()) < sum(terms.values())
+
+# %% [markdown]
+# The balance alone: the gate is taught to be even, and whom it chooses is left to chance. That is how the released code
+# is; `routing="soft"` lets the distillation loss teach the gate.
+#
 # ### Play with the gate
 #
 # All three stages again in about a second, with a sensor as noisy as you like, with more teachers per sample, and with
-# more or less weight on the load balance. What does the gate do when nothing asks it to be even?
+# more or less weight on the load balance. **A question first.** What does the gate do when nothing asks it to be even?
 
 
 # %%
@@ -228,23 +296,27 @@ Explorer("Play with the gate", knobs, played, static_at=[{}])
 # %% [markdown]
 # ## Experiment
 #
-# Six arms with the same student, initial weights, size of batches and number of the student's epochs: labels alone;
-# plain KD from a teacher trained beforehand, one arm for each path; MST-Distill; the same without masks; and the same
-# where, whatever the gate says, the first specialized teacher is chosen. (The masks' epochs draw from the same stream
-# of orders, so in stage 3 an arm with masks sees the samples in another order than one without.) Labels and KD weigh 1
-# and 1 at $T = 4$, as in $L_1$ and $L_3$; the lesson on KD has 0.1 and 0.9. All students are those of the last epoch;
-# nothing is chosen on test samples. MST's arms also train both teachers with the student, a cost that the others do not
-# have.
+# The study has six arms with the same student, initial weights, size of batches and number of the student's epochs:
+# labels alone; plain KD from a teacher trained beforehand, one arm for each path; MST-Distill; the same without masks;
+# and the same where, whatever the gate says, the first specialized teacher is chosen. (The masks' epochs draw from the
+# same stream of orders, so in stage 3 an arm with masks sees the samples in another order than one without.) Labels and
+# KD weigh 1 and 1 at $T = 4$, as in $L_1$ and $L_3$; the lesson on KD has 0.1 and 0.9. All students are those of the
+# last epoch; nothing is chosen on test samples. MST's arms also train both teachers with the student, a cost that the
+# others do not have. The quick run trains the first four; all six are in the kept result below.
+#
+# **A question first.** Plain KD from a teacher that sees the image: will it help a student that does not, or harm it?
 
 # %%
 options = {"temperature": temperature, "top_k": top_k, "routing": routing, "seeds": n_seeds, "quick": quick}
 options |= {"epochs": 25} if quick else {}
-comparison = study.STUDY.run(**options, progress=progress_line("Training the students"))
+few = study.STUDY.only(study.CE, study.KD_BOTH, study.KD_IMAGE, study.MST) if quick else study.STUDY
+comparison = few.run(**options, progress=progress_line("Training the students"))
 accuracy = views.comparison_view(comparison, baseline=study.CE, title="Accuracy on test samples")
 display(accuracy, comparison)
 
 # %% [markdown]
-# One path for all? The paper's first problem is that no single teacher is the best on all samples. Accuracy by digit:
+# One path for all? The paper's first problem is that no single teacher is the best on all samples. **Before you look:**
+# on which digits will the arms differ most?
 
 # %%
 recalls = {
@@ -270,22 +342,21 @@ verdicts = check_claims(claims)
 display(*verdicts)
 
 # %% [markdown]
-# Few seeds leave much open, and after 25 epochs the students are far from done. The same study was run once with ten
-# seeds and 100 epochs, at this noise and at a third of it, and its result kept; it is refused as soon as the study
-# changes:
+# Few seeds leave much open, and after 25 epochs the students are far from done. The same study with ten seeds and 100
+# epochs, at this noise and at a third of it. **Before you look:** with a better sensor, will the gain grow or shrink?
 
 # %%
 kept_verdicts("mst_distill")
 
 # %% [markdown]
 # What do the parts add? Differences to the whole method, paired by seed; where an interval holds zero, the part has not
-# been shown to do anything.
+# been shown to do anything. **A question first.** Which of the two will be missed more, the masks or the routing?
 
 
 # %%
 def parts_of(values, where):
     """In words, what is lost without masks and without routing; values per seed by arm."""
-    for arm in (study.UNMASKED, study.FIRST):
+    for arm in (a for a in (study.UNMASKED, study.FIRST) if a in values):
         d = paired_difference(values[arm], values[study.MST])
         low, high = 100 * d["diff_low"], 100 * d["diff_high"]
         shown = "" if low > 0 or high < 0 else ", so the part is not shown to add anything"
@@ -304,7 +375,8 @@ Markdown("\n".join(lines))
 # %% [markdown]
 # ### What changed inside
 #
-# Before and after stage 2: how far the teachers are from the student on test samples, in nats times $\tau^2$.
+# Before and after stage 2: how far the teachers are from the student on test samples, in nats times $\tau^2$. **A
+# question first.** By which share will a mask shorten that distance?
 
 # %%
 drift = study.drift(comparison)
@@ -335,7 +407,8 @@ pd.DataFrame(apart).T.round(3)
 
 # %% [markdown]
 # And stage 3: whom the gate chose over the epochs, and in the end for which digit. The gate reads the student's logits,
-# so it can tell the digits apart; what it is *paid* for, with the released routing, is evenness alone.
+# so it can tell the digits apart; what it is *paid* for, with the released routing, is evenness alone. **A question
+# first.** Will every digit get its own teacher?
 
 # %%
 seed = comparison.seeds[0]
@@ -344,8 +417,8 @@ history = [e for e in comparison.histories[study.MST, seed] if e.stage == "route
 shares = {name: [e.logged[f"share {name}"] for e in history] for name in trained.labels}
 with torch.no_grad():
     pairs = [(trained.gate(trained.student(a)).argmax(1), y) for a, _, y in arena.paired("test", batch_size=512)]
-gated, digits = (torch.cat(p) for p in zip(*pairs, strict=True))
-by_digit = torch.zeros(10, len(trained.labels)).index_put_((digits, gated), torch.tensor(1.0), accumulate=True)
+gated, truths = (torch.cat(p) for p in zip(*pairs, strict=True))
+by_digit = torch.zeros(10, len(trained.labels)).index_put_((truths, gated), torch.tensor(1.0), accumulate=True)
 routed = views.routing_view(shares)
 choice = views.heatmap_view(
     by_digit / by_digit.sum(1, keepdim=True),
@@ -449,31 +522,68 @@ record(
 # %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* Set `routing = "soft"`: now the distillation loss reaches the gate. A gate that wants a small loss prefers
-#    the teachers that already agree with the student. Whose share grows in "Whom the gate chooses", and does the
-#    balance hold against it?
-# 2. *(medium)* Where does the gain over plain KD come from? MST's teachers have learnt *with* the student, and its
-#    $w_{kl}$ is one half or less nearly all the time. Give plain KD that weight and compare.
-# 3. *(hard)* A mask reads all D features of a layer at once: its first layer makes D tokens of width
-#    $H = \lfloor D / 6 \rfloor \cdot 3$ out of them. How many weights (without biases) does that layer have for
-#    $D = 512$? And how many with `hidden_dim_factor = 32`?
+# Replace `None` by your answer and run the cell: it says *right* or *not yet*. The folded cell below each is a
+# solution.
 #
-# <details><summary>Solution of 2</summary>`compare(study.task_of, [Arm("KD, half", "kd", {"ce_weight": 1.0,
-# "kd_weight": 0.5, "temperature": 4.0})], epochs=25)` with `compare` and `Arm` from `kdcore.experiment`. If it closes
-# most of the distance to MST, the weight did it.</details>
-#
-# <details><summary>Solution of 3</summary>$H = 85 \cdot 3 = 255$, so $512 \cdot 512 \cdot 255 = 66{,}846{,}720$. With a
-# factor of 32: $H = \lfloor 512 / 96 \rfloor \cdot 3 = 15$, so $3{,}932{,}160$.</details>
-#
-# This cell tells right from wrong. Put your answers in:
+# **1. (easy)** A gate says (0.5, 0.3, 0.2), with $k = 2$. Teacher 1 costs 0.4, teacher 2 costs 0.2, teacher 3 costs 1.
+# What is the routed loss of this sample?
 
-# %% tags=["check"]
-at_default, at_32 = 66_846_720, 3_932_160
-with torch.device("meta"):  # counts without making them
-    assert MaskNet(512).embed.weight.numel() == at_default
-    assert MaskNet(512, hidden_dim_factor=32).embed.weight.numel() == at_32
+# %%
+costs, gate_says = torch.tensor([0.4, 0.2, 1.0]), torch.tensor([[0.5, 0.3, 0.2]])
+my_loss = None
+judged(my_loss, lambda: costs[gate_says.topk(2).indices[0]].mean(), within=1e-6, hint="both chosen ones count the same")
+
+# %% tags=["folded", "check"]
+# The two most probable are teachers 1 and 2, and their mean is 0.3; the gate's numbers do not weigh them.
+assert judged(0.3, costs[gate_says.topk(2).indices[0]].mean(), within=1e-6)
 
 # %% [markdown]
+# **2. (medium)** A mask that is 0.5 for *all* features, before a linear last layer without bias. Which temperature of
+# the unmasked softmax gives the same answer?
+
+
+# %%
+def same_answer(temperature_of_it):
+    g = torch.Generator().manual_seed(0)
+    h, w = torch.randn(5, 4, generator=g), torch.randn(3, 4, generator=g)
+    return torch.allclose(((0.5 * h) @ w.T).softmax(1), (h @ w.T / temperature_of_it).softmax(1), atol=1e-6)
+
+
+my_temperature = None
+judged(None if my_temperature is None else same_answer(my_temperature), True, hint="halved features, halved logits")
+
+# %% tags=["folded", "check"]
+# 2: the logits are halved. So a mask without differences between the features chooses nothing, it only softens.
+assert judged(same_answer(2.0), True) and not judged(same_answer(0.5), True)
+
+# %% [markdown]
+# **3. (hard)** A mask reads all D features of a layer at once: its first layer makes D tokens of width
+# $H = \lfloor D / 6 \rfloor \cdot 3$ out of them. How many weights (without biases) does that layer have for
+# $D = 512$? And how many with `hidden_dim_factor = 32`?
+
+
+# %%
+def weights_of(**options):
+    with torch.device("meta"):  # counts without making them
+        return MaskNet(512, **options).embed.weight.numel()
+
+
+my_default, my_at_32 = None, None
+display(
+    judged(my_default, weights_of, hint="D inputs, D times H outputs"),
+    judged(my_at_32, lambda: weights_of(hidden_dim_factor=32), hint="H = floor(512 / (32 * 3)) * 3"),
+)
+
+# %% tags=["folded", "check"]
+# H = 85 * 3 = 255, so 512 * 512 * 255 = 66,846,720. With a factor of 32: H = floor(512 / 96) * 3 = 15.
+assert judged(512 * 512 * 255, weights_of) and judged(512 * 512 * 15, lambda: weights_of(hidden_dim_factor=32))
+
+# %% [markdown]
+# **4. (open)** Where does the gain over plain KD come from? MST's teachers have learnt *with* the student, and its
+# $w_{kl}$ is one half or less nearly all the time. Give plain KD that weight: `compare(study.task_of, [Arm("KD, half",
+# "kd", {"ce_weight": 1.0, "kd_weight": 0.5, "temperature": 4.0})], epochs=25)`, with `compare` and `Arm` from
+# `kdcore.experiment`. And set `routing = "soft"`: whose share grows in "Whom the gate chooses"?
+#
 # ## References
 #
 # MST-Distill: Mixture of Specialized Teachers for Cross-Modal Knowledge Distillation, ACM Multimedia 2025,

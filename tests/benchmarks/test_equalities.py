@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import cka, losses, occlusion, protocol, specialized, step
+from benchmarks import cka, losses, occlusion, protocol, selection, specialized, step
 from kdcore.functional.occlusion import occlusion_windows
 from kdcore.models.cifar_resnet import resnet20
 
@@ -27,6 +27,16 @@ def test_losses_of_specialized_teachers_equal_their_references(name: str) -> Non
     ours = specialized.CONTESTS[name].ours
     with pytest.raises(AssertionError, match=r"value of .*off by 1\.00e-03"):
         specialized.check(name, 6, 11, lambda *inputs: 1.001 * ours(*inputs))
+
+
+def test_queries_equal_those_of_the_released_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    selection.check(80, 6, 5, 12)
+    (row,) = selection.measure(quick=True)
+    assert row.value > 0 and row.what.startswith("PCoreSet, 6 queries from 60")
+    right = selection.all_anew
+    monkeypatch.setattr(selection, "all_anew", lambda *given: right(*given).flip(0))
+    with pytest.raises(AssertionError, match="picks of PCoreSet"):
+        selection.check(80, 6, 5, 12)
 
 
 def test_both_loops_of_the_step_give_the_same_losses() -> None:

@@ -153,6 +153,18 @@ def test_an_option_that_nothing_takes_is_refused(slug: str) -> None:
         find_study(slug).run(epoch=1)
 
 
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_study_of_some_arms_keeps_its_options(slug: str) -> None:
+    study = find_study(slug)
+    arms = study.arms()
+    controls = [arm.label for arm in arms if arm.control_of is not None]
+    few = study.only(*(arm.label for arm in arms if arm.label not in controls))
+    assert [a.label for a in few.arms()] == [a.label for a in arms if a.label not in controls]
+    assert few.names() == study.names() and few.fingerprint() == study.fingerprint()
+    with pytest.raises(ValueError, match=rf"study '{slug}' has no arm 'nobody'"):
+        study.only("nobody")
+
+
 def test_options_reach_task_arms_and_training() -> None:
     study = with_cheap_teachers(find_study("vanilla_kd"))
     found = study.run(seeds=1, train_size=30, temperature=2.0, epochs=1)

@@ -147,6 +147,21 @@ def test_uniform_masks_have_one_size(h: int, w: int, ratio: float, seed: int) ->
     assert ((mask == 0).flatten(1).sum(1) == h * w - int(h * w * (1 - ratio))).all()
 
 
+@given(h=st.integers(1, 6), w=st.integers(1, 6), ratio=st.floats(0, 0.99), seed=st.integers(0, 999))
+def test_randomly_rounded_masks_differ_by_one_block_at_most(h: int, w: int, ratio: float, seed: int) -> None:
+    mask = sample_uniform_mask((h, w), 7, mask_ratio=ratio, rounding="random", generator=generator(seed))
+    zeros = (1 - mask).sum((1, 2, 3))
+    assert set(zeros.tolist()) <= {math.floor(h * w * ratio), math.ceil(h * w * ratio)}
+
+
+def test_randomly_rounded_masks_hide_the_share_they_are_asked_for() -> None:
+    mask = sample_uniform_mask((4, 4), 20_000, mask_ratio=0.26, rounding="random", generator=generator())
+    assert abs((1 - mask).mean().item() - 0.26) < 4 * 0.5 / 16 / 20_000**0.5  # 4.16 blocks: 4 or 5
+    assert (1 - mask).mean((0, 1)).sub(0.26).abs().max() < 0.02
+    with pytest.raises(ValueError, match="rounding must be one of"):
+        sample_uniform_mask((4, 4), 2, rounding="down")
+
+
 def test_uniform_masks_have_no_preferred_place() -> None:
     mask = sample_uniform_mask((8, 8), 4000, generator=generator())
     assert (mask == 0).flatten(1).sum(1).unique().tolist() == [20]
@@ -225,3 +240,16 @@ def test_token_shift_by_hand() -> None:
         relative_token_shift(torch.zeros(1, 2, 2), clean[:, :2])
     with pytest.raises(ValueError, match=r"num_template_tokens must be in 1\.\.3"):
         token_shift_map(clean, moved, grid_size=(2, 2))
+
+
+def test_shift_in_units_of_other_samples_by_hand() -> None:
+    clean = torch.tensor([[[0.0, 0.0]], [[4.0, 0.0]], [[0.0, 4.0]]], dtype=torch.float64)
+    moved = clean + torch.tensor([2.0, 0.0])  # each by 4, squared; the three pairs are 16, 16 and 32 apart
+    close(relative_token_shift(clean, moved, to="others"), 4 / ((16 + 16 + 32) / 3))
+    close(relative_token_shift(clean, moved), 12 / 32)
+    close(relative_token_shift(clean + 100, moved + 100, to="others"), 4 / ((16 + 16 + 32) / 3))
+    for same in (clean[:1], clean[:1].expand(3, 1, 2)):
+        with pytest.raises(ValueError, match="must not be the same for all samples"):
+            relative_token_shift(same, same + 1, to="others")
+    with pytest.raises(ValueError, match="to must be one of"):
+        relative_token_shift(clean, moved, to="itself")

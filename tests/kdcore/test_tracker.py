@@ -11,7 +11,7 @@ from support.golden import close
 from torch import Tensor, nn
 
 from kdcore.functional.boxes import center_tracking_losses
-from kdcore.functional.masks import apply_block_mask
+from kdcore.functional.masks import apply_block_mask, occlusion_robust_loss
 from kdcore.inputs import input_normalization
 from kdcore.models.tracker import (
     CenterHead,
@@ -228,6 +228,38 @@ def test_masked_tokens_can_be_tapped_while_training_and_only_then() -> None:
     model.train().mask_with(None)
     model(x)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("stop", ["masked", "clean", "none"])
+def test_the_masked_pass_without_a_graph_gives_the_gradients_of_one_that_is_detached(stop: str) -> None:
+    """Against the loss written out on two passes with graphs: the official one detaches the masked tokens."""
+    model, (template, search) = tracker(), images()
+    mask = torch.ones(2, 1, 2, 2)
+    mask[:, :, 1, 0] = 0
+
+    def gradients(loss: Tensor) -> list[Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    clean, masked = (model.encode(z, search)[:, :4] for z in (template, apply_block_mask(template, mask)))
+    sides = {"masked": (clean, masked.detach()), "clean": (clean.detach(), masked), "none": (clean, masked)}
+    ours, theirs = sides[stop]
+    wanted = gradients((ours - theirs).square().mean())
+    losses = model.training_step_losses(template, search, BOXES, mask, stop_gradient=stop)
+    for found, right in zip(gradients(losses["orr"]), wanted, strict=True):
+        torch.testing.assert_close(found, right)
+    pair = PairTracker(model)
+    pair.mask_with(lambda n: mask[:n], gradient=stop != "masked")
+    with tap(pair, ["tracker.norm#0", "tracker.norm#1"]) as features:
+        pair(pack_pair(template, search))
+        two = [features[f"tracker.norm#{i}"] for i in (0, 1)]
+    assert two[1].requires_grad == (stop != "masked")
+    loss = occlusion_robust_loss(*two, num_template_tokens=4, stop_gradient=stop)
+    for found, right in zip(gradients(loss), wanted, strict=True):
+        torch.testing.assert_close(found, right)
+    with pytest.raises(ValueError, match="stop_gradient must be one of"):
+        model.training_step_losses(template, search, BOXES, mask, stop_gradient="both")
 
 
 def test_copies_and_states_are_those_of_the_tracker() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from kdcore.methods.dho import (
 from kdcore.models import ConvNet
 from kdcore.registry import create_method
 from kdcore.studies import find_study
-from kdcore.studies.dho import CE, DUAL, KD, SINGLE, both_heads, searched, searched_accuracy
+from kdcore.studies.dho import CE, DUAL, KD, OTHERS, SINGLE, OtherImages, both_heads, searched, searched_accuracy
 from kdcore.tasks import load_task
 
 TOLERANCE = 1e-10
@@ -216,9 +217,17 @@ def test_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
     study = find_study("dho")
     comparison = study.run(seeds=2, epochs=2)
-    assert comparison.arms == (CE, KD, SINGLE, DUAL)
+    assert comparison.arms == (CE, KD, SINGLE, DUAL, OTHERS)
     verdicts = study.verdicts(comparison)
     assert len(verdicts) == 3 and all(v.claim.text.startswith("1 label per class") for v in verdicts)
+
+
+def test_the_control_hears_the_answer_to_the_next_image() -> None:
+    s = DHO.example(batch=6)
+    wrong, right = OtherImages().terms(s), DHO().terms(replace(s, teacher_logits=s.teacher_logits.roll(1, 0)))
+    assert (
+        all(torch.equal(wrong[k], right[k]) for k in right) and wrong["kd_unlabeled"] != DHO().terms(s)["kd_unlabeled"]
+    )
 
 
 # Borders --------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from kdcore.method import Signals
 from kdcore.methods.ortrack import (
     AFKD,
     CARD,
+    MASKS,
     OcclusionRobustTracker,
     adaptive_feature_kd_loss,
     cox_intensity,
@@ -275,6 +276,11 @@ def test_the_drawer_masks_one_cell_per_patch_by_the_law_it_is_asked_for() -> Non
         drawn = mask_drawer(small, kind, 0.4, 5.0)(6, generator=torch.Generator().manual_seed(2))  # type: ignore[call-arg]
         assert drawn.shape == (6, 1, 4, 4) and 0 < drawn.mean() < 1
         assert torch.equal(drawn, same(torch.Generator().manual_seed(2)))
+    share = masking_probability(intensity, mask_ratio=0.4).mean().item()
+    many = [mask_drawer(small, kind, 0.4, 5.0)(20_000, generator=torch.Generator().manual_seed(3)) for kind in MASKS]  # type: ignore[call-arg]
+    cox, uniform, matched = (1 - mask.mean().item() for mask in many)
+    assert abs(cox - share) < 0.005 and abs(matched - share) < 0.005 < abs(uniform - share)
+    assert (1 - many[2].mean((1, 2, 3))).std() < 0.05 < (1 - many[0].mean((1, 2, 3))).std()
     with pytest.raises(ValueError, match="mask must be one of"):
         mask_drawer(small, "perlin", 0.4, 5.0)
 

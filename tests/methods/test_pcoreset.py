@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from kdcore.methods.pcoreset import (
 from kdcore.models import ConvNet
 from kdcore.models.dual_head import DualHeadStudent
 from kdcore.studies import find_study
-from kdcore.studies.pcoreset import PCORESET, PLAIN, RANDOM, STRATEGY_OF, aulc, radius
+from kdcore.studies.pcoreset import NEAREST, PCORESET, PLAIN, RANDOM, STRATEGY_OF, aulc, covered, radius
 
 TOLERANCE = 1e-10
 
@@ -418,6 +419,48 @@ def test_the_pool_may_run_out_and_a_run_may_be_stopped() -> None:
     assert stopped.stopped and len(stopped.accuracy) == 1
 
 
+@pytest.mark.parametrize("strategy", ["pcoreset", "random", "classbalanced"])
+@pytest.mark.parametrize("after", [1, 2])
+def test_an_interrupted_selection_goes_on_with_equal_picks(tmp_path: Path, strategy: str, after: int) -> None:
+    x, y = blobs()
+    whole = loop(strategy=strategy, rounds=3).run(x, y, *blobs(30, 1))
+    stop = threading.Event()
+    part = loop(strategy=strategy, rounds=3).run(
+        x, y, *blobs(30, 1), checkpoint_dir=tmp_path, stop=stop,
+        progress=lambda done, *_: stop.set() if done == after else None,
+    )  # fmt: skip
+    assert part.stopped and len(part.accuracy) == after
+    trained: list[int] = []
+    oracle = LabelOracle(y)
+    rest = loop(strategy=strategy, rounds=3).run(
+        x, oracle, *blobs(30, 1), checkpoint_dir=tmp_path, progress=lambda done, *_: trained.append(done)
+    )
+    assert trained == list(range(after + 1, 4)) and not rest.stopped
+    for name in ("labeled", "queried", "probabilities"):
+        assert all(map(torch.equal, getattr(rest, name), getattr(whole, name))), name
+    assert rest.accuracy == whole.accuracy and rest.coverage_radius == whole.coverage_radius
+    assert oracle.queries == len(whole.labeled[-1])
+    assert rest.student is not None and whole.student is not None
+    assert all(torch.equal(v, whole.student.state_dict()[k]) for k, v in rest.student.state_dict().items())
+    again = loop(strategy=strategy, rounds=3).run(
+        x, y, *blobs(30, 1), checkpoint_dir=tmp_path, progress=lambda *_: pytest.fail("nothing is left to train")
+    )
+    assert again.student is not None and again.accuracy == whole.accuracy
+    assert all(torch.equal(v, whole.student.state_dict()[k]) for k, v in again.student.state_dict().items())
+
+
+def test_a_damaged_checkpoint_costs_a_round_and_another_run_is_refused(tmp_path: Path) -> None:
+    x, y = blobs()
+    whole = loop(rounds=3).run(x, y, *blobs(30, 1), checkpoint_dir=tmp_path)
+    newest = max(tmp_path.glob("step-*.ckpt"))
+    newest.write_bytes(newest.read_bytes()[:-7])
+    with pytest.warns(UserWarning, match="Going on from"):
+        again = loop(rounds=3).run(x, y, *blobs(30, 1), checkpoint_dir=tmp_path)
+    assert all(map(torch.equal, again.queried, whole.queried))
+    with pytest.raises(ValueError, match=r"belongs to another run: strategy 'pcoreset', now 'random'"):
+        loop(rounds=3, strategy="random").run(x, y, *blobs(30, 1), checkpoint_dir=tmp_path)
+
+
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
@@ -427,17 +470,22 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_the_study_runs(comparison: Any) -> None:
     study = find_study("pcoreset")
-    assert comparison.arms == (PLAIN, *STRATEGY_OF) and len(comparison.records) == 14
+    assert comparison.arms == (PLAIN, *STRATEGY_OF, NEAREST) and len(comparison.records) == 16
     verdicts = study.verdicts(comparison)
     assert len(verdicts) == 3 and all(v.claim.text.startswith("pool of 900") for v in verdicts)
     first, second = (comparison.students[arm, 0].history for arm in (PCORESET, RANDOM))
     assert first.accuracy[0] == second.accuracy[0] and first.coverage_radius[0] < second.coverage_radius[0]
     assert (comparison.values(PCORESET, "radius") < comparison.values(RANDOM, "radius")).all()
+    assert (comparison.values(NEAREST, "radius") > comparison.values(RANDOM, "radius")).all()
+    assert [(c.control, c.of, c.on) for c in comparison.check_controls()] == [
+        (NEAREST, PCORESET, "aulc"), (NEAREST, PCORESET, "covered"),
+    ]  # fmt: skip
     for name in comparison.arms:
         learner, task = comparison.students[name, 1], comparison.tasks[1]
         assert learner.history.accuracy[-1] == pytest.approx(comparison.values(name)[1])
         assert aulc(learner, task) == pytest.approx(np.mean(learner.history.accuracy))
         assert radius(learner, task) == pytest.approx(learner.history.coverage_radius[0])
+        assert covered(learner, task) == pytest.approx(1 - learner.history.coverage_radius[0] / 2**0.5)
 
 
 # Borders --------------------------------------------------------------------------------------------------------------

@@ -278,12 +278,22 @@ def test_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
     found = find_study("tgeo_kd")
     comparison = found.run(seeds=2, epochs=2)
-    assert comparison.arms == (study.fixed(0.0), study.fixed(0.5), study.BOTH, study.FROZEN, study.TGEO)
+    assert comparison.arms == (study.fixed(0.0), study.fixed(0.5), study.BOTH, study.FROZEN, study.TGEO,
+                                study.MOVED)  # fmt: skip
     assert len(found.verdicts(comparison)) == 4
     alpha = study.group_weights(comparison)
     assert all(v.shape == (2,) and ((v > 0) & (v < 1)).all() for v in alpha.values())
     steps = [len(h) for h in comparison.histories.values()]
-    assert steps == [2] * 10 and not isinstance(comparison.histories[study.TGEO, 0][0], Step)
+    assert steps == [2] * 12 and not isinstance(comparison.histories[study.TGEO, 0][0], Step)
+
+
+def test_the_control_weighs_by_the_next_sample() -> None:
+    example = TGeoTraining.example()
+    options = {"num_classes": 3, "class_means": torch.full((3, 3), 1 / 3)}
+    parts = (example.teacher, example.student, example.controller, [], [])
+    own, moved = TGeoTraining(*parts, **options), study.MovedWeights(*parts, **options)
+    s, t, y = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    assert torch.equal(moved.fusion_ratios(s, t, y), own.fusion_ratios(s, t, y).roll(1, 0))
 
 
 # Borders --------------------------------------------------------------------------------------------------------------

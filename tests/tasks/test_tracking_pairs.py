@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from support.golden import close
 from torch import Tensor
 
-from kdcore.experiment import Arm
+from kdcore.experiment import Arm, compare
 from kdcore.functional.boxes import box_iou, success_curve, xywh_to_xyxy
 from kdcore.functional.masks import relative_token_shift
+from kdcore.inputs import Batch
 from kdcore.method import Signals
-from kdcore.methods.ortrack import ORR, mask_drawer
+from kdcore.methods.ortrack import MASKS, ORR, mask_drawer
 from kdcore.models import MLP
 from kdcore.studies import ortrack as studies
 from kdcore.tasks import list_tasks, load_task, task_info
@@ -175,7 +177,7 @@ def test_a_bar_at_a_place() -> None:
 
 def test_masks_of_the_objective_have_a_cell_per_patch(task: TrackingTask) -> None:
     model = task.student("tracker-1")
-    for kind in ("cox", "uniform"):
+    for kind in MASKS:
         draw = mask_drawer(model.tracker, kind, 0.3, 64.0)  # type: ignore[arg-type]
         assert draw(5).shape == (5, 1, 4, 4)
     with pytest.raises(ValueError, match="mask must be one of"):
@@ -273,53 +275,87 @@ def test_reference_teachers_learn_boxes_and_are_kept(tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "QUICK", {"task": SMALL, "train": {"epochs": 1}})
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(studies, "QUICK", SMALL)
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
 
 
 def test_studies_give_every_number_and_judge_them(tiny: None) -> None:
-    arms = studies.orr_arms()
-    found = studies.occlusion_robustness(arms=[arms[0], arms[2]], seeds=2)
-    assert found.arms == (studies.NO_ORR, studies.COX) and found.metric == "mean IoU"
-    assert {"token_shift", "template_iou", "search_iou", "auc"} <= set(found.rows.columns)
-    assert found.histories[studies.COX, 0][0].terms["orr"] > 0
-    assert "orr" not in found.histories[studies.NO_ORR, 0][0].terms
-    claims = studies.robustness_claims(found, quick=False)
-    assert [c.op for c in claims] == ["<", ">=", ">="] and claims[0].every_seed and claims[1].threshold == -2.0
+    found = studies.STUDY.run(seeds=2, epochs=1)
+    assert found.arms == (studies.NO_ORR, studies.AUGMENT, studies.UNIFORM, studies.COX, studies.WRONG)
+    assert found.metric == "mean IoU" and {"token_shift", "apart", "template_iou", "auc"} <= set(found.rows.columns)
+    with_loss = {arm for arm in found.arms if "orr" in found.histories[arm, 0][0].terms}
+    assert with_loss == {studies.UNIFORM, studies.COX, studies.WRONG}
+    assert not found.teachers, "a masked pass needs no teacher"
+    claims = studies.STUDY.claimed(found)
+    assert [c.op for c in claims] == ["<", "<", "<", ">=", ">="]
+    assert claims[0].every_seed and claims[3].threshold == -2.0
     assert all(claim.check().n == 2 for claim in claims)
-    students = studies.afkd_students(found.students[studies.COX, 0], seeds=1)
+    assert [c.of for c in found.check_controls()] == [studies.COX]
+
+
+def test_every_seed_has_a_teacher_of_its_own(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cheap(seed: int = 0, **options: object) -> TrackingTask:
+        task = tracking_pairs(seed=seed, **SMALL)
+        return replace(
+            task, teachers={n: replace(s, recipe=replace(s.recipe, epochs=1)) for n, s in task.teachers.items()}
+        )
+
+    students = replace(studies.STUDY.also[0], task=cheap).run(seeds=2, epochs=1)
     assert students.arms == (studies.NO_KD, studies.FIXED, studies.ADAPTIVE)
-    assert students.rows["teacher_forwards"].tolist() == [0, 24, 24]
-    assert "afkd" in students.histories[studies.ADAPTIVE, 0][0].terms
+    assert students.rows["teacher_forwards"].tolist() == [0, 24, 24] * 2
+    a, b = (students.teachers[seed].state_dict() for seed in (0, 1))
+    assert not any(torch.equal(v, b[n]) for n, v in a.items() if n.endswith("weight"))
     fixed, adaptive = (students.histories[arm, 0][0].terms["afkd"] for arm in (studies.FIXED, studies.ADAPTIVE))
     assert fixed != adaptive
-    assert len(studies.student_claims(students)) == 1
+    assert len(studies.student_claims(students)) == 2
 
 
 def test_the_full_tier_starts_and_takes_videos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    few = {"task": studies.FULL["task"] | {"count": 4, "test_count": 2}, "train": {"epochs": 1, "batch_size": 2}}
-    monkeypatch.setattr(studies, "FULL", few)
-    found = studies.occlusion_robustness(quick=False, arms=studies.orr_arms()[2:], seeds=1)
+    monkeypatch.setattr(studies, "FULL", studies.FULL | {"count": 4, "test_count": 2})
+    arms = studies.orr_arms()
+    found = replace(studies.STUDY, arms=lambda *, mask_ratio=0.3, sigma=32.0: arms[3:4]).run(
+        quick=False, seeds=1, epochs=1, batch_size=2
+    )
     model = found.students[studies.COX, 0]
-    assert not found.teachers, "a masked pass needs no teacher"
     assert found.tasks[0].input_shape == (6, 128, 128) and len(model.tracker.blocks) == 6  # type: ignore[union-attr]
-    taught = studies.afkd_students(model, quick=False, arms=studies.afkd_arms()[2:], seeds=1)
-    assert len(taught.students[studies.ADAPTIVE, 0].tracker.blocks) == 3  # type: ignore[union-attr]
     with pytest.raises(FileNotFoundError, match=r"no video below .* wanted folders with groundtruth\.txt"):
-        studies.occlusion_robustness(quick=False, videos=tmp_path)
+        studies.STUDY.run(quick=False, videos=tmp_path)
 
 
 def test_arms_start_from_the_same_weights_and_masks_change_the_training(tiny: None) -> None:
-    arms = [Arm("a", "ce"), Arm("b", "ce"), studies.orr_arms()[1]]
-    twice = studies.occlusion_robustness(arms=arms, seeds=1)
-    a, b, uniform = (twice.students[arm, 0].state_dict() for arm in twice.arms)
+    arms = [Arm("a", "ce"), Arm("b", "ce"), *studies.orr_arms()[1:3]]
+    twice = compare(studies.tracking_task, arms, student="tracker-2", seeds=1, epochs=1, batch_size=8)
+    a, b, augmented, uniform = (twice.students[arm, 0].state_dict() for arm in twice.arms)
     assert all(torch.equal(v, b[k]) for k, v in a.items())
-    assert not all(torch.equal(v, uniform[k]) for k, v in a.items())
+    for other in (augmented, uniform):
+        assert not all(torch.equal(v, other[k]) for k, v in a.items())
+
+
+def test_augmentation_masks_half_of_the_templates_with_the_mean_colour(task: TrackingTask) -> None:
+    model = task.student("tracker-1")
+    method = studies.MaskedTemplates(mask_ratio=0.5, sigma=16.0)
+    method.setup(model, None, task.sample(n=2)[0])
+    x = torch.rand(400, 6, 64, 64)
+    changed = method.on_batch(Batch(x=x), torch.Generator().manual_seed(0)).x
+    torch.testing.assert_close(changed[:, :3], x[:, :3])
+    moved = (changed[:, 3:, :32, :32] - x[:, 3:, :32, :32]).abs().amax(1) > 1e-6
+    assert 0.4 < moved.flatten(1).any(1).float().mean() < 0.6
+    z = task.normalization(model)(changed)[:, 3:, :32, :32]
+    assert z.permute(0, 2, 3, 1)[moved].abs().max() < 1e-5, "a masked block is zero once normalised"
+    assert not method.terms(Signals(student_logits=x)) and model.train().draw_mask is None
+
+
+def test_the_control_is_drawn_to_the_next_template() -> None:
+    s = ORR.example(batch=4)
+    clean, masked = s.student_features.values()
+    found = studies.WrongTemplates(gamma=0.5).terms(s)["orr"]
+    close(found, 0.5 * (clean - masked.roll(1, 0)).square().mean(), 1e-9)
 
 
 def test_pair_shift_is_zero_without_a_change(task: TrackingTask) -> None:
     model = task.student("tracker-1").eval()
     z, x = task.test.template[:1], task.test.search[:1]  # type: ignore[attr-defined]
-    assert not studies.pair_shift(model, (z, z), x).any()  # type: ignore[arg-type]
-    moved = studies.pair_shift(model, (z, bar_at(z, 0.5)), x)  # type: ignore[arg-type]
+    assert not task.pair_shift(model, (z, z), x).any()  # type: ignore[arg-type]
+    moved = task.pair_shift(model, (z, bar_at(z, 0.5)), x)  # type: ignore[arg-type]
     assert moved.shape == (4, 4) and moved.max() > 0
