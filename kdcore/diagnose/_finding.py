@@ -11,10 +11,13 @@ from torch import Tensor
 from ..cka_maps import CKAResult
 from ..functional.checks import check_choice
 from ._codes import ALARM, CODES
-from ._history import SoftTerm
+from ._history import Learning, SoftTerm
 from ._measures import Activity, Answers, LayerView, Occlusion
-from ._pair import Net, Role, Sample
+from ._pair import Net, Role
 from ._probes import Gain
+from ._sample import Sample
+from ._seen import Seen
+from ._training import TrainingSet
 from ._weights import Odd, Stage
 
 
@@ -80,6 +83,8 @@ class Facts:
     odd_weights: dict[Role, list[Odd]] = field(default_factory=dict)
     embeddings: dict[Role, Tensor] = field(default_factory=dict)
     scaled: dict[Role, Gain | None] = field(default_factory=dict)
+    seen: dict[Role, Seen | None] = field(default_factory=dict)
+    cliffs: tuple[tuple[float, int], tuple[float, int]] | None = None
     unseen: list[tuple[Role, str, float]] = field(default_factory=list)
     views: list[LayerView] = field(default_factory=list)
     embedding: LayerView | None = None
@@ -88,6 +93,8 @@ class Facts:
     occlusion: Occlusion | None = None
     robustness: list[dict[str, Any]] = field(default_factory=list)
     soft_term: SoftTerm | None = None
+    learning: Learning | None = None
+    training: TrainingSet | None = None
     same: bool = False
 
     def other(self, role: Role) -> Role:

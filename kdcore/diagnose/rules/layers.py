@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from .._finding import Facts, Finding, pc, ramp
 from .._pair import ROLES, Role
 from .._states import readable
+from .._thresholds import THIN
 from .._weights import fresh
 
 
@@ -107,6 +108,27 @@ def unseen(f: Facts) -> Iterator[Finding]:
         )
 
 
+def shrunk(f: Facts) -> Iterator[Finding]:
+    """A model that sees fewer pixels than the other: its images are made smaller, by whatever interpolation."""
+    for role in ROLES:
+        mine, other = f.seen.get(role), f.seen.get(f.other(role))
+        if mine is None or other is None or other.share < 0.99 or mine.share > 0.9:
+            continue
+        if fresh(f.stages.get(role, [])):
+            continue
+        right = [f.said[r].accuracy for r in (role, f.other(role))]
+        behind = right[0] is None or right[1] is None or right[1] - right[0] >= 0.03
+        yield Finding(
+            code="input_resolution_mismatch",
+            severity=0.75 if behind else 0.45,
+            sentence=f"The {role} sees {mine.rows} x {mine.columns} of the {mine.height} x {mine.width} pixels: its "
+            f"images are made smaller on the way (and larger again, perhaps), the {f.other(role)}'s are not.",
+            evidence={"model": role, "rows": mine.rows, "columns": mine.columns, "size": [mine.height, mine.width]},
+            try_next=f"Look for a resize before the {role}'s first layer, and compare its size and interpolation with "
+            "those of its training.",
+        )
+
+
 def frozen(f: Facts) -> Iterator[Finding]:
     """Parts whose weights are as an initialisation leaves them."""
     for role, parts in f.stages.items():
@@ -128,6 +150,7 @@ def frozen(f: Facts) -> Iterator[Finding]:
                     "model": role,
                     "layers": names,
                     "why": {s.name: s.why for s in initial},
+                    "cannot_tell": [s.name for s in parts if s.verdict == "cannot tell"],
                     "parameters": sum(s.parameters for s in initial),
                 },
                 try_next="Check that its parameters are given to the optimizer, have requires_grad=True and are not "
@@ -154,7 +177,7 @@ def collapsed(f: Facts) -> Iterator[Finding]:
     spread = {"student": view.spread_student, "teacher": view.spread_teacher}
     for role in ROLES:
         other = f.other(role)
-        thin = rank[role] < 2 and rank[role] < rank[other] / 3
+        thin = rank[role] < THIN and rank[role] < rank[other] / 3
         still = spread[role] < 0.005 and spread[role] < spread[other] / 10
         if not (thin or still):
             continue
@@ -232,8 +255,8 @@ def regions(f: Facts) -> Iterator[Finding]:
         yield Finding(
             code="fragile_to_masks",
             severity=ramp(beyond, 0.15, 0.4, 0.2, 0.4),
-            sentence=f"With {pc(row['masked'])} of the image hidden ({row['kind']} mask) the student falls to "
-            f"{pc(row['student'])}, the teacher to {pc(row['teacher'])}.",
+            sentence=f"With {pc(row['masked'])} of the image hidden ({row['kind']} mask, {row['samples']} samples) the "
+            f"student falls to {pc(row['student'])}, the teacher to {pc(row['teacher'])}.",
             evidence={"model": "student", **row},
             try_next="Train the student on masked images (occlusion-robust losses).",
         )
