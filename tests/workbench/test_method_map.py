@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections import Counter
 from html.parser import HTMLParser
@@ -197,9 +196,9 @@ def test_status_counts() -> None:
     view = pictures.status_view(PAPERS)
     count = Counter(p.status for p in PAPERS)
     assert f"43 papers: {count['implemented']} implemented, {count['planned']} planned, 2 surveys" in view.alt
-    figure = view.figure()
-    widths = sum(bar.get_width() for bar in figure.axes[0].patches)
-    assert widths == 43 and len(figure.axes[0].texts) == 9
+    *bars, ends = view.picture.panels[0].marks
+    assert sum(m.values.sum() for m in bars) == 43 and len(ends.texts) == 9
+    assert sum(bars[0].values) == count["implemented"] and bars[0].name == "implemented"
     assert "1 survey" in pictures.status_view(taxonomy.find(status="survey")[:1]).alt
 
 
@@ -214,13 +213,13 @@ def test_the_guide_shows_the_baseline_first_and_the_points_of_recommend() -> Non
     assert list(view.table["place"]) == ["before", "1", "2", "3"]
     assert list(view.table["points"]) == [0, *(r.score for r in found)]
     assert f"Best fit: {found[0].entry.slug} with {found[0].score} points" in view.alt
-    ax = view.figure().axes[0]
+    (plane,) = view.picture.panels
     rows: Counter[int] = Counter()
-    for bar in ax.patches:
-        rows[round(bar.get_y() + bar.get_height() / 2)] += bar.get_width()
-    drawn = [rows[row] for row in sorted(rows)]
-    assert drawn == [r.score for r in found]
-    assert [re.sub(r"\s.*", "", t.get_text()) for t in ax.get_yticklabels()] == list(view.table["slug"])
+    for mark in plane.marks[:-1]:
+        for at, value in zip(mark.at, mark.values, strict=True):
+            rows[int(at)] += int(value)
+    assert [rows[row] for row in sorted(rows)] == [r.score for r in found]
+    assert [n.split(" ")[0] for n in plane.y.names] == list(view.table["slug"])
 
 
 def test_the_guide_counts_what_hard_rules_removed() -> None:

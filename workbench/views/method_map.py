@@ -18,7 +18,8 @@ from kdcore.taxonomy import MethodEntry
 
 from .base import View
 from .drawing import WIDTH
-from .theme import CATEGORICAL, MARKERS, Theme, percent, text_colour
+from .picture import Axis, Bars, Mark, Picture, Plane, Points, Texts
+from .theme import CATEGORICAL, MARKERS, Theme, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 FLOW_AXES = ("knowledge", "scheme", "task", "teacher_access")
 _COLOUR = dict(zip(AXES["knowledge"], CATEGORICAL, strict=True))
 _MARKER = dict(zip(AXES["knowledge"], MARKERS, strict=True))
-_POINT_COLOUR = dict(zip(("goal", "data_regime", "task", "modality", "teachers", "arch"), CATEGORICAL, strict=False))
 _SORTS = ("family", "slug", "year", "status", *AXES)
 
 
@@ -302,9 +302,35 @@ def neighbours_view(papers: Sequence[MethodEntry], *, highlight: Collection[str]
         title="Map of the papers: near means alike on the ten axes",
         alt=alt,
         table=table,
+        picture=Picture(_map_plane(papers, table, highlight)),
         draw=lambda theme: _draw_map(papers, xy, highlight, theme),
         interactive=lambda: _map_plotly(papers, table),
     )
+
+
+def _map_plane(papers: Sequence[MethodEntry], table: pd.DataFrame, highlight: Collection[str]) -> Plane:
+    marks: list[Mark] = []
+    for k, kind in enumerate(AXES["knowledge"]):
+        for hollow in (False, True):
+            rows = [i for i, p in enumerate(papers) if p.knowledge[0] == kind and (p.status != "implemented") == hollow]
+            if rows:
+                notes = [f"{papers[i].title}\n{papers[i].status}\nnearest: {table['nearest'][i]}" for i in rows]
+                marks.append(
+                    Points(
+                        f"{kind}, planned or survey" if hollow else kind,
+                        table["x"][rows],
+                        table["y"][rows],
+                        style=k,
+                        size=10,
+                        ring=hollow,
+                        notes=notes,
+                        texts=[papers[i].slug for i in rows],
+                    )
+                )
+    ringed = [i for i, p in enumerate(papers) if p.slug in highlight]
+    if ringed:
+        marks.append(Points("", table["x"][ringed], table["y"][ringed], style="ink", size=20, ring=True))
+    return Plane(*marks, x=Axis(hidden=True), y=Axis(hidden=True), equal=True, height=560)
 
 
 def _draw_map(papers: Sequence[MethodEntry], xy: np.ndarray, highlight: Collection[str], theme: Theme) -> Figure:
@@ -459,38 +485,20 @@ def status_view(papers: Sequence[MethodEntry], *, sort: str = "family") -> View:
     counts = {s: [sum(p.family == f and p.status == s for p in papers) for f in families] for s in taxonomy.STATUSES}
     done = sorted(p.slug for p in papers if p.status == "implemented")
     alt = f"{_counts(papers)} in {len(families)} families. Implemented: {', '.join(done) or 'none yet'}."
-    return View(
-        title="What is implemented, what is planned",
-        alt=alt,
-        table=table,
-        draw=lambda theme: _draw_status(families, counts, theme),
-    )
-
-
-def _draw_status(families: Sequence[str], counts: Mapping[str, Sequence[int]], theme: Theme) -> Figure:
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(WIDTH, 0.42 * len(families) + 1.1), layout="constrained")
-    ax = figure.add_subplot()
-    left = np.zeros(len(families))
-    styles = {"implemented": (CATEGORICAL[0], ""), "planned": (theme.paper, "////"), "survey": (theme.grid, "")}
-    for status, (colour, hatch) in styles.items():
-        widths = np.asarray(counts[status], dtype=float)
-        if not widths.any():
-            continue
-        edge = CATEGORICAL[0] if status != "survey" else theme.muted
-        ax.barh(families, widths, left=left, color=colour, hatch=hatch, edgecolor=edge, label=status, height=0.62)
-        left += widths
-    for row, total in enumerate(left):
-        done = "" if families[row] == "survey" else f"{counts['implemented'][row]} of "
-        ax.text(total + 0.1, row, f"{done}{int(total)}", va="center", fontsize=10)
-    ax.set(xlabel="papers", xlim=(0, left.max() * 1.12))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.invert_yaxis()
-    ax.grid(False, axis="y")
-    figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=10)
-    return figure
+    bars = [
+        Bars(status, range(len(families)), counts[status], style=style, lying=True, stacked=True)
+        for status, style in (("implemented", 0), ("planned", 6), ("survey", 4))
+        if any(counts[status])
+    ]
+    totals = [sum(counts[s][k] for s in counts) for k in range(len(families))]
+    said = [
+        f"{n}" if f == "survey" else f"{counts['implemented'][k]} of {n}"
+        for k, (f, n) in enumerate(zip(families, totals, strict=True))
+    ]
+    ends = Texts(np.array(totals) + 0.15, range(len(families)), said, anchor="start")
+    x = Axis("papers", low=0, high=1.15 * max(totals))
+    picture = Picture(Plane(*bars, ends, x=x, y=Axis(names=families)))
+    return View(title="What is implemented, what is planned", alt=alt, table=table, picture=picture)
 
 
 # --- decision guide --------------------------------------------------------------------------------------------------
@@ -528,61 +536,33 @@ def guide_view(situation: Mapping[str, str | None], *, top: int = 5) -> View:
     alt = f"Situation: {asked}. {first.entry.slug}: {first.reasons[0]}. {best}" + (
         f" Hard rules removed {len(removed)} papers." if removed else ""
     )
-    return View(
-        title="Which method for my situation",
-        alt=alt,
-        table=pd.DataFrame(rows),
-        draw=lambda theme: _draw_guide([first, *found], answers, theme),
-    )
+    picture = Picture(_guide_plane([first, *found], answers))
+    return View(title="Which method for my situation", alt=alt, table=pd.DataFrame(rows), picture=picture)
 
 
-def _draw_guide(found: Sequence[taxonomy.Recommendation], situation: Mapping[str, str | None], theme: Theme) -> Figure:
-    from matplotlib.colors import to_rgb
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(WIDTH, 0.46 * len(found) + 1.3), layout="constrained")
-    ax = figure.add_subplot()
-    shown: dict[str, Any] = {}
+def _guide_plane(found: Sequence[taxonomy.Recommendation], situation: Mapping[str, str | None]) -> Plane:
+    """Points by axis of the answers, stacked, for each paper; an asterisk where the answer is its main value."""
+    given: dict[str, dict[int, Any]] = {}
     for row, r in enumerate(found):
-        left = 0
         for point in taxonomy.points(r.entry, situation) if r.score else ():
-            colour = _POINT_COLOUR[point.axis]
-            bar = ax.barh(row, point.points, left=left, height=0.6, color=colour, edgecolor=theme.paper)
-            shown.setdefault(point.axis, bar)
-            number = f"{point.points}{'*' if point.main else ''}"
-            ax.text(
-                left + point.points / 2,
-                row,
-                number,
-                ha="center",
-                va="center",
-                fontsize=9.5,
-                color=text_colour(to_rgb(colour)),
-            )
-            left += point.points
-        ax.text(left, row, f"  {r.score or r.reasons[0]}", va="center", fontweight="bold" if r.score else "normal")
-    most = max(max(r.score for r in found), 4)
-    ax.set(
-        yticks=range(len(found)),
-        xlabel="points (* where the answer is the paper's main value)",
-        xlim=(0, 1.06 * most),
-        ylim=(len(found) - 0.5, -0.5),
-        yticklabels=[r.entry.slug + ("" if r.entry.status == "implemented" else "\n(planned)") for r in found],
-    )
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.grid(False)
-    ax.tick_params(axis="y", length=0)
-    if shown:
-        figure.legend(
-            list(shown.values()),
-            [a.replace("_", " ") for a in shown],
-            loc="outside upper left",
-            ncols=6,
-            frameon=False,
-            fontsize=10,
+            given.setdefault(point.axis, {})[row] = point
+    marks: list[Mark] = [
+        Bars(
+            axis.replace("_", " "),
+            list(by_row),
+            [p.points for p in by_row.values()],
+            style=k,
+            lying=True,
+            stacked=True,
+            notes=["the paper's main value" if p.main else "one of its values" for p in by_row.values()],
         )
-    return figure
+        for k, (axis, by_row) in enumerate(given.items())
+    ]
+    words = [f"{r.score or r.reasons[0]}" for r in found]
+    marks.append(Texts([r.score + 0.1 for r in found], range(len(found)), words, anchor="start"))
+    names = [r.entry.slug + ("" if r.entry.status == "implemented" else " (planned)") for r in found]
+    most = max(max(r.score for r in found), 4)
+    return Plane(*marks, x=Axis("points", low=0, high=1.1 * most), y=Axis(names=names))
 
 
 def cases_table() -> pd.DataFrame:
