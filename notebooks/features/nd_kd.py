@@ -63,6 +63,8 @@ if not quick:
     load_task("cifar100")  # the full run needs it: better to hear now than in an hour
 n_seeds = seeds if quick else max(seeds, 5)
 
+measured = {"finding": "not settled"}  # answer of an exercise whose trainings are not run here
+
 task = study.norm_direction_task()
 teacher = task.teacher(progress=progress_line("Teacher"))
 labels, loader = task.labels("test"), task.loader("test", batch_size=512, shuffle=False)
@@ -595,6 +597,8 @@ my_term = None
 judged(my_term, lambda: term([6.0, 8.0], [5.0, 0.0]), within=1e-3, hint="which of the two is longer?")
 
 # %% tags=["folded", "check"]
+# Solution
+#
 # The student is the longer one (10 against 5), so the term is 1 - cos = 1 - 8 / 10.
 assert judged(0.2, lambda: term([6.0, 8.0], [5.0, 0.0]), within=1e-3)
 
@@ -613,6 +617,8 @@ judged(
 )
 
 # %% tags=["folded", "check"]
+# Solution
+#
 # Before: 1 - 2 * 0.5 / 4 = 0.75. After, the student is longer: 1 - cos 60 = 0.5, whatever its length.
 assert judged(
     [0.75, 0.5], lambda: [term([r * math.sin(a), r * math.cos(a)], [4.0, 0.0]) for r in (2.0, 6.0)], within=1e-3
@@ -635,6 +641,8 @@ my_direction = None
 judged(None if my_direction is None else lambda: my_direction, lambda f: points_right(f()), hint="mix the means first")
 
 # %% tags=["folded", "check"]
+# Solution
+#
 # The mixture of the two means, not of their directions: the longer mean counts more.
 assert points_right(0.6 * means[3] + 0.4 * means[8]) and not points_right(0.6 * directions[3] + 0.4 * directions[8])
 
@@ -645,9 +653,11 @@ assert points_right(0.6 * means[3] + 0.4 * means[8]) and not points_right(0.6 * 
 
 # %%
 my_finding = None
-judged(my_finding, "not settled", hint="contrast('random against KD++', ...) ends in these words")
+judged(my_finding, measured["finding"], hint="contrast('random against KD++', ...) ends in these words")
 
 # %% tags=["folded"]
+# Solution
+#
 # To see it, set look = True (about 15 seconds).
 from kdcore.experiment import Arm
 

@@ -636,6 +636,8 @@ my_cka = None
 judged(my_cka, lambda: sim.cka(x, y, unbiased=False), within=1e-3, hint="one neuron: the squared correlation")
 
 # %% tags=["folded", "check"]
+# Solution
+#
 # Centred: (-1.5, -0.5, 0.5, 1.5) and (-0.5, -0.5, 0.5, 0.5); product 2, squares 5 and 1: 2 * 2 / (5 * 1) = 0.8.
 assert judged(0.8, lambda: sim.cka(x, y, unbiased=False), within=1e-3)
 
@@ -656,6 +658,8 @@ judged(
 )
 
 # %% tags=["folded", "check"]
+# Solution
+#
 # A constant added to all samples (an offset of the neurons) turns the angles about the origin; a rotation mixes the
 # neurons that RSA correlates over. Centre the features first, and prefer measures that do not depend on the axes.
 assert moved() == {"rotation", "shift"}
@@ -686,9 +690,10 @@ my_guess = None
 judged(my_guess, direction, hint="each batch then holds one class: what is left to agree on within it?")
 
 # %% tags=["folded", "check"]
+# Solution
+#
 # Every batch holds one class, and what tells classes apart is constant within it and centred away. What is left is how
 # each network sees differences within a class; which way the value goes depends on the networks. Shuffle first.
-print(f"sorted {minibatch(classes.argsort(stable=True)):.3f}, shuffled {minibatch(torch.arange(len(classes))):.3f}")
 assert abs(minibatch(torch.arange(len(classes))) - sim.cka(*pair).item()) < 0.05
 
 # %% [markdown]

@@ -61,6 +61,8 @@ n_seeds = seeds if quick else max(seeds, 5)
 few_training = {"epochs": 20, "lr": 0.02} if quick else {"epochs": 60}
 omitted_training = {"epochs": 10, "lr": 0.02} if quick else {"epochs": 30}
 
+measured = {"reason": "rate"}  # answer of an exercise whose trainings are not run here
+
 card = get_card("vanilla_kd")
 task = load_task("digits")
 teacher = task.teacher(progress=progress_line("Teacher"))
@@ -514,7 +516,7 @@ both = [kept_contrast("vanilla_kd", "KD", "CE"), kept_contrast("vanilla_kd", "KD
 turned = "settled below" in both[0] and "settled above" in both[1]
 moral = (
     "The same loss with the same weights, behind at one learning rate and ahead at another: what the first comparison "
-    "measured was the learning rate. An arm is a method *with its settings*."
+    "measured was the learning rate as much as the loss. An arm is a method *with its settings*."
 )
 Markdown("\n".join([*(f"- {line}" for line in both), "", moral if turned else ""]))
 
@@ -676,6 +678,8 @@ judged(
 )
 
 # %% tags=["folded", "check"]
+# Solution
+#
 # Half of log(2/3) for the first class, half of log(2) for the second: 0.5 * (-0.405) + 0.5 * 0.693 = 0.144.
 right = losses.kd_loss(torch.tensor([[3.0, 1.0]]).log(), torch.zeros(1, 2), temperature=1.0)
 assert judged(0.144, right, within=6e-4) and not judged(0.1308, right, within=6e-4)
@@ -697,6 +701,8 @@ my_change = None  # lambda z: ...
 judged(my_change, dist_still_matches, hint="the logarithm of probabilities are logits that give them")
 
 # %% tags=["folded", "check"]
+# Solution
+#
 # The log of the wanted probabilities. A positive factor and an offset change no correlation: DIST stays at a match (but
 # for the small constant in its denominators), while KD compares the probabilities themselves.
 assert judged(lambda z: (0.5 * z.softmax(1) + 0.05).log(), dist_still_matches)
@@ -722,6 +728,8 @@ my_share = None
 judged(my_share, lambda: distance_from_the_limit(100.0), within=1e-3, hint="it falls as 1 / T: try T = 1000, too")
 
 # %% tags=["folded", "check"]
+# Solution
+#
 # To first order in 1 / T the softmax is 1 / C + (z - mean z) / (T C); what is left falls as 1 / T.
 assert judged(distance_from_the_limit(100.0), lambda: distance_from_the_limit(100.0), within=1e-3)
 assert distance_from_the_limit(1000.0) < 0.2 * distance_from_the_limit(100.0) < 0.2 * distance_from_the_limit(1.0)
@@ -734,9 +742,10 @@ assert distance_from_the_limit(1000.0) < 0.2 * distance_from_the_limit(100.0) < 
 
 # %%
 my_reason = None
-judged(my_reason, "rate", hint="compare the means of KD; then ask the interval")
+judged(my_reason, measured["reason"], hint="compare the means of KD; then ask the interval")
 
 # %% tags=["folded"]
+# Solution
 from kdcore.experiment import Arm, compare
 
 # The rate: measured so, +5.1 points (3.5 to 6.7) for KD; the larger student +2.8 (0.9 to 4.7), and the weights +0.3

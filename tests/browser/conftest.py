@@ -247,7 +247,7 @@ class Notebook:
             return
         self.page.set_viewport_size({"width": 1100, "height": height})
         scroller = self.locate(".jp-WindowedPanel-outer").first
-        for part in range(12):
+        for part in range(40):
             bottom = scroller.evaluate(
                 """(e, y) => {
                 e.scrollTop = y;
