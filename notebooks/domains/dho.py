@@ -253,7 +253,7 @@ assert all(row["backbone"] > 0 for row in reach.values())
 # mixture that was best on the validation images. The first three have an untrained second head, which the search may
 # still mix in; so the claims compare DHO with the trained head's own accuracy.
 #
-# **A question first.** The labels alone are ten images. In which place will they come, and is any of the other three
+# **A question first.** The labels alone are ten images. In which place will they come, and is any of the other four
 # far from the rest?
 
 # %%

@@ -267,7 +267,7 @@ kept_verdicts("ortrack")
 # ### What the control says
 #
 # A small token shift can have two reasons: the template is recognised under the mask, or the tokens of *all* templates
-# have moved together. The control can only do the second. **A question first.** If the control's shift is the smallest
+# have moved together. The control's loss asks for the second only. **A question first.** If its shift is the smallest
 # of all, what does the first claim still say?
 
 # %%
