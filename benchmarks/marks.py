@@ -1,4 +1,4 @@
-"""One example of every kind of panel and mark: how large its data are, how long the page takes to draw it, how it looks.
+"""One example of every kind of panel and mark: size of its data, time to draw it in the page, how it looks.
 
 ``python -m benchmarks.marks`` prints the table of ``docs/pictures.md`` (with plotly beside where it has the same kind);
 ``--images`` writes a picture of every example in both themes to ``docs/images/marks``. Both need Chromium. Page time is
@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -53,6 +52,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _IMAGES = _ROOT / "docs" / "images" / "marks"
 _TURNS = 9
 _NAMES = ("sweet pepper", "willow tree", "lawn mower", "pickup truck", "boy", "cat", "dog", "owl")
+_WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog")
 _WIDTH = 460
 
 
@@ -71,8 +71,8 @@ def _points() -> Plane:
     xy = rng.normal(size=(40, 2))
     fitted = xy + rng.normal(scale=0.2, size=(40, 2))
     return _plane(
-        Points("teacher", *xy.T, style="teacher", to=fitted),
-        Points("student", *fitted.T, style="student", notes=[f"sample {i}" for i in range(40)]),
+        Points("teacher", xy[:, 0], xy[:, 1], style="teacher", to=fitted),
+        Points("student", fitted[:, 0], fitted[:, 1], style="student", notes=[f"sample {i}" for i in range(40)]),
         x=Axis("direction 1"),
         y=Axis("direction 2"),
     )
@@ -96,7 +96,9 @@ def _panels() -> dict[str, Panel]:
     u = np.linspace(-2, 2, 25)
     places = rng.permutation(6)
     return {
-        "line": _plane(_line(), Line("CE", range(10), 0.9 - 0.7**np.arange(10), style=1), x=Axis("epoch"), y=Axis("accuracy")),
+        "line": _plane(
+            _line(), Line("CE", range(10), 0.9 - 0.7 ** np.arange(10), style=1), x=Axis("epoch"), y=Axis("accuracy")
+        ),
         "points": _points(),
         "bars": _plane(
             Bars("student", at, q, style="student", low=q * 0.8, high=q * 1.2),
@@ -104,7 +106,11 @@ def _panels() -> dict[str, Panel]:
             x=Axis("class", names=_NAMES[:5], strong=[1]),
             y=Axis("probability", low=0),
         ),
-        "histogram": _plane(Histogram("student", np.linspace(0, 1, 9), [1, 4, 9, 12, 8, 4, 2, 1], mean=0.45), x=Axis("margin"), y=Axis("samples")),
+        "histogram": _plane(
+            Histogram("student", np.linspace(0, 1, 9), [1, 4, 9, 12, 8, 4, 2, 1], mean=0.45),
+            x=Axis("margin"),
+            y=Axis("samples"),
+        ),
         "rule": _plane(_line(), Rule(0.5, "half right"), x=Axis("epoch"), y=Axis("accuracy")),
         "span": _plane(_line(), Span(2.0, 6.0, "warm-up"), x=Axis("epoch"), y=Axis("accuracy")),
         "arrows": _plane(
@@ -113,11 +119,23 @@ def _panels() -> dict[str, Panel]:
             x=Axis("logit 1", low=-2, high=2),
             y=Axis("logit 2", low=-2, high=2),
         ),
-        "area": _plane(Area("reach", [0, 2, 1], [0, 0, 2], style=2), Points("corners", [0, 2, 1], [0, 0, 2], style=2), x=Axis("a"), y=Axis("b")),
-        "field": _plane(
-            Field(np.add.outer(u**2, u**2), (-2, 2), (-2, 2), Colours(0, 8, "loss"), levels=[1, 2, 4]), x=Axis("a"), y=Axis("b")
+        "area": _plane(
+            Area("reach", [0, 2, 1], [0, 0, 2], style=2),
+            Points("corners", [0, 2, 1], [0, 0, 2], style=2),
+            x=Axis("a"),
+            y=Axis("b"),
         ),
-        "texts": _plane(Texts([1, 2, 3], [1, 2, 3], _NAMES[:3]), Points("classes", [1, 2, 3], [0.8, 1.8, 2.8]), x=Axis("a"), y=Axis("b")),
+        "field": _plane(
+            Field(np.add.outer(u**2, u**2), (-2, 2), (-2, 2), Colours(0, 8, "loss"), levels=[1, 2, 4]),
+            x=Axis("a"),
+            y=Axis("b"),
+        ),
+        "texts": _plane(
+            Texts([1, 2, 3], [1, 2, 3], _NAMES[:3]),
+            Points("classes", [1, 2, 3], [0.8, 1.8, 2.8]),
+            x=Axis("a"),
+            y=Axis("b"),
+        ),
         "heat": Heat(
             values=np.where(np.eye(5), 0.9, rng.uniform(0, 0.4, (5, 5))),
             colours=Colours(0, 1, "CKA"),
@@ -135,7 +153,7 @@ def _panels() -> dict[str, Panel]:
             corners=_NAMES[5:], points={"student": [[0.6, 0.3, 0.1], [0.3, 0.3, 0.4]], "teacher": [[0.1, 0.2, 0.7]]}
         ),
         "tokens": Tokens(
-            tokens=["the quick brown fox jumps over the lazy dog".split(), "a line\n and its end".split(" ")],
+            tokens=[list(_WORDS), ["a", "line\n", "and", "its", "end"]],
             values=[rng.uniform(0, 3, 9), [0.4, 2.2, 1.0, np.nan, 0.2]],
             rows=["teacher", "student"],
             colours=Colours(0, 3, "loss in nats"),
@@ -149,14 +167,16 @@ def _panels() -> dict[str, Panel]:
             directed=True,
         ),
         "table": Table(columns={"method": ["CE", "KD", "PLD"], "accuracy": [0.912, 0.934, 0.941]}, bars=["accuracy"]),
-    }  # fmt: skip
+    }
 
 
 def examples() -> dict[str, View]:
     """A view for every kind of mark and panel, by kind."""
     table = pd.DataFrame({"what": ["an example"]})
     return {
-        kind: View(title=f"Example of {kind}", alt=f"An example of the kind {kind}.", table=table, picture=Picture(panel))
+        kind: View(
+            title=f"Example of {kind}", alt=f"An example of the kind {kind}.", table=table, picture=Picture(panel)
+        )
         for kind, panel in _panels().items()
     }
 
@@ -167,13 +187,13 @@ def large() -> dict[str, View]:
     names = [f"class with a long name {i}" for i in range(100)]
     heat = Heat(values=rng.uniform(size=(100, 100)), colours=Colours(0, 1, "share"), rows=names, columns=names)
     points = Plane(
-        *(Points(f"model {k}", *rng.normal(size=(2, 2500)), style=k) for k in range(2)), x=Axis("a"), y=Axis("b")
+        *(Points(f"model {k}", rng.normal(size=2500), rng.normal(size=2500), style=k) for k in range(2)),
+        x=Axis("a"),
+        y=Axis("b"),
     )
     table = pd.DataFrame({"what": ["an example"]})
     made: dict[str, Panel] = {"heat, 100 x 100 cells": heat, "points, 5,000": points}
-    return {
-        what: View(title=what, alt=f"{what}.", table=table, picture=Picture(panel)) for what, panel in made.items()
-    }
+    return {what: View(title=what, alt=f"{what}.", table=table, picture=Picture(panel)) for what, panel in made.items()}
 
 
 def spec_bytes(view: View) -> int:
@@ -264,9 +284,16 @@ def measure_all() -> list[dict[str, Any]]:
         for kind, view in (examples() | large()).items():
             theirs = _plotly(view)
             times = page_times(page, view)
-            rows.append({"kind": kind, "bytes": spec_bytes(view), "first": times[0], "least": min(times), "median": median(times),
-                         "plotly bytes": theirs and len(json.dumps(theirs, separators=(",", ":"))),
-                         "plotly least": theirs and min(_plotly_times(page, theirs))})  # fmt: skip
+            rows.append(
+                {
+                    "kind": kind,
+                    "bytes": spec_bytes(view),
+                    "first": times[0],
+                    "least": min(times),
+                    "plotly bytes": theirs and len(json.dumps(theirs, separators=(",", ":"))),
+                    "plotly least": theirs and min(_plotly_times(page, theirs)),
+                }
+            )
     return rows
 
 
