@@ -138,7 +138,10 @@ def wait_for_server(server: LabServer, process: subprocess.Popen[bytes], log: Pa
 
 
 @pytest.fixture(scope="session")
-def browser(lab: LabServer) -> Iterator[Any]:
+def browser() -> Iterator[Any]:
+    reason = skip_reason()
+    if reason:
+        pytest.skip(reason)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

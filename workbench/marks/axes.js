@@ -23,9 +23,9 @@ export function ends(axis, lists, held) {
 
 const format = (axis, low, high) => (axis.percent ? percent : Math.max(Math.abs(low), Math.abs(high)) >= 1e5 ? exact : (v) => exact(Number(v.toPrecision(6))));
 
-/** Names below an axis: straight where all fit, else turned, shortened, thinned. Gives `{room, draw}`. */
+/** Names below an axis: straight where all fit, else turned, shortened, thinned. Gives `{room, over, draw}`; `over`: pixels that they reach beyond its left end. */
 export function below(axis, length, low, high) {
-  if (axis.hidden) return { room: 0, draw: () => {} };
+  if (axis.hidden) return { room: 0, over: 0, draw: () => {} };
   const s = scale(low, high, 0, length, axis.log, axis.logit), say = format(axis, low, high);
   let at = axis.ticks.length ? axis.ticks : axis.names ? axis.names.map((_, i) => i) : s.ticks(Math.max(2, Math.floor(length / 75)));
   const called = new Map(axis.ticks.map((v, i) => [v, axis.tick_names[i]]));
@@ -42,8 +42,10 @@ export function below(axis, length, low, high) {
   for (const i of [...at.keys()].filter((k) => strong.has(at[k])).concat([...at.keys()].filter((k) => k % stride === 0))) {
     if ([...keep].every((j) => Math.abs(i - j) >= stride)) keep.add(i);
   }
+  const reach = (v) => { const w = textWidth(name(v), SIZE, strong.has(v)); return straight ? w / 2 : slanted ? 0.75 * Math.min(most, w) : SIZE / 2; };
   return {
     room,
+    over: Math.max(0, ...[...keep].map((i) => reach(at[i]) - s(at[i]))),
     at: at.map((v) => s(v)),
     draw(svg, x, y, theme) {
       at.forEach((v, i) => {
@@ -64,15 +66,14 @@ export function beside(axis, length, low, high, most = 150) {
   const called = new Map(axis.ticks.map((v, i) => [v, axis.tick_names[i]]));
   at = at.filter((v) => v >= low && v <= high);
   const name = (v) => called.get(v) ?? (axis.names ? axis.names[Math.round(v)] ?? "" : say(v)), strong = new Set(axis.strong);
-  const slot = at.length > 1 ? Math.abs(s(at[1]) - s(at[0])) : length, stride = Math.max(1, Math.ceil((SIZE + 1) / slot));
+  const keep = [];
+  for (const v of [...at].sort((a, b) => strong.has(b) - strong.has(a))) if (keep.every((k) => Math.abs(s(k) - s(v)) >= SIZE + 1)) keep.push(v);
   const room = Math.min(most, Math.max(0, ...at.map((v) => textWidth(name(v), SIZE, strong.has(v))))) + 9;
   return {
     room,
     at: at.map((v) => s(v)),
     draw(svg, x, y, theme) {
-      at.forEach((v, i) => {
-        if (i % stride === 0 || strong.has(v)) svg.append(words(name(v), x - 8, y + s(v) + 4, theme, { size: SIZE, anchor: "end", bold: strong.has(v), room: most }));
-      });
+      for (const v of keep) svg.append(words(name(v), x - 8, y + s(v) + 4, theme, { size: SIZE, anchor: "end", bold: strong.has(v), room: most }));
     },
   };
 }

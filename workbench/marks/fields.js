@@ -1,5 +1,5 @@
 // Values over a rectangle with lines of equal value, and what is drawn across a plane: rules, spans, arrows, areas, words.
-import { exact, imageNode, node, numbers, raster, rgb, styleOf, words } from "./base.js";
+import { exact, imageNode, node, numbers, raster, rgb, styleOf, textWidth, words } from "./base.js";
 
 const said = (axis, v, fallback) => `${axis.label || fallback} ${axis.names ? axis.names[Math.round(v)] ?? exact(v) : exact(v)}`;
 
@@ -101,10 +101,18 @@ export function drawArea(m, { svg, x, y, theme }) {
   return [];
 }
 
-export function drawTexts(m, { svg, x, y, theme }) {
-  const xs = numbers(m.x), ys = numbers(m.y), colour = m.style === "ink" ? null : styleOf(m.style, theme).colour;
+/** Words at points: moved inwards where they would leave the plane, down where they would lie on others. */
+export function drawTexts(m, { svg, x, y, theme, box }) {
+  const xs = numbers(m.x), ys = numbers(m.y), colour = m.style === "ink" ? null : styleOf(m.style, theme).colour, size = 11.5, taken = [];
   m.texts.forEach((text, i) => {
-    const made = words(text, x(xs[i]), y(ys[i]) + 4, theme, { size: 11.5, anchor: m.anchor, colour });
+    const a = x(xs[i]);
+    let b = y(ys[i]);
+    if (!Number.isFinite(a) || !Number.isFinite(b)) return;
+    const w = Math.min(box.w, textWidth(text, size)), before = w * { start: 0, middle: 0.5, end: 1 }[m.anchor];
+    const left = Math.max(box.x + 3, Math.min(box.x + box.w + 10 - w, a - before));
+    while (taken.some(([p, q, r]) => left < p + r && p < left + w && Math.abs(q - b) < 14)) b += 1;
+    taken.push([left, b, w]);
+    const made = words(text, left + before, b + 4, theme, { size, anchor: m.anchor, colour, room: box.w });
     made.setAttribute("paint-order", "stroke");
     made.setAttribute("stroke", theme.paper);
     made.setAttribute("stroke-width", 3);

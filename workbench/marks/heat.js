@@ -11,7 +11,7 @@ export function drawHeat(panel, width, theme) {
   const axis = (names, n) => (grouped ? { names: null, ticks: starts.map((_, k) => middle(k, n)), tick_names: panel.groups.map((g) => g[1]), strong: [], hidden: false } : named(names, panel.unnamed));
   const ra = { ...axis(panel.rows, rows), down: true }, ca = axis(panel.columns, columns);
   const left0 = beside(ra, 100, -0.5, rows - 0.5, Math.min(150, 0.34 * width));
-  const x = (panel.row_label ? 20 : 4) + left0.room;
+  const names = (panel.row_label ? 20 : 4) + left0.room, x = Math.max(names, below(ca, Math.max(40, width - names - 8), -0.5, columns - 0.5).over);
   let wide = Math.max(40, width - x - 8);
   let cell = wide / columns;
   const most = panel.square || rows <= 3 ? 54 : 44;
@@ -51,7 +51,7 @@ export function drawHeat(panel, width, theme) {
   left.draw(svg, x, title, theme);
   foot.draw(svg, x, title + high, theme);
   if (panel.row_label) svg.append(label(panel.row_label, 12, title + high / 2, Math.max(90, high), theme, true));
-  if (panel.column_label) svg.append(label(panel.column_label, x + wide / 2, height - 6, width - x, theme));
+  if (panel.column_label) svg.append(label(panel.column_label, x + wide / 2, height - 6, 2 * Math.min(x + wide / 2, width - x - wide / 2), theme));
   const at = (k) => {
     const r = Math.floor(k / columns), c = k % columns;
     return { x: x + c * cw, y: title + r * ch, w: cw, h: ch, key: [r, c],

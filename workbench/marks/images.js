@@ -13,7 +13,7 @@ export function drawImages(panel, width, theme) {
   const svg = node("svg", { width: whole, height, viewBox: `0 0 ${whole} ${height}` });
   panel.rows.forEach((r, i) => wrap(r, 150, 12, 3).forEach((t, n, all) => svg.append(words(t, names - 8, title + i * step + h / 2 + 4 + 14 * (n - (all.length - 1) / 2), theme, { anchor: "end" }))));
   if (panel.title) svg.append(words(panel.title, 0, 14, theme, { size: 12.5, bold: true, room: width }));
-  const size = tall * broad;
+  const size = tall * broad, within = (a, half) => Math.max(half, Math.min(whole - half, a));
   for (let k = 0; k < count; k++) {
     const picture = raster(broad, tall, (i) => (channels === 3 ? [0, 1, 2].map((c) => v[(k * size + i) * 3 + c]) : Array(3).fill(v[k * size + i])));
     svg.append(imageNode(picture, x(k), y(k), w, h));
@@ -28,7 +28,7 @@ export function drawImages(panel, width, theme) {
       if (!b.every(Number.isFinite)) return;
       svg.append(node("rect", { ...r, stroke: "#ffffff", "stroke-width": 4 }), node("rect", { ...r, stroke: n ? "#D55E00" : "#009E73", "stroke-width": 2.2, "stroke-dasharray": n ? "5 3" : "" }));
     });
-    texts[k].forEach((t, i) => svg.append(words(t, x(k) + w / 2, y(k) + h + 14 + 15 * i, theme, { size: 11.5, anchor: "middle" })));
+    texts[k].forEach((t, i) => svg.append(words(t, within(x(k) + w / 2, textWidth(t, 11.5) / 2), y(k) + h + 14 + 15 * i, theme, { size: 11.5, anchor: "middle" })));
   }
   const columns = per, shown = (k) => k < count;
   const at = (k) => {

@@ -34,7 +34,7 @@ export function drawPlane(panel, width, theme, tallest = 300) {
     if (perX < perY) { const more = (perY * wide - (x1 - x0)) / 2; [x0, x1] = [x0 - more, x1 + more]; } else { const more = (perX * high - (y1 - y0)) / 2; [y0, y1] = [y0 - more, y1 + more]; }
   }
   const side = panel.equal ? beside(ay, high, y0, y1, Math.min(170, 0.36 * width)) : left, foot = below(ax, wide, x0, x1);
-  const slack = ax.names && foot.room > 40 ? Math.max(0, 60 - x) : 0; // room for the first turned name
+  const slack = Math.max(0, foot.over - x); // room for the first turned name
   const box = { x: x + slack, y: title, w: wide - slack, h: high };
   const bottom = slack ? below(ax, box.w, x0, x1) : foot, height = title + high + bottom.room + (ax.label ? 20 : 4);
   const svg = node("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
@@ -42,8 +42,9 @@ export function drawPlane(panel, width, theme, tallest = 300) {
   if (panel.title) svg.append(words(panel.title, box.x, 14, theme, { size: 12.5, bold: true, room: width - box.x }));
   if (!ay.names && !ay.hidden) for (const p of side.at) svg.append(gridLine(box.x, box.y + p, box.x + box.w, box.y + p, theme.grid));
   if (!ax.names && !ax.hidden) for (const p of bottom.at) svg.append(gridLine(box.x + p, box.y, box.x + p, box.y + high, theme.grid));
-  const inside = node("g"), items = [];
-  svg.append(inside);
+  const edge = node("clipPath", { id: `kd-plane-${Math.random().toString(36).slice(2)}` }), inside = node("g", { "clip-path": `url(#${edge.id})` }), items = [];
+  edge.append(node("rect", { x: box.x - 10, y: box.y - 10, width: box.w + 20, height: high + 20 })); // markers on the rim are whole
+  svg.append(edge, inside);
   let grid = null;
   for (const mark of marks) {
     const got = DRAW[mark.kind](mark, { svg: inside, x: sx, y: sy, axes: { x: ax, y: ay }, theme, colours: panel.colours, box });
@@ -53,7 +54,7 @@ export function drawPlane(panel, width, theme, tallest = 300) {
   side.draw(svg, box.x, box.y, theme);
   bottom.draw(svg, box.x, box.y + high, theme);
   if (ay.label) svg.append(label(ay.label, 12, box.y + high / 2, Math.max(80, high), theme, true));
-  if (ax.label) svg.append(label(ax.label, box.x + box.w / 2, height - 6, box.w + 40, theme));
+  if (ax.label) svg.append(label(ax.label, box.x + box.w / 2, height - 6, 2 * Math.min(box.x + box.w / 2, width - box.x - box.w / 2), theme));
   const shown = items.filter((i) => i.r === undefined || (i.x >= box.x - 2 && i.x <= box.x + box.w + 2 && i.y >= box.y - 2 && i.y <= box.y + high + 2));
   const series = [...new Set(shown.map((i) => i.name))];
   shown.forEach((i) => { i.series = series.indexOf(i.name); });

@@ -3,7 +3,7 @@ import { exact, listed, node, numbers, styleOf, textWidth, words } from "./base.
 
 export function drawRibbons(panel, width, theme) {
   const left = numbers(panel.left), right = numbers(panel.right), n = panel.names.length, strong = new Set(panel.strong);
-  const step = Math.max(n > 30 ? 13 : 18, Math.min(26, 460 / n)), title = panel.title ? 22 : 0, top = title + 34, height = top + n * step + 26;
+  const step = Math.max(n > 30 ? 13 : 18, Math.min(26, 460 / n)), title = panel.title ? 22 : 0, top = title + 34, height = top + n * step + 4;
   const size = Math.min(12.5, step - 2), name = (i) => panel.names[i], longest = Math.max(...panel.names.map((t, i) => textWidth(t, size, strong.has(i))));
   const score = Math.max(0, ...[...panel.left_notes, ...panel.right_notes].map((t) => textWidth(String(t), size))) + 8;
   const room = Math.min(longest, Math.max(50, 0.3 * width - score)), a = room + score + 8, b = Math.min(width - room - score - 8, a + 340);
@@ -24,10 +24,7 @@ export function drawRibbons(panel, width, theme) {
     const lines = [name(i), `${panel.left_title}: place ${exact(left[i] + 1)}${panel.left_notes[i] ? ` (${panel.left_notes[i]})` : ""}`, `${panel.right_title}: place ${exact(right[i] + 1)}${panel.right_notes[i] ? ` (${panel.right_notes[i]})` : ""}`];
     items.push({ x: a - room - score, y: p - step / 2, w: room + score + 14, h: step, key: i, lines, name: name(i) }, { x: b - 14, y: q - step / 2, w: room + score + 14, h: step, key: i, lines, name: name(i) });
   }
-  let x = a;
-  for (const [k, text] of [["good", "same place"], ["teacher", "higher on the right"], ["bad", "lower on the right"]]) {
-    svg.append(node("line", { x1: x, x2: x + 26, y1: height - 8, y2: height - 8, stroke: styleOf(k, theme).colour, "stroke-width": 2.4, "stroke-dasharray": dash[k] }), words(text, x + 31, height - 4, theme, { size: 11.5 }));
-    x += 50 + textWidth(text, 11.5);
-  }
-  return { svg, targets: listed(items.sort((p, q) => p.x - q.x || p.y - q.y)) };
+  const meanings = { good: "same place", teacher: "higher on the right", bad: "lower on the right" };
+  const legend = Object.entries(meanings).map(([style, text]) => ({ name: text, style, kind: "rule", dash: dash[style] }));
+  return { svg, legend, targets: listed(items.sort((p, q) => p.x - q.x || p.y - q.y)) };
 }

@@ -11,7 +11,7 @@ import pandas as pd
 from kdcore.experiment import mean_interval
 
 from .base import View
-from .drawing import Array, as_array, check_names, limits
+from .drawing import Array, as_array, check_names, limits, told
 from .picture import Arrows, Axis, Colours, Field, Heat, Line, Mark, Picture, Plane, Points, Rule, Texts
 
 
@@ -312,16 +312,18 @@ def comparison_view(
     if baseline is not None and baseline not in arms:
         raise ValueError(f"baseline must be one of {', '.join(map(str, arms))}, got {baseline!r}.")
     values = {arm: rows.loc[rows["arm"] == arm, metric].to_numpy(dtype=float) for arm in arms}
-    as_percent = percent if percent is not None else all(((v >= 0) & (v <= 1)).all() for v in values.values())
+    as_percent = (
+        percent if percent is not None else all((((v >= 0) & (v <= 1)) | np.isnan(v)).all() for v in values.values())
+    )
     factor, unit = (100.0, " %") if as_percent else (1.0, "")
     summary = [_summary(factor * v) for v in values.values()]
-    best = max(range(len(arms)), key=lambda i: summary[i][0])
+    best = max(range(len(arms)), key=lambda i: (np.isfinite(summary[i][0]), summary[i][0]))
     named = metric == "last" and hasattr(comparison, "metric")
     measured = f"{comparison.metric} of the last epoch" if named else metric
     alt = (
         f"{measured} of {len(arms)} arms: "
         + "; ".join(
-            f"{arm} {m:.2f}{unit}"
+            f"{arm} {told(m)}{unit if np.isfinite(m) else ''}"
             + (f" ({m - h:.2f} to {m + h:.2f})" if np.isfinite(h) else "")
             + f", {len(v)} seed{'s' if len(v) > 1 else ''}"
             for (arm, v), (m, h) in zip(values.items(), summary, strict=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .base import View
+from .drawing import told
 from .picture import Axis, Line, Picture, Plane
 
 COLUMNS = ("arm", "seed", "epoch", "quantity", "value")
@@ -120,13 +121,15 @@ def _words(frame: pd.DataFrame, summary: pd.DataFrame, arms: list[str], chosen: 
             part = summary[(summary["quantity"] == quantity) & (summary["arm"] == arm)]
             if len(part):
                 mean = part["mean"].to_numpy()
-                top = int(mean.argmin() if quantity == "loss" else mean.argmax())
-                ends.append(f"{arm} {mean[-1]:.3f} (best {mean[top]:.3f} at epoch {part['epoch'].iloc[top]})")
+                ends.append(f"{arm} {told(mean[-1], '.3f')}")
+                if np.isfinite(mean).any():
+                    top = int(np.nanargmin(mean) if quantity == "loss" else np.nanargmax(mean))
+                    ends[-1] += f" (best {mean[top]:.3f} at epoch {part['epoch'].iloc[top]})"
         parts.append(f"Final {quantity}: " + "; ".join(ends) + ".")
     losses = summary[summary["quantity"] == "loss"]
     if len(losses) and np.isfinite(losses["mean"]).any():
         first = losses[losses["arm"] == arms[0]]["mean"]
-        parts.append(f"The loss of {arms[0]} goes from {first.iloc[0]:.3g} to {first.iloc[-1]:.3g}.")
+        parts.append(f"The loss of {arms[0]} goes from {told(first.iloc[0], '.3g')} to {told(first.iloc[-1], '.3g')}.")
     return " ".join(parts)
 
 

@@ -12,7 +12,7 @@ from kdcore.diagnose import ALARM, ROLES, Diagnosis, LayerView
 
 from .base import View
 from .cka import cka_map_view
-from .drawing import Array, as_array, join_words
+from .drawing import Array, as_array, join_words, told
 from .images import image_grid_view
 from .picture import Axis, Bars, Colours, Images, Line, Panel, Picture, Plane, Points, Rule, Style
 from .theme import percent
@@ -106,10 +106,10 @@ def attribution_pair_view(
     Raises:
         ValueError: shapes that do not fit.
     """
-    picture = _shown(as_array("image", image, ndim=3)[None])[0]
+    picture = _shown(as_array("image", image, ndim=3, finite=True)[None])[0]
     maps = {
-        "teacher": as_array("teacher_map", teacher_map, ndim=2),
-        "student": as_array("student_map", student_map, ndim=2),
+        "teacher": as_array("teacher_map", teacher_map, ndim=2, finite=True),
+        "student": as_array("student_map", student_map, ndim=2, finite=True),
     }
     for role, values in maps.items():
         if values.shape != picture.shape[:2]:
@@ -118,7 +118,7 @@ def attribution_pair_view(
     scale = float(np.linalg.norm(flat[0]) * np.linalg.norm(flat[1]))
     both = float(flat[0] @ flat[1]) / scale if scale else math.nan
     top = {role: np.unravel_index(int(m.argmax()), m.shape) for role, m in maps.items()}
-    alt = f"{f'Class {label}. ' if label else ''}The maps correlate by {both:.2f}. " + " ".join(
+    alt = f"{f'Class {label}. ' if label else ''}The maps correlate by {told(both)}. " + " ".join(
         f"The {r} needs row {int(p[0])}, column {int(p[1])} most." for r, p in top.items()
     )
     table = pd.DataFrame(

@@ -21,8 +21,9 @@ Array = npt.NDArray[np.float64]
 WIDTH = 8.8
 
 
-def as_array(argument: str, value: Any, *, ndim: int | tuple[int, ...]) -> Array:
-    """``value`` (tensor, array, nested lists) as float64, or ``ValueError`` naming rank or emptiness."""
+def as_array(argument: str, value: Any, *, ndim: int | tuple[int, ...], finite: bool = False) -> Array:
+    """``value`` (tensor, array, nested lists) as float64, or ``ValueError`` naming rank, emptiness, or numbers that are
+    not ``finite`` where they must be."""
     tensor = isinstance(value, torch.Tensor)
     array = value.detach().cpu().double().numpy() if tensor else np.asarray(value, dtype=np.float64)
     allowed = (ndim,) if isinstance(ndim, int) else ndim
@@ -30,12 +31,19 @@ def as_array(argument: str, value: Any, *, ndim: int | tuple[int, ...]) -> Array
         raise ValueError(f"{argument} must be {' or '.join(f'{d}-D' for d in allowed)}, got shape {array.shape}.")
     if array.size == 0:
         raise ValueError(f"{argument} is empty (shape {array.shape}): there is nothing to show.")
+    if finite and not np.isfinite(array).all():
+        raise ValueError(f"{argument} must be finite, got {int((~np.isfinite(array)).sum())} numbers that are not.")
     return array
 
 
+def told(value: float, form: str = ".2f") -> str:
+    """A number in words: ``form`` where it is known."""
+    return format(value, form) if np.isfinite(value) else "not known"
+
+
 def as_tensor(argument: str, value: Any, *, ndim: int) -> torch.Tensor:
-    """``value`` as a float64 tensor on the CPU without gradient, checked like :func:`as_array`."""
-    return torch.from_numpy(as_array(argument, value, ndim=ndim).copy())
+    """``value`` as a finite float64 tensor on the CPU without gradient, checked like :func:`as_array`."""
+    return torch.from_numpy(as_array(argument, value, ndim=ndim, finite=True).copy())
 
 
 def check_names(argument: str, names: Sequence[str] | None, count: int) -> list[str]:

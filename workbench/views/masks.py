@@ -16,7 +16,7 @@ from kdcore.methods.ortrack import difficulty_weights
 
 from .base import View
 from .comparison import lines_view
-from .drawing import Array, as_array, check_names
+from .drawing import Array, as_array, check_names, told
 from .picture import Axis, Bars, Colours, Heat, Images, Line, Mark, Panel, Picture, Plane, Points, Rule, Span
 
 
@@ -82,7 +82,7 @@ def masked_share_view(shares: Any, intensity: Any, *, mask_ratio: float, title: 
         shares: ``(N,)`` masked share of each drawn mask.
         intensity: ``(h, w)``; mask_ratio: of the process.
     """
-    values = as_array("shares", shares, ndim=1)
+    values = as_array("shares", shares, ndim=1, finite=True)
     q = torch.from_numpy(as_array("intensity", intensity, ndim=2).copy())
     mean, std = masked_fraction_moments(q, mask_ratio=mask_ratio)
     cells = q.numel()
@@ -170,7 +170,7 @@ def shift_profile_view(
     means = {n: v.mean(0) for n, v in values.items()}
     alt = (
         f"Mean token shift after {', '.join(layers[0])}: "
-        + "; ".join(f"{n} {', '.join(f'{m:.3f}' for m in mean)}" for n, mean in means.items())
+        + "; ".join(f"{n} {', '.join(told(m, '.3f') for m in mean)}" for n, mean in means.items())
         + "."
     )
     table = pd.DataFrame({"layer": layers[0], **means})

@@ -172,6 +172,8 @@ def ranking_view(
         raise ValueError(
             f"student_logits and teacher_logits must have the same shape, got ({len(s)},) and ({len(t)},)."
         )
+    if len(t) < 2:
+        raise ValueError("student_logits and teacher_logits must have at least 2 classes: one has no order.")
     names = check_names("class_names", class_names, len(t))
     place_s, place_t = (positions(descending_order(x)) for x in (s, t))
     crossed, pairs = _inversions(place_s, place_t), len(t) * (len(t) - 1) // 2
@@ -247,6 +249,8 @@ def rank_agreement_view(
                 f"{name} logits and teacher_logits must have the same shape, got {tuple(s.shape)} and {tuple(t.shape)}."
             )
     count = t.shape[1]
+    if count < 2:
+        raise ValueError("student_logits and teacher_logits must have at least 2 classes: one has no order.")
     maps, means, taus, words = {}, {}, {}, []
     order = descending_order(t)
     for name, s in students.items():

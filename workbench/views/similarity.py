@@ -11,7 +11,7 @@ import pandas as pd
 
 from .base import View
 from .cka import cka_map_view
-from .drawing import as_array, check_names
+from .drawing import as_array, check_names, told
 from .picture import Arrows, Axis, Colours, Heat, Line, Mark, Picture, Plane, Points, Rule
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def batch_estimates_view(
     Raises:
         ValueError: no estimate of that batch size, or shapes that do not fit.
     """
-    array = as_array("whole", whole, ndim=2)
+    array = as_array("whole", whole, ndim=2, finite=True)
     chosen = next((e for e in estimates if e.batch_size == batch_size), None)
     if chosen is None:
         raise ValueError(
@@ -131,7 +131,7 @@ def batch_estimates_view(
         )
     kinds = {"mean of biased batches": "naive", "minibatch CKA (unbiased)": "minibatch"}
     maps = {
-        kind: [as_array(f"estimates.{name}", getattr(e, name), ndim=2) for e in estimates]
+        kind: [as_array(f"estimates.{name}", getattr(e, name), ndim=2, finite=True) for e in estimates]
         for kind, name in kinds.items()
     }
     if any(m.shape != array.shape for ms in maps.values() for m in ms):
@@ -204,14 +204,16 @@ def similarity_profile_view(
         )
     first, second = (np.array([float(v) for v in values.values()]) for values in (before, after))
     change = second - first
+    if not np.isfinite(change).any():
+        raise ValueError("before and after hold no measure with finite values in both.")
     blind = [n for n, c in zip(before, change, strict=True) if abs(c) < 0.01]
-    most = int(np.abs(change).argmax())
+    most = int(np.nanargmax(np.abs(change)))
     alt = (
         f"From {labels[0]} to {labels[1]}: "
-        + "; ".join(f"{n} {a:.2f} to {b:.2f}" for n, a, b in zip(before, first, second, strict=True))
+        + "; ".join(f"{n} {told(a)} to {told(b)}" for n, a, b in zip(before, first, second, strict=True))
         + ". "
         + (f"Changed by less than 0.01: {', '.join(blind)}. " if blind else "Every measure changes. ")
-        + (f"{list(before)[most]} changes most, by {change[most]:+.2f}." if np.abs(change).max() >= 0.01 else "")
+        + (f"{list(before)[most]} changes most, by {change[most]:+.2f}." if np.nanmax(np.abs(change)) >= 0.01 else "")
     )
     table = pd.DataFrame({"measure": list(before), labels[0]: first, labels[1]: second, "change": change})
     if reference:
@@ -220,13 +222,13 @@ def similarity_profile_view(
     y = np.arange(len(first), dtype=float)
     marks: list[Mark] = [
         Arrows("", first, y, change, 0 * y, style="muted", head=False),
-        Points(labels[1], second, y, style=5, size=9, texts=[f"{v:.2f}" for v in second]),
+        Points(labels[1], second, y, style=5, size=9, texts=[told(v) for v in second]),
         Points(labels[0], first, y, style=4, size=15, ring=True),
     ]
     if reference:
         at = [float(list(before).index(n)) for n in reference]
         marks.append(Points("unrelated", [*reference.values()], at, style="ink", size=8, ring=True))
-    least = min(-0.06, float(min(first.min(), second.min())) - 0.06)
+    least = min(-0.06, float(min(np.nanmin(first), np.nanmin(second))) - 0.06)
     plane = Plane(
         *marks,
         x=Axis("similarity (1: equal)", low=least, high=1.12),
@@ -329,10 +331,11 @@ def gram_view(
         for n, a in shown.items()
     }
     words = "; ".join(
-        f"{n} {inside:+.2f} within a class and {across:+.2f} between classes" for n, (inside, across) in means.items()
+        f"{n} {told(inside, '+.2f')} within a class and {told(across, '+.2f')} between classes"
+        for n, (inside, across) in means.items()
     )
     classes, starts = np.unique(y, return_index=True)
-    names = check_names("class_names", class_names, int(classes.max()) + 1)
+    names = check_names("class_names", class_names, max(int(classes.max()) + 1, len(class_names or ())))
     table = pd.DataFrame(
         {
             "layer": list(means),

@@ -72,7 +72,9 @@ def step_gallery_view(
     def draw(theme: Theme) -> Figure:
         rooms = [text_width(w, _SIZE) for n in names[:rows] for w in wrapped(n, 1.4, _SIZE, lines=3).split("\n")]
         left = max(rooms) + 0.12
-        wide = min(1.7, (WIDTH - left) / len(at) - _GAP)
+        wide = min(
+            1.7, (WIDTH - left) / len(at) - _GAP, max(0.5, 9 / rows - 3 * _LINE) * array.shape[3] / array.shape[2]
+        )
         tall = wide * array.shape[2] / array.shape[3]
         heads = [wrapped(captions[i], wide + _GAP - 0.05, _SIZE) for i in at]
         top = 0.08 + _LINE * (1 + max(h.count("\n") for h in heads))

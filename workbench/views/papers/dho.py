@@ -84,7 +84,7 @@ def head_bars_view(
     """
     if not probabilities:
         raise ValueError("probabilities is empty: there is nothing to show.")
-    rows = {name: as_array(f"probabilities[{name!r}]", p, ndim=1) for name, p in probabilities.items()}
+    rows = {name: as_array(f"probabilities[{name!r}]", p, ndim=1, finite=True) for name, p in probabilities.items()}
     classes = len(next(iter(rows.values())))
     if any(len(p) != classes for p in rows.values()):
         raise ValueError(f"all speakers must have the same classes, got {[len(p) for p in rows.values()]}.")

@@ -24,7 +24,7 @@ def routing_view(shares: Mapping[str, Any], *, title: str = "Whom the gate choos
     """
     if not shares:
         raise ValueError("shares is empty: there is nothing to show.")
-    rows = {name: as_array(f"shares[{name!r}]", v, ndim=1) for name, v in shares.items()}
+    rows = {name: as_array(f"shares[{name!r}]", v, ndim=1, finite=True) for name, v in shares.items()}
     epochs = len(next(iter(rows.values())))
     if any(len(v) != epochs for v in rows.values()):
         raise ValueError(f"all teachers must have the same epochs, got {[len(v) for v in rows.values()]}.")
@@ -67,9 +67,9 @@ def mask_view(
     """
     if not masks or set(masks) != set(answers):
         raise ValueError(f"masks and answers must be of the same teachers, got {list(masks)} and {list(answers)}.")
-    kept = {n: np.sort(as_array(f"masks[{n!r}]", m, ndim=1))[::-1] for n, m in masks.items()}
-    said = {n: as_array(f"answers[{n!r}]", answers[n], ndim=1) for n in masks}
-    own = as_array("student", student, ndim=1)
+    kept = {n: np.sort(as_array(f"masks[{n!r}]", m, ndim=1, finite=True))[::-1] for n, m in masks.items()}
+    said = {n: as_array(f"answers[{n!r}]", answers[n], ndim=1, finite=True) for n in masks}
+    own = as_array("student", student, ndim=1, finite=True)
     if any(len(p) != len(own) for p in said.values()) or not 0 <= label < len(own):
         raise ValueError(f"answers must have the student's {len(own)} classes, and label be one, got {label!r}.")
     names = check_names("class_names", class_names, len(own))

@@ -57,7 +57,7 @@ def coverage_view(
     Raises:
         ValueError: shapes, no labelled point, positions or ``step`` out of range.
     """
-    x = as_array("points", points, ndim=2)
+    x = as_array("points", points, ndim=2, finite=True)
     start, order = [int(i) for i in labeled], [int(i) for i in picks]
     if not start or not all(0 <= i < len(x) for i in (*start, *order)):
         raise ValueError(f"labeled and picks must be positions in [0, {len(x)}), at least one labelled.")

@@ -30,9 +30,12 @@ def triangle_view(
     Raises:
         ValueError: shapes, or an epoch that does not exist.
     """
-    path = as_array("student", student, ndim=2)
-    others = {n: as_array(n, v, ndim=1) for n, v in (("teacher", teacher), ("label", label), ("average", average))}
-    weight = as_array("alpha", alpha, ndim=1)
+    path = as_array("student", student, ndim=2, finite=True)
+    others = {
+        n: as_array(n, v, ndim=1, finite=True)
+        for n, v in (("teacher", teacher), ("label", label), ("average", average))
+    }
+    weight = as_array("alpha", alpha, ndim=1, finite=True)
     if any(len(v) != path.shape[1] for v in others.values()) or len(weight) != len(path):
         raise ValueError(f"student must be (E, C), the others (C,), alpha (E,), got {path.shape} and {weight.shape}.")
     if not 0 <= epoch < len(path):
@@ -82,7 +85,9 @@ def trust_view(groups: Mapping[str, Any], *, title: str = "How much the teacher 
     """
     if not groups:
         raise ValueError("groups is empty: there is nothing to show.")
-    values = {n: as_array(f"groups[{n!r}]", v, ndim=1) if len(v) else np.zeros(0) for n, v in groups.items()}
+    values = {
+        n: as_array(f"groups[{n!r}]", v, ndim=1, finite=True) if len(v) else np.zeros(0) for n, v in groups.items()
+    }
     edges = np.linspace(0, 1, 21).tolist()
     alt = "; ".join(f"{n}: mean {v.mean():.2f} of {len(v)}" if len(v) else f"{n}: no sample" for n, v in values.items())
     view = histogram_view(
