@@ -11,14 +11,16 @@ from workbench.templating import render
 
 
 def test_text_is_escaped_and_html_is_kept() -> None:
-    shown = render("page.html", title="a < b", body=tag("p", "c & d"), style="")
+    shown = render("page.html", title="a < b", body=tag("p", "c & d"), style="", policy="default-src 'none'", script="")
     assert "<title>a &lt; b</title>" in shown and "<p>c &amp; d</p>" in shown
-    assert "<script>" not in render("page.html", title="", body="<script>", style="")
+    assert "<script>" not in render(
+        "page.html", title="", body="<script>", style="", policy="default-src 'none'", script=""
+    )
 
 
 def test_a_value_that_is_missing_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="title"):
-        render("page.html", body="", style="")
+        render("page.html", body="", style="", policy="default-src 'none'", script="")
 
 
 def test_pages_escape_headings_and_keep_their_blocks() -> None:
