@@ -40,6 +40,7 @@ def _short(value: Any) -> str:
 
 def _models(diagnosis: Diagnosis) -> str:
     names = {
+        "samples": "samples measured on",
         "accuracy": "accuracy",
         "ece": "expected calibration error",
         "nll": "negative log-likelihood (nats)",
@@ -151,7 +152,8 @@ def diagnosis_report(
             report.add("Region by region", *regions)
     facts = {
         **(about or {}),
-        "samples": len(diagnosis.sample),
+        "samples": diagnosis.sample.words or len(diagnosis.sample),
+        **{f"of the data ({k})": note for k, note in enumerate(diagnosis.sample.notes, 1)},
         **diagnosis.settings,
         **{f"not measured ({k})": note for k, note in enumerate(diagnosis.notes, 1)},
         "seconds": f"{sum(diagnosis.seconds.values()):.1f}",

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from ..checkpoints import preserved_rng
 from ..functional.agreement import paired_gain
 from ..functional.checks import check_positive
+from ._broken import non_finite
 from ._changes import candidates, canvases, scalings
 from ._codes import ALARM, CODES, Code
 from ._finding import Facts, Finding
-from ._history import flat, soft_term
+from ._history import flat, learning, soft_term
 from ._measures import (
     Activity,
     Answers,
@@ -48,10 +49,12 @@ from ._measures import (
     robustness,
     watching,
 )
-from ._pair import ROLES, Net, Role, Sample, check_pair, draw, is_unit, prepare, settle, undisturbed
+from ._pair import ROLES, Net, Role, check_pair, is_unit, prepare, settle, undisturbed
 from ._probes import BEHIND, WEAK, Gain, compete, try_bias, try_changes, try_head, try_matching, try_scale
 from ._result import TABLES, Diagnosis, input_words
+from ._sample import Sample, draw
 from ._states import depends_on_batch, try_batch_statistics, unseen
+from ._training import compare
 from ._weights import fresh, odd_weights, stages
 from .rules import judge, same_network
 from .rules.outputs import bounded
@@ -74,6 +77,7 @@ def diagnose(
     occlusion_images: int = 4,
     mask_ratios: Sequence[float] = (0.15, 0.3, 0.5),
     mask_samples: int = 48,
+    training: Any = None,
     initial: Mapping[str, Tensor] | nn.Module | None = None,
     history: Any = None,
     settings: Mapping[str, Any] | None = None,
@@ -90,7 +94,8 @@ def diagnose(
         teacher, student: any modules that map a batch to ``(N, C)`` class scores (or return them as ``.logits``).
         data: a loader of batches ``(x, y)`` (dicts and ``(x,)`` too), a map-style data set, a tuple of tensors
             ``(x, y)``, or a :class:`~kdcore.tasks.Task` (its test split). Best are samples neither model was trained
-            on. Without labels only what needs none is looked at. Of a data set a random part is taken.
+            on. Without labels only what needs none is looked at. Of more than ``limit`` samples a part is drawn by
+            class and by ``seed``; what can only be read in order is read up to 16 times the limit for that.
         teacher_transform, student_transform: applied to the loader's ``x`` for that model. ``"auto"``: for inputs in
             [0, 1] the normalisation the model's configuration states (:func:`kdcore.inputs.input_normalization`),
             unless the model is clearly better without; otherwise nothing. ``None``: nothing.
@@ -99,11 +104,15 @@ def diagnose(
         max_pairs: layer pairs that are aligned. bootstrap: resamples for the intervals of the CKA map.
         occlusion_images: how many images are occluded (those the student misses first). mask_ratios, mask_samples:
             of the robustness curves; ``()`` leaves them out.
+        training: samples the student (and best the teacher) was trained on, in the forms of ``data`` (of a task its
+            training split), without augmentation: shows copies among the data, another preparation, and whether
+            the models know at least these.
         initial: the student's weights before training (a state dict or module): shows what was not trained.
         history: of the training (a :class:`~kdcore.distiller.DistillResult`, list of epochs, table): the soft term is
-            compared with ``T^2 KL(T)``. settings: of the training; ``temperature`` and ``kd_weight`` are read, and
-            ``t_squared`` if it is there. loss: the soft term as ``loss(student_logits, teacher_logits)``, without
-            weight; needs ``settings={"temperature": T}``.
+            compared with ``T^2 KL(T)``, and steps and losses tell whether it was trained at all. settings: of the
+            training; ``temperature``, ``kd_weight`` and ``ce_weight`` are read, and ``t_squared`` if it is there. loss:
+            the soft term as ``loss(student_logits, teacher_logits)``, without weight; needs
+            ``settings={"temperature": T}``.
         seed: of the sample and all draws.
         progress: called with (parts done, parts, what comes next).
 
@@ -155,6 +164,7 @@ def diagnose(
                 history=history,
                 settings=settings,
                 loss=loss,
+                training=training,
                 used=used,
             )
 
@@ -162,7 +172,7 @@ def diagnose(
 class _Clock:
     """Seconds per part, and the progress callback."""
 
-    PARTS = ("sample", "answers", "layers", "weights", "probes", "occlusion", "masks", "cost")
+    PARTS = ("sample", "answers", "training", "layers", "weights", "probes", "occlusion", "masks", "cost")
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress, self.seconds = progress, dict.fromkeys(self.PARTS, 0.0)
@@ -205,6 +215,7 @@ def _examine(
     history: Any,
     settings: Mapping[str, Any] | None,
     loss: Callable[[Tensor, Tensor], Tensor] | None,
+    training: Any,
     used: dict[str, Any],
 ) -> Diagnosis:
     student, teacher = nets["student"], nets["teacher"]
@@ -212,7 +223,7 @@ def _examine(
         for net in nets.values():
             settle(net, sample)
         activity = {role: _activity(net, sample) for role, net in nets.items()}
-        if broken := _non_finite(nets, sample, activity, {}, names, used):
+        if broken := non_finite(nets, sample, activity, {}, names, used):
             return broken
         pairs, notes = propose(student, teacher, sample, max_pairs)
         *embedding, missing = embedding_names(student, teacher, sample)
@@ -221,7 +232,7 @@ def _examine(
         logits, features = {}, {}
         for net, end in zip((student, teacher), ends, strict=True):
             logits[net.role], features[net.role] = read(net, sample, [*taps[net.role], *([end] if end else [])])
-        if broken := _non_finite(nets, sample, activity, logits, names, used):
+        if broken := non_finite(nets, sample, activity, logits, names, used):
             return broken
         labels = check_pair(logits["student"], logits["teacher"], sample.labels)
         names = _names(names, logits["student"].shape[1])
@@ -239,6 +250,10 @@ def _examine(
         same=same_network(student.model, teacher.model),
         pairs=[(p.student.name, p.teacher.name) for p in pairs],
     )
+    facts.learning = learning(history, settings, len(names))
+    if training is not None:
+        with clock("training"):
+            facts.training = compare(training, sample, nets, limit=len(sample), seed=seed)
     with clock("layers"):
         facts.views = align(pairs, ends, features["student"], features["teacher"])
         facts.embedding = facts.views[-1] if all(ends) else None
@@ -280,7 +295,7 @@ def _examine(
         robustness=facts.robustness,
         cost=costs,
         inputs=input_words(nets),
-        notes=notes + missing,
+        notes=[*notes, *missing],
         settings=used,
         seconds=clock.seconds,
     )
@@ -297,58 +312,6 @@ def _activity(net: Net, sample: Sample) -> list[Activity]:
     with watching(net.model, len(x)) as found:
         net.logits(x)
     return found
-
-
-def _non_finite(
-    nets: Mapping[Role, Net],
-    sample: Sample,
-    activity: Mapping[Role, list[Activity]],
-    logits: Mapping[Role, Tensor],
-    names: tuple[str, ...],
-    used: dict[str, Any],
-) -> Diagnosis | None:
-    """A diagnosis of NaN and infinity alone, if there are any: nothing else could be said."""
-    findings = []
-    for role, net in nets.items():
-        weights = [
-            n
-            for n, p in net.model.state_dict().items()
-            if isinstance(p, Tensor) and p.is_floating_point() and not bool(torch.isfinite(p).all())
-        ]
-        layers = [a.name for a in activity[role] if not a.finite]
-        outputs = role in logits and not bool(torch.isfinite(logits[role]).all())
-        if not (weights or layers or outputs):
-            continue
-        where = (
-            f"{len(weights)} of its weights hold them, {weights[0]} first"
-            if weights
-            else f"layer {layers[0]} gives them first"
-            if layers
-            else "its output holds them"
-        )
-        findings.append(
-            Finding(
-                code="non_finite",
-                severity=1.0,
-                sentence=f"The {role} gives NaN or infinity: {where}.",
-                evidence={"model": role, "weights": weights[:20], "layers": layers[:20]},
-                try_next="Go back to the last good checkpoint; lower the learning rate, clip gradients, look for "
-                "log(0) and division by a standard deviation of zero.",
-            )
-        )
-    if not findings:
-        return None
-    return Diagnosis(
-        findings=findings,
-        said={},
-        agreement={},
-        labels=None,
-        class_names=names,
-        sample=sample,
-        notes=["nothing else is measured while a model gives NaN or infinity."],
-        settings=used,
-        inputs=input_words(nets),
-    )
 
 
 def _worth_seeing(said: Mapping[Role, Answers], labels: Tensor | None, count: int) -> Tensor:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..inputs import Normalize
-from ._pair import Net, Sample, Transform, is_unit
+from ._pair import Net, Transform, is_unit
+from ._sample import Sample
 
 STATISTICS: dict[int, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     3: {
@@ -121,6 +122,29 @@ def _coarse(x: Tensor) -> Tensor:
     return _resize(_resize(x, (max(1, x.shape[2] // 2), max(1, x.shape[3] // 2))), (x.shape[2], x.shape[3]))
 
 
+def _soft(x: Tensor) -> Tensor:
+    """Each pixel with its neighbours, binomially weighted over 5 x 5."""
+    row = x.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    kernel = (row[:, None] * row).expand(x.shape[1], 1, 5, 5).contiguous()
+    return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernel, groups=x.shape[1])
+
+
+def _sharper(x: Tensor, by: float) -> Tensor:
+    """Fine detail made stronger: what a smoother interpolation than in training took away."""
+    return x + by * (x - _soft(x))
+
+
+def _smoother(x: Tensor) -> Tensor:
+    """The steps of a nearest-neighbour interpolation taken out, the rest as sharp as before."""
+    return _sharper(_soft(x), 2.0)
+
+
+def _blocks(x: Tensor) -> Tensor:
+    """As if doubled by its nearest neighbours."""
+    small = F.avg_pool2d(x, 2, ceil_mode=True)
+    return small.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, : x.shape[2], : x.shape[3]].contiguous()
+
+
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
 
@@ -144,6 +168,10 @@ def _sizes(x: Tensor) -> Iterator[tuple[str, Transform]]:
     if min(x.shape[2:]) < 8:
         return
     yield "the image blurred (halved and doubled again)", _coarse
+    yield "the image sharpened", partial(_sharper, by=1.0)
+    yield "the image sharpened strongly", partial(_sharper, by=2.0)
+    yield "the image smoothed and sharpened again (steps between its pixels taken out)", _smoother
+    yield "the image in blocks of 2 x 2 pixels (halved, then doubled by its nearest pixels)", _blocks
     yield "the middle of the image scaled up (7/8 of the side)", partial(_closer, share=7 / 8)
     yield "the middle of the image scaled up (half of the side)", partial(_closer, share=0.5)
     yield "the image scaled down to half amid its mean colour", partial(_farther, share=0.5)

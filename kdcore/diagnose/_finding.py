@@ -11,10 +11,12 @@ from torch import Tensor
 from ..cka_maps import CKAResult
 from ..functional.checks import check_choice
 from ._codes import ALARM, CODES
-from ._history import SoftTerm
+from ._history import Learning, SoftTerm
 from ._measures import Activity, Answers, LayerView, Occlusion
-from ._pair import Net, Role, Sample
+from ._pair import Net, Role
 from ._probes import Gain
+from ._sample import Sample
+from ._training import TrainingSet
 from ._weights import Odd, Stage
 
 
@@ -88,6 +90,8 @@ class Facts:
     occlusion: Occlusion | None = None
     robustness: list[dict[str, Any]] = field(default_factory=list)
     soft_term: SoftTerm | None = None
+    learning: Learning | None = None
+    training: TrainingSet | None = None
     same: bool = False
 
     def other(self, role: Role) -> Role:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,9 @@ from ..functional.occlusion import occlusion_map, occlusion_sensitivity, occlusi
 from ..functional.pooling import pool_features
 from ..model_layers import LayerPair, embedding_tap, feature_kind, pair_layers
 from ..taps import Taps, this_thread
-from ._pair import Net, Sample
+from ._pair import Net
+from ._sample import Sample
+from ._thresholds import DOUBT, FLAT, SHARP
 
 #: A unit counts as dead when no sample moves it by more than this share of its layer's largest value.
 DEAD_SPREAD = 1e-5
@@ -60,23 +62,23 @@ class Answers:
 
     @property
     def sharp(self) -> bool:
-        """Whether the logits are far too large: the fitting temperature is 4 or more and gains 0.05 nat."""
+        """Whether the logits are far too large: by the temperature that fits, which gains 0.05 nat."""
         return (
             self.temperature is not None
             and self.nll is not None
             and self.nll_fitted is not None
-            and self.temperature >= 4
+            and self.temperature >= SHARP
             and self.nll - self.nll_fitted >= 0.05
         )
 
     @property
     def flat(self) -> bool:
-        """Whether they are far too small: 15 points more often right than sure, fitting temperature 0.5 or less."""
+        """Whether they are far too small: by the temperature that fits, and more often right than sure."""
         return (
             self.temperature is not None
             and self.accuracy is not None
-            and self.temperature <= 0.5
-            and self.accuracy - self.confidence >= 0.15
+            and self.temperature <= FLAT
+            and self.accuracy - self.confidence >= DOUBT
         )
 
     @property
@@ -357,7 +359,8 @@ def robustness(
     target = {net.role: said[net.role] if sample.labels is None else sample.labels for net in (teacher, student)}
     intensity = cox_intensity(height, block_size=height // grid, sigma=height / 2)  # the paper's bell, scaled to S
     rows = [
-        {"kind": kind, "ratio": 0.0, "masked": 0.0} | {r: float((said[r] == target[r]).double().mean()) for r in target}
+        {"kind": kind, "ratio": 0.0, "masked": 0.0, "samples": len(sample)}
+        | {r: float((said[r] == target[r]).double().mean()) for r in target}
         for kind in ("uniform", "cox")
     ]
     for kind in ("uniform", "cox"):
@@ -369,9 +372,9 @@ def robustness(
                 else sample_cox_mask(intensity, len(sample), mask_ratio=ratio, generator=generator)
             ).to(sample.x)
             x = apply_block_mask(sample.x - sample.mean, mask) + sample.mean
-            hidden = Sample(x=x, labels=sample.labels, index=sample.index, batch_size=sample.batch_size)
+            hidden = replace(sample, x=x)
             rows.append(
-                {"kind": kind, "ratio": ratio, "masked": float(1 - mask.mean())}
+                {"kind": kind, "ratio": ratio, "masked": float(1 - mask.mean()), "samples": len(sample)}
                 | {
                     net.role: float((net.over(hidden.batches).argmax(1) == target[net.role]).double().mean())
                     for net in (teacher, student)

@@ -17,15 +17,18 @@ from torch import Tensor
 from ..functional.agreement import best_matching, confusion_counts, paired_gain, paired_rise
 from ..functional.calibration import fit_temperature
 from ._changes import Change
-from ._pair import Net, Role, Sample
+from ._pair import Net, Role
+from ._sample import Sample
 
 #: Samples on which the candidates are compared; the best few are judged on the others.
 SCREEN = 32
 #: Samples on which a finalist must hold up before it is judged on all the rest.
 QUICK = 64
 #: A change counts when it raises accuracy by at least this much, with at most this probability by chance (one-sided
-#: McNemar; about 0.05 over the two dozen candidates).
-LEAST_GAIN, CHANCE = 0.03, 0.002
+#: McNemar). Of nine kinds of change at most two each are judged, for two models: a false alarm in at most 2 % of
+#: healthy
+#: pairs by all of them together, and far fewer, as most never come to be judged.
+LEAST_GAIN, CHANCE = 0.03, 0.0005
 #: A rearrangement of the pixels (channels, mirrors, turns) leaves an input as strong as it was, so it cannot gain by
 #: making a model more careful: there a small rise of accuracy counts as well if the labels become likelier (one-sided
 #: Wilcoxon).
@@ -48,6 +51,7 @@ class Gain:
             by a rearrangement of the pixels).
         logits: ``(samples, C)`` scores with the change, of the last samples.
         behind: how many other repairs of this model do better, or as well and are simpler.
+        proven: a mark of its own shows the fault, beside the rise in accuracy.
     """
 
     role: Role
@@ -60,6 +64,7 @@ class Gain:
     detail: dict[str, Any] = field(default_factory=dict)
     logits: Tensor | None = field(default=None, repr=False)
     behind: int = 0
+    proven: bool = False
 
     @property
     def gain(self) -> float:
@@ -393,6 +398,8 @@ _FREEDOM = {"label_permutation": 3, "class_bias": 2, "batch_norm_statistics": 1,
 
 
 _OUTPUTS = ("label_permutation", "class_bias")
+#: Repairs that mend almost anything: what they bring back tells little of where it was lost.
+MENDS_ALL = ("batch_norm_statistics", "head_mismatch")
 
 
 def compete(gains: list[Gain], labels: Tensor) -> list[Gain]:
@@ -400,8 +407,8 @@ def compete(gains: list[Gain], labels: Tensor) -> list[Gain]:
     often but leaves an ordinary fitting temperature where this one does not, or surer of the labels (paired differences
     of the log-probability more than 3 standard errors from 0), or, where none of this tells, that has less freedom.
 
-    A last layer fitted anew mends almost anything: it competes with the other changes of the output alone, which it
-    contains.
+    A last layer fitted anew and the statistics of the batch mend almost anything: the one competes with the other
+    changes of the output alone, which it contains, the other with nothing unless a mark of its own proves it.
     """
     found = []
     for gain in gains:
@@ -410,7 +417,9 @@ def compete(gains: list[Gain], labels: Tensor) -> list[Gain]:
             for other in gains
             if other is not gain
             and other.code != gain.code
-            and (other.code != "head_mismatch" or gain.code in _OUTPUTS)
+            and (
+                other.code not in MENDS_ALL or other.proven or (other.code == "head_mismatch" and gain.code in _OUTPUTS)
+            )
         ]
         found.append(replace(gain, behind=sum(_loses(gain, other, labels) for other in rivals)))
     return found

@@ -16,7 +16,8 @@ from ..html import Html, items, join, table, tag
 from ._codes import ALARM
 from ._finding import Finding
 from ._measures import Answers, LayerView, Occlusion
-from ._pair import ROLES, Net, Role, Sample
+from ._pair import ROLES, Net, Role
+from ._sample import Sample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +116,7 @@ class Diagnosis:
         return [
             {
                 "model": role,
+                "samples": len(self.sample),
                 **{k: getattr(self.said[role], k) for k in shown},
                 **self.cost.get(role, {}),
                 "input": self.inputs.get(role, {}).get("input", ""),
@@ -186,6 +188,8 @@ class Diagnosis:
             "healthy": self.healthy,
             "alarm_from": ALARM,
             "samples": len(self.sample),
+            "sample": self.sample.words,
+            "data": list(self.sample.notes),
             "findings": [
                 {
                     "code": f.code,
@@ -223,6 +227,9 @@ class Diagnosis:
     def summary(self) -> str:
         """One sentence: how many alarms, and how the two compare."""
         accuracy = [self.said[r].accuracy for r in ROLES] if self.said else []
+        size = (
+            f"{self.sample.words}," if "," in self.sample.words else self.sample.words or f"{len(self.sample)} samples"
+        )
         verdict = (
             "No alarm."
             if self.healthy
@@ -230,11 +237,11 @@ class Diagnosis:
         )
         if len(accuracy) == 2 and accuracy[0] is not None and accuracy[1] is not None:
             verdict += (
-                f" On {len(self.sample)} samples the teacher is right in {100 * accuracy[0]:.1f} %, the "
-                f"student in {100 * accuracy[1]:.1f} %; they agree in {100 * self.agreement['top1']:.1f} %."
+                f" On {size} the teacher is right in {100 * accuracy[0]:.1f} %, the student in "
+                f"{100 * accuracy[1]:.1f} %; they agree in {100 * self.agreement['top1']:.1f} %."
             )
         elif self.agreement:
-            verdict += f" On {len(self.sample)} samples they agree in {100 * self.agreement['top1']:.1f} %."
+            verdict += f" On {size} they agree in {100 * self.agreement['top1']:.1f} %."
         return verdict
 
     def in_short(self) -> list[str]:
@@ -312,13 +319,15 @@ class Diagnosis:
             (
                 tag("p", " ".join([self.summary(), *self.in_short()])),
                 items(findings, ordered=True),
+                tag("p", "Of the data:") if self.sample.notes else "",
+                items(self.sample.notes),
                 tag("p", "Not measured:") if self.notes else "",
                 items(self.notes),
             )
         )
 
     def __str__(self) -> str:
-        return "\n".join([self.summary(), *(f"  {f}" for f in self.findings)])
+        return "\n".join([self.summary(), *(f"  {f}" for f in self.findings), *(f"  {n}" for n in self.sample.notes)])
 
     def __repr__(self) -> str:
         codes = ", ".join(f"{f.code} {f.severity:.2f}" for f in self.findings[:4])

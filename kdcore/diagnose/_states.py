@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..functional.agreement import paired_gain
 from ._changes import chain, greys
-from ._pair import ROLES, Net, Role, Sample, Transform
+from ._pair import ROLES, Net, Role, Transform
 from ._probes import CHANCE, LEAST_GAIN, SCREEN, Gain
+from ._sample import Sample
 from ._weights import BATCH_NORMS
 
 DROPOUTS = (nn.modules.dropout._DropoutNd,)
@@ -74,6 +75,19 @@ def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
     return {n: m for n, m in model.named_modules() if isinstance(m, BATCH_NORMS)}
 
 
+def tracked_norms(model: nn.Module) -> list[nn.Module]:
+    """Those of them that keep running statistics."""
+    return [m for m in batch_norms(model).values() if getattr(m, "running_mean", None) is not None]
+
+
+def untouched(model: nn.Module) -> bool:
+    """Whether running statistics are as they were made (zeros and ones): nothing but a reset leaves them so."""
+    return any(
+        bool((m.get_buffer("running_mean") == 0).all()) and bool((m.get_buffer("running_var") == 1).all())
+        for m in tracked_norms(model)
+    )
+
+
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms use the statistics of the batch; the running ones are not changed (their momentum is 0)."""
@@ -95,8 +109,7 @@ def try_batch_statistics(net: Net, sample: Sample, right: Tensor | None, logits:
     Returns:
         The gain (if any), and the share of the first samples whose class changes.
     """
-    tracked = [m for m in batch_norms(net.model).values() if getattr(m, "running_mean", None) is not None]
-    if not tracked or sample.batch_size < 4:
+    if not tracked_norms(net.model) or sample.batch_size < 4:
         return [], 0.0
     first = sample.part(slice(0, 2 * sample.batch_size))
     with batch_statistics(net.model):
@@ -123,6 +136,7 @@ def try_batch_statistics(net: Net, sample: Sample, right: Tensor | None, logits:
             samples=len(sample),
             p=found.p,
             logits=scores,
+            proven=untouched(net.model),
         )
     ], changed
 

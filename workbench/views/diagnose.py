@@ -258,7 +258,8 @@ def robustness_view(diagnosis: Diagnosis, *, title: str = "Accuracy when blocks 
     last = table.iloc[int(table["masked"].to_numpy().argmax())]
     words = "right" if diagnosis.labels is not None else "in agreement with their unmasked answer"
     alt = (
-        f"Without masks teacher and student are {words} in {percent(float(table.teacher.iloc[0]))} and "
+        f"On {int(last['samples'])} of the samples, without masks teacher and student are {words} in "
+        f"{percent(float(table.teacher.iloc[0]))} and "
         f"{percent(float(table.student.iloc[0]))}; with {percent(float(last['masked']))} hidden ({last['kind']}) in "
         f"{percent(float(last['teacher']))} and {percent(float(last['student']))}."
     )

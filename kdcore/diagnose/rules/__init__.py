@@ -11,7 +11,7 @@ from torch import nn
 from .._finding import Facts, Finding
 from .._pair import ROLES
 from .._weights import fresh
-from . import classes, inputs, layers, outputs
+from . import classes, inputs, layers, outputs, training
 
 
 def same(f: Facts) -> Iterator[Finding]:
@@ -31,6 +31,9 @@ _PLAIN: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     inputs.scaled,
     inputs.stated_input,
     inputs.modes,
+    training.learnt_samples,
+    training.prepared_otherwise,
+    training.too_little,
     layers.dead,
     layers.odd,
     layers.unseen,
@@ -53,6 +56,7 @@ _SYMPTOMS: tuple[Callable[[Facts, Sequence[Finding]], Iterator[Finding]], ...] =
     classes.fit,
     outputs.teacher_confidence,
     outputs.student_confidence,
+    outputs.scales,
     classes.worse,
 )
 #: What follows by itself where a model was never trained.
@@ -77,11 +81,13 @@ def judge(facts: Facts) -> list[Finding]:
     found = [finding for rule in _PLAIN for finding in rule(facts)]
     for rule in _SYMPTOMS:
         found += list(rule(facts, tuple(found)))
+    short = any(f.code == "trained_too_little" for f in found)
     untrained = {role for role in ROLES if fresh(facts.stages.get(role, []))}
     return ranked(
         [
             replace(f, severity=min(f.severity, 0.45))
-            if f.code in _OF_UNTRAINED and f.evidence.get("model") in untrained
+            if (f.code in _OF_UNTRAINED and f.evidence.get("model") in untrained)
+            or (short and f.code in training.OF_TOO_LITTLE and f.evidence.get("model") == "student")
             else f
             for f in found
         ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .._finding import Facts, Finding, pc
 from .._pair import Net, Role
-from .._probes import Gain
+from .._probes import CHANCE, LEAST_GAIN, Gain
 from .._states import DROPOUTS, batch_norms
 from .outputs import bounded
 
@@ -46,7 +46,8 @@ def counterfactuals(f: Facts) -> Iterator[Finding]:
         said = g.detail.get("said_for", {})
         shown = "; ".join(f"{a} is called {b}" for a, b in list(said.items())[:4]) + ("; ..." if len(said) > 4 else "")
         sentence = (
-            f"{what}: {shown}. With the classes renamed, accuracy is {pc(g.after)} instead of {pc(g.before)}."
+            f"{what}: {shown}. With the classes renamed, {pc(g.after)} of {g.samples} samples are right instead of "
+            f"{pc(g.before)}."
             if said
             else f"The {g.role} is right in {pc(g.after)} instead of {pc(g.before)} of {g.samples} "
             f"samples with {g.words}: "
@@ -54,19 +55,17 @@ def counterfactuals(f: Facts) -> Iterator[Finding]:
                 "input_normalization_mismatch": "its input is not normalised as in its training.",
                 "swapped_channels": "its colour channels arrive in another order than in its training.",
                 "input_geometry_mismatch": "its images are not the way round they were in its training.",
-                "input_resolution_mismatch": "it was trained on images of another size, crop or sharpness.",
+                "input_resolution_mismatch": "its images had another size, crop, interpolation or sharpness before.",
                 "colour_mismatch": "it was trained on images without colour.",
                 "batch_norm_statistics": "its running statistics do not fit these data.",
             }[g.code]
         )
-        severity = max(
-            [worth(g, lost)]
-            + [
-                _or_the_input(f, o, lost).severity
-                for o in f.gains
-                if (g.code == "input_normalization_mismatch" and o.role == g.role and o.code == "batch_norm_statistics")
-            ]
-        )
+        severity = worth(g, lost)
+        if g.code == "batch_norm_statistics":
+            severity = _statistics(f, g, lost)
+        elif g.code == "input_normalization_mismatch":
+            others = [o for o in f.gains if o.role == g.role and o.code == "batch_norm_statistics"]
+            severity = max([severity, *(_or_the_input(f, o, lost).severity for o in others)])
         yield Finding(
             code=g.code,
             severity=severity,
@@ -98,25 +97,54 @@ def worth(g: Gain, lost: float) -> float:
     return max(0.5, 0.55 + 0.4 * share - 0.06 * g.behind)
 
 
+#: Statistics of the batch mend much of what is wrong above them: without a mark of their own, no more than this, and
+#: less than an input that brings back at least half as much.
+UNPROVEN = 0.64
+
+
+def _proven(f: Facts, g: Gain) -> bool | None:
+    """Whether the running statistics are wrong: they were never updated, or do not even fit the training samples; not,
+    where they fit those; ``None`` where nothing tells."""
+    if g.proven:
+        return True
+    known = None if f.training is None else f.training.renewed.get(g.role)
+    return None if known is None else known[0] >= LEAST_GAIN and known[1] <= CHANCE
+
+
+def _statistics(f: Facts, g: Gain, lost: float) -> float:
+    """Severity of running statistics that do not fit these data."""
+    proven = _proven(f, g)
+    if proven:
+        return worth(g, lost)
+    upstream = [
+        worth(o, lost) - 0.02
+        for o in f.gains
+        if o.role == g.role and o.code in _TRY and o.code not in (g.code, "label_permutation") and o.gain >= g.gain / 2
+    ]
+    return min([worth(g, lost), UNPROVEN if proven is None else 0.45, *upstream])
+
+
 def _or_the_input(f: Facts, g: Gain, lost: float) -> Finding:
-    """Statistics that do not fit the data may be wrong, or the data may be scaled otherwise: say so, unless the
-    statistics are untouched, which only the first explains."""
-    norms = [m for m in batch_norms(f.nets[g.role].model).values() if getattr(m, "running_mean", None) is not None]
-    untouched = any(
-        bool((m.get_buffer("running_mean") == 0).all()) and bool((m.get_buffer("running_var") == 1).all())
-        for m in norms
-    )
+    """Statistics that do not fit the data may be wrong, or the data may be prepared otherwise than was tried: the
+    second comes first, as it lies above, unless something shows that the statistics are wrong."""
+    proven = _proven(f, g)
+    why = {
+        True: " (but its running statistics are wrong by themselves, which explains it).",
+        False: " (and its running statistics fit the training samples).",
+        None: ".",
+    }[proven]
     return Finding(
         code="input_normalization_mismatch",
-        severity=0.3 if untouched else worth(g, lost) - 0.05,
-        sentence=f"An input that is scaled otherwise than in training would show the same in the {g.role}: none of the "
-        "usual scalings brings its accuracy back, the statistics of the batch do"
-        + (" (but its running statistics were never updated, which explains it)." if untouched else "."),
+        severity=0.3 if proven else min(worth(g, lost), UNPROVEN) + 0.01 + 0.1 * (proven is False),
+        sentence=f"An input that is prepared otherwise than in training would show the same in the {g.role}: none of "
+        f"the usual scalings brings its accuracy back, the statistics of the batch do: {pc(g.after)} instead of "
+        f"{pc(g.before)} of {g.samples} samples{why}",
         evidence={
             "model": g.role,
             "accuracy_before": g.before,
             "accuracy_with_batch_statistics": g.after,
-            "running_statistics_untouched": untouched,
+            "samples": g.samples,
+            "running_statistics_wrong": proven,
         },
         try_next=f"Compare the mean and spread of what reaches the {g.role} with what it was trained on.",
     )
@@ -149,21 +177,20 @@ def scaled(f: Facts) -> Iterator[Finding]:
 
 
 def stated_input(f: Facts) -> Iterator[Finding]:
-    """The input normalisation that a configuration states and the loader does not apply."""
+    """An input normalisation that a configuration states and that does the model harm; one that does it good is applied
+    and no finding (it is told in ``inputs``)."""
     for role, net in f.nets.items():
         raw, stated = net.choice.get("accuracy_raw"), net.choice.get("accuracy_stated")
-        if raw is None or stated is None or abs(raw - stated) < 0.1:
+        if raw is None or stated is None or raw - stated < 0.1 or net.transform is net.stated:
             continue
-        better = "with" if stated > raw else "without"
         yield Finding(
             code="input_normalization_mismatch",
             severity=0.2,
             evidence={"model": role, **net.choice},
-            sentence=f"The {role}'s configuration states an input normalisation that the loader does not "
-            f"apply; the {role} is right in {pc(stated)} with and {pc(raw)} without it, and was "
-            f"measured {better} it.",
-            try_next="Kdcore's loops apply the stated normalisation themselves; in a loop of your own apply "
-            "it per model, or correct the configuration.",
+            sentence=f"The {role}'s configuration states an input normalisation that does it harm: of the first "
+            f"{net.choice['samples']} samples the {role} is right in {pc(stated)} with and {pc(raw)} without it, and "
+            "was measured without it.",
+            try_next="Kdcore's loops apply the stated normalisation themselves: correct the configuration.",
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from .._finding import Facts, Finding, pc, ramp
 from .._pair import ROLES, Role
 from .._states import readable
+from .._thresholds import THIN
 from .._weights import fresh
 
 
@@ -128,6 +129,7 @@ def frozen(f: Facts) -> Iterator[Finding]:
                     "model": role,
                     "layers": names,
                     "why": {s.name: s.why for s in initial},
+                    "cannot_tell": [s.name for s in parts if s.verdict == "cannot tell"],
                     "parameters": sum(s.parameters for s in initial),
                 },
                 try_next="Check that its parameters are given to the optimizer, have requires_grad=True and are not "
@@ -154,7 +156,7 @@ def collapsed(f: Facts) -> Iterator[Finding]:
     spread = {"student": view.spread_student, "teacher": view.spread_teacher}
     for role in ROLES:
         other = f.other(role)
-        thin = rank[role] < 2 and rank[role] < rank[other] / 3
+        thin = rank[role] < THIN and rank[role] < rank[other] / 3
         still = spread[role] < 0.005 and spread[role] < spread[other] / 10
         if not (thin or still):
             continue
@@ -232,8 +234,8 @@ def regions(f: Facts) -> Iterator[Finding]:
         yield Finding(
             code="fragile_to_masks",
             severity=ramp(beyond, 0.15, 0.4, 0.2, 0.4),
-            sentence=f"With {pc(row['masked'])} of the image hidden ({row['kind']} mask) the student falls to "
-            f"{pc(row['student'])}, the teacher to {pc(row['teacher'])}.",
+            sentence=f"With {pc(row['masked'])} of the image hidden ({row['kind']} mask, {row['samples']} samples) the "
+            f"student falls to {pc(row['student'])}, the teacher to {pc(row['teacher'])}.",
             evidence={"model": "student", **row},
             try_next="Train the student on masked images (occlusion-robust losses).",
         )

@@ -10,12 +10,30 @@ from torch import Tensor
 from .._finding import Facts, Finding, pc, ramp
 from .._history import lacks_t2
 from .._measures import SOFT_TEMPERATURE
-from .._pair import ROLES
+from .._pair import ROLES, Role
+from .._thresholds import DOUBT, OVERCONFIDENT, SCALES, SHARP
+
+#: A loss whose gradients fit at so many times the temperature stated divides by it again.
+TWICE = 1.4
 
 
 def not_logits(f: Facts) -> Iterator[Finding]:
     """Probabilities where the losses expect raw scores."""
     for role in ROLES:
+        if kind := log_probabilities(f.said[role].logits):
+            said = f.said[role]
+            flat = f" They fit the labels best at temperature {said.temperature:.2g}." if said.temperature else ""
+            yield Finding(
+                code="probabilities_not_logits",
+                severity=0.7,
+                sentence=f"The {role} gives log-probabilities instead of raw scores: no score is above 0, and the "
+                "logarithm of the summed exponentials is 0 for every sample (with raw scores it is a number of their "
+                f"own).{flat}",
+                evidence={"model": role, "kind": kind, "fitting_temperature": said.temperature},
+                try_next=f"Remove the log_softmax at the end of the {role}: softmax losses do not see it, losses on "
+                "the logits themselves (their differences, norms, standardised scores) do, and a temperature inside it "
+                "is divided by once more in the loss.",
+            )
         if kind := bounded(f.said[role].logits):
             low, high = float(f.said[role].logits.min()), float(f.said[role].logits.max())
             yield Finding(
@@ -37,9 +55,26 @@ def bounded(logits: Tensor) -> str:
     return "sigmoid outputs" if logits.min() < 0.05 and logits.max() > 0.95 else ""
 
 
+def log_probabilities(logits: Tensor) -> str:
+    """``"log-probabilities"`` where the logarithm of the summed exponentials of every row is 0."""
+    off = float(logits.double().logsumexp(1).abs().max())
+    return "log-probabilities" if float(logits.max()) <= 1e-6 and off < 1e-4 and float(logits.std()) > 0 else ""
+
+
 def temperature(f: Facts) -> Iterator[Finding]:
     """A soft term that lacks its T^2: read from a history, or seen in a student that doubts what it knows."""
     term = f.soft_term
+    if term is not None and term.fitting is not None and term.fitting >= TWICE * term.temperature >= TWICE * TWICE:
+        yield Finding(
+            code="temperature_twice",
+            severity=0.9,
+            sentence=f"A temperature divides the logits more than once: the gradients of the loss given are those of "
+            f"KL at temperature {term.fitting:.2g}, and {term.temperature:g} was stated"
+            + (" (its square)." if abs(math.log(term.fitting / term.temperature**2)) < 0.2 else "."),
+            evidence={"model": "student", "temperature": term.temperature, "fitting_temperature": term.fitting},
+            try_next="Divide the logits by T in one place: in the loss, neither before it nor in the model.",
+        )
+        return
     if term is not None and lacks_t2(term):
         sure = "term" not in term.source
         yield Finding(
@@ -61,15 +96,16 @@ def temperature(f: Facts) -> Iterator[Finding]:
     student, teacher = f.said["student"], f.said["teacher"]
     if bounded(student.logits):
         return
-    scale = float(teacher.logits.double().std(1).median() / student.logits.double().std(1).median().clamp_min(1e-12))
+    scale = 1 / scale_ratio(f)
     if student.accuracy is not None and student.temperature is not None:
         short = student.accuracy - student.confidence
         if not student.flat:
             return
         severity, known = (
-            ramp(short, 0.15, 0.5, 0.6, 0.85),
+            ramp(short, DOUBT, 0.5, 0.6, 0.85),
             (
-                f"it is right in {pc(student.accuracy)} but gives its class only {pc(student.confidence)}, and fits "
+                f"it is right in {pc(student.accuracy)} of {len(f.sample)} samples but gives its class only "
+                f"{pc(student.confidence)}, and fits "
                 f"the labels best at temperature {student.temperature:.2g}"
             ),
         )
@@ -101,6 +137,41 @@ def temperature(f: Facts) -> Iterator[Finding]:
     )
 
 
+def scale_ratio(f: Facts) -> float:
+    """The student's spread of logits over the teacher's (standard deviation over classes, median over samples)."""
+    student, teacher = (f.said[r].logits.double().std(1).median() for r in ("student", "teacher"))
+    return float(student.clamp_min(1e-12) / teacher.clamp_min(1e-12))
+
+
+def scales(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    """Logits of the two models that live on other scales, where neither is odd by itself."""
+    ratio = scale_ratio(f)
+    if max(ratio, 1 / ratio) < SCALES or any(bounded(f.said[r].logits) for r in ROLES):
+        return
+    low: Role = "student" if ratio < 1 else "teacher"
+    high = f.other(low)
+    if f.explained(low, found) or f.explained(high, found) or any(f.said[r].off_scale for r in ROLES):
+        return
+    accuracy = [f.said[r].accuracy for r in (low, high)]
+    if accuracy[0] is not None and accuracy[1] is not None and accuracy[1] - accuracy[0] >= 0.15:
+        return  # who knows less is less sure
+    times = max(ratio, 1 / ratio)
+    temperatures = [f.said[r].temperature for r in (low, high)]
+    fits = (
+        f" (they fit the labels at temperatures {temperatures[0]:.2g} and {temperatures[1]:.2g})"
+        if temperatures[0] is not None and temperatures[1] is not None
+        else ""
+    )
+    yield Finding(
+        code="temperature_without_t2" if low == "student" else "underconfident_teacher",
+        severity=ramp(math.log(times), math.log(SCALES), math.log(4 * SCALES), 0.55, 0.7),
+        sentence=f"The {low}'s logits are {times:.1f} times smaller than the {high}'s{fits}, and neither knows much "
+        f"less than the other: a temperature may divide the {low}'s logits in the model and again in the loss.",
+        evidence={"model": low, "logit_scale_ratio": times, "fitting_temperature": temperatures[0]},
+        try_next=f"Look for a division by a temperature inside the {low}; it belongs into the loss alone.",
+    )
+
+
 def teacher_confidence(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
     """A teacher that is surer than it is right, or the reverse: its soft targets say too little."""
     teacher = f.said["teacher"]
@@ -109,17 +180,18 @@ def teacher_confidence(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
     over = 0.0 if teacher.accuracy is None else teacher.confidence - teacher.accuracy
     top = 0.45 if f.explained("teacher", found) else 1.0
     reasons: list[tuple[float, str]] = []
-    if over >= 0.1:
+    if over >= OVERCONFIDENT:
         reasons.append(
             (
-                ramp(over, 0.1, 0.4, 0.6, 0.9),
-                f"it gives its class {pc(teacher.confidence)} but is right in {pc(teacher.accuracy or 0.0)}",
+                ramp(over, OVERCONFIDENT, 0.3 + OVERCONFIDENT, 0.6, 0.9),
+                f"it gives its class {pc(teacher.confidence)} but is right in {pc(teacher.accuracy or 0.0)} of "
+                f"{len(f.sample)} samples",
             )
         )
     if teacher.sharp and teacher.temperature is not None:
         reasons.append(
             (
-                ramp(math.log(teacher.temperature), math.log(4), math.log(16), 0.6, 0.9),
+                ramp(math.log(teacher.temperature), math.log(SHARP), math.log(4 * SHARP), 0.6, 0.9),
                 f"its logits fit the labels only when divided by {teacher.temperature:.1f}",
             )
         )
@@ -152,9 +224,9 @@ def teacher_confidence(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
     if teacher.flat and teacher.accuracy is not None and teacher.temperature is not None:
         yield Finding(
             code="underconfident_teacher",
-            severity=min(top, ramp(-over, 0.15, 0.5, 0.6, 0.8)),
-            sentence=f"The teacher's soft targets are almost flat: it is right in {pc(teacher.accuracy)} but gives "
-            f"its class only {pc(teacher.confidence)}; its logits fit at temperature "
+            severity=min(top, ramp(-over, DOUBT, 0.5, 0.6, 0.8)),
+            sentence=f"The teacher's soft targets are almost flat: it is right in {pc(teacher.accuracy)} of "
+            f"{len(f.sample)} samples but gives its class only {pc(teacher.confidence)}; its logits fit at temperature "
             f"{teacher.temperature:.2g}.",
             evidence={
                 "model": "teacher",
@@ -192,10 +264,11 @@ def student_confidence(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
         yield Finding(
             code="overconfident_student",
             evidence=numbers,
-            severity=min(top, ramp(math.log(said.temperature), math.log(4), math.log(16), 0.6, 0.85))
+            severity=min(top, ramp(math.log(said.temperature), math.log(SHARP), math.log(4 * SHARP), 0.6, 0.85))
             if sharp
             else ramp(over, 0.1, 0.4, 0.2, 0.45),
-            sentence=f"The student gives its class {pc(said.confidence)} but is right in {pc(said.accuracy)}{fits}.",
+            sentence=f"The student gives its class {pc(said.confidence)} but is right in {pc(said.accuracy)} of "
+            f"{len(f.sample)} samples{fits}.",
             try_next="More weight on the soft term or a higher temperature usually calibrates a student; look for a "
             "scale that was left in its logits.",
         )
@@ -204,7 +277,7 @@ def student_confidence(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
             code="underconfident_student",
             severity=min(top, ramp(-over, 0.2, 0.5, 0.55, 0.75)),
             evidence=numbers,
-            sentence=f"The student is right in {pc(said.accuracy)} but gives its class only "
+            sentence=f"The student is right in {pc(said.accuracy)} of {len(f.sample)} samples but gives its class only "
             f"{pc(said.confidence)}: it was taught to doubt.",
             try_next="Look for wrong labels in its training data, strong label smoothing, mixing or augmentation, or a "
             "temperature in its output.",
