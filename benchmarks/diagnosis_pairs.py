@@ -293,21 +293,28 @@ def loader(data: Data, seed: int, batch_size: int = 64) -> Any:
 
 
 def train(
-    model: nn.Module, data: Data, seed: int, *, teacher: nn.Module | None = None, epochs: int = 24, **options: Any
+    model: nn.Module,
+    data: Data,
+    seed: int,
+    *,
+    teacher: nn.Module | None = None,
+    epochs: int = 24,
+    batch_size: int = 64,
+    exact: bool = False,
+    **options: Any,
 ) -> Any:
-    """Train by kdcore's engine, from labels or (with a teacher) by vanilla distillation; returns the result."""
+    """Train by kdcore's engine, from labels or (with a teacher) by vanilla distillation; returns the result.
+
+    Perceptrons and transformers take half as many epochs more, unless ``exact``.
+    """
     slow = isinstance(model, SmallViT | MLP)
-    given: dict[str, Any] = {
-        "lr": 3e-3 if slow else 6e-3,
-        "weight_decay": 0.02,
-        "student_transform": nn.Identity(),
-    } | options
+    given: dict[str, Any] = {"lr": 3e-3 if slow else 6e-3, "weight_decay": 0.02, "student_transform": nn.Identity()}
     if teacher is not None:
         given["teacher_transform"] = nn.Identity()
     method = "ce" if teacher is None else "kd"
-    return distill(
-        teacher, model, method, loader(data, seed), epochs=3 * epochs // 2 if slow else epochs, seed=seed, **given
-    )
+    epochs = 3 * epochs // 2 if slow and not exact else epochs
+    batches = loader(data, seed, batch_size)
+    return distill(teacher, model, method, batches, epochs=epochs, seed=seed, **(given | options))
 
 
 def fresh(make: Callable[[], nn.Module], seed: int) -> nn.Module:

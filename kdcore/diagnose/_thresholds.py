@@ -17,13 +17,13 @@ UNERRING = 0.995
 #: Confidence minus accuracy of a teacher.
 OVERCONFIDENT = 0.25
 #: Temperature that fits the labels: logits far too large, far too small.
-SHARP, FLAT = 4.0, 0.5
+SHARP, FLAT = 6.0, 0.5
 #: Accuracy minus confidence where logits are far too small.
-DOUBT = 0.3
+DOUBT = 0.22
 #: The student's logits over the teacher's (spread over classes, median), and its inverse.
-SCALES = 4.5
+SCALES = 4.0
 #: Total variation between the classes named and those due.
-MISNAMED = 0.28
+MISNAMED = 0.18
 #: Both models agree, surely, on another class than the label.
 NOISY = 0.1
 #: Effective rank of an embedding that lies on a line.
