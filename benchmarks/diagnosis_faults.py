@@ -156,6 +156,12 @@ def interpolated_data(pair: Pair, data: Data, random: np.random.Generator) -> Pl
     return _planted(pair, data, "input_resolution_mismatch", data=(x, data[1]), training=pair.train)
 
 
+@kind("all images are resized by another interpolation; nothing given", _large)
+def interpolated_blind(pair: Pair, data: Data, random: np.random.Generator) -> Planted:
+    x = resized(data[0], *_WAYS[random.integers(len(_WAYS))])
+    return _planted(pair, data, "input_resolution_mismatch", data=(x, data[1]))
+
+
 # --------------------------------------------------------------------------------------------------------------- labels
 
 

@@ -7,12 +7,8 @@ pairs, examines the healthy ones and every kind of fault planted in ``--faults``
 Clopper-Pearson intervals (95 %). Weights and results are kept in ``--cache`` and not made again; one thread.
 
 A pair is healthy by how it was made and by a measurement on test samples that are not examined: the student is at
-most 15
-points behind its teacher and at most 3 before it. Pairs that are not are counted and left out of both rates; nothing
-else
-is looked at. Of faults in what a model is fed or answers, the points of accuracy that they cost are measured on the
-same
-samples.
+most 15 points behind its teacher and at most 3 before it. Pairs that are not are counted and left out of both rates;
+nothing else is looked at. Of faults in what a model is fed, the points of accuracy that they cost are measured as well.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ import numpy as np
 import torch
 
 import kdcore.diagnose as under_test
-from kdcore.diagnose import diagnose
+from kdcore.diagnose import Finding, diagnose
 from kdcore.diagnose._finding import Facts
 from kdcore.diagnose.rules.outputs import scale_ratio
 from kdcore.tasks._data import stratified
@@ -94,6 +90,8 @@ def scales(facts: Facts) -> dict[str, float]:
     found["agreed against the label"] = float(
         (against & (sure[0].values > 0.8) & (sure[1].values > 0.8)).double().mean()
     )
+    if facts.cliffs is not None:
+        found["fall of singular values"] = min(fall for fall, _ in facts.cliffs)
     if facts.training is not None:
         found["copies"] = len(facts.training.copies) / len(facts.sample)
         found |= {f"shift of {name}": chance - 0.5 for name, chance in facts.training.shift.items()}
@@ -103,9 +101,9 @@ def scales(facts: Facts) -> dict[str, float]:
 def examine(planted: Planted, seed: int) -> tuple[dict[str, Any], Facts]:
     """What a diagnosis says, as plain values, and the facts behind it."""
     seen: list[Facts] = []
-    judge: Callable[[Facts], Any] = under_test.judge
+    judge = under_test.judge
 
-    def watched(facts: Facts) -> Any:
+    def watched(facts: Facts) -> list[Finding]:
         seen.append(facts)
         return judge(facts)
 
@@ -139,13 +137,23 @@ def faulty(pair: Pair, name: str) -> dict[str, Any]:
     measured, examined = halves(pair)
     seed = int.from_bytes(hashlib.sha256(f"{pair.name} {name}".encode()).digest()[:4], "big")
     planted = KINDS[name].plant(pair, examined, np.random.default_rng(seed))
+    own = planted.data if _of_input(name) and planted.data[0] is not examined[0] else None
     cost = max(
-        accuracy(before, measured) - accuracy(after.eval(), measured)
+        accuracy(before, measured if own is None else examined) - accuracy(after, measured if own is None else own)
         for before, after in ((pair.teacher, planted.teacher), (pair.student, planted.student))
-    ) if planted.data[0] is examined[0] and name != "train_mode" else None  # fmt: skip
+    ) if _of_input(name) else None  # fmt: skip
     said, _ = examine(planted, seed=0)
     named = any(code in planted.codes and severity >= under_test.ALARM for code, severity, _ in said["first"][:3])
     return {"named": named, "cost": cost, **said}
+
+
+def version() -> str:
+    """Hash of what is under test: results of another version are not mixed in."""
+    digest = hashlib.sha256()
+    rules = sorted(Path(under_test.__file__).parent.rglob("*.py"))
+    for file in (*rules, Path(__file__).with_name("diagnosis_faults.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 class Record:
@@ -169,7 +177,7 @@ class Record:
 def run(group: str, pairs: int, faults: int, cache: Path, folder: Path | None) -> tuple[list[dict[str, Any]], ...]:
     """All healthy and all faulty results of a set."""
     cache.mkdir(parents=True, exist_ok=True)
-    record, data = Record(cache / f"{group}.jsonl"), sources(folder)
+    record, data = Record(cache / f"{group}-{version()}.jsonl"), sources(folder)
     well: list[dict[str, Any]] = []
     ill: list[dict[str, Any]] = []
     tried = dict.fromkeys(KINDS, 0)
@@ -224,7 +232,7 @@ def rates(well: list[dict[str, Any]], ill: list[dict[str, Any]]) -> str:
 
 
 def _of_input(name: str) -> bool:
-    return name in ("bgr", "normalised", "of_255", "turned", "interpolated", "interpolated_data")
+    return name in ("bgr", "normalised", "of_255", "turned", "interpolated", "interpolated_data", "interpolated_blind")
 
 
 def distribution(well: list[dict[str, Any]]) -> str:

@@ -53,6 +53,7 @@ from ._pair import ROLES, Net, Role, check_pair, is_unit, prepare, settle, undis
 from ._probes import BEHIND, WEAK, Gain, compete, try_bias, try_changes, try_head, try_matching, try_scale
 from ._result import TABLES, Diagnosis, input_words
 from ._sample import Sample, draw
+from ._seen import cliffs, seen
 from ._states import depends_on_batch, try_batch_statistics, unseen
 from ._training import compare
 from ._weights import fresh, odd_weights, stages
@@ -327,6 +328,8 @@ def _probe(facts: Facts) -> None:
     """Ask both models again with one thing changed."""
     sample = facts.sample
     facts.unseen = unseen(facts.nets, sample, {role: facts.said[role].logits for role in ROLES})
+    facts.cliffs = cliffs(sample.x)
+    facts.seen = {role: seen(net, sample) for role, net in facts.nets.items()}
     for role, net in facts.nets.items():
         said = facts.said[role]
         facts.dependence[role] = depends_on_batch(net, sample, said.logits)

@@ -49,8 +49,14 @@ CODES: dict[str, Code] = {
         "a model is fed images of another size, crop, interpolation or sharpness than in training",
         "as above, for the image blurred, sharpened (twice), freed of the steps between its pixels, in blocks of 2 x "
         "2, "
-        "its middle scaled up, the whole scaled down, and (for weak models that take them) half and double size; with "
-        "training samples given, sharpness as mean and spread above",
+        "its middle scaled up, the whole scaled down, and (for weak models that take them) half and double size; or "
+        "the "
+        "scores' gradients have at most 90 % of the full rank along a side of the image, the other model's the full "
+        "one "
+        "(0.75, 0.45 where it is not 3 points less often right); or the images were scaled up (their singular values "
+        "fall fourfold at once along both sides: 0.4, or just above the "
+        "severest alarm that only says how a model errs); with training samples given, sharpness as mean and spread "
+        "above",
         "a resize that is missing, or another one, keeps the shape of the tensor",
     ),
     "input_ignored": Code(
@@ -221,7 +227,7 @@ CODES: dict[str, Code] = {
         "the teacher's soft targets are almost flat",
         "right at least 22 points more often than it says and the temperature that fits is <= 0.5; severity 0.6 to "
         "0.8; "
-        "or logits 4 times smaller than the student's, as for temperature_without_t2",
+        "or logits 4 times smaller than the student's, where the student fits at an ordinary temperature (at most 3.3)",
         "flat targets pull the student towards nothing",
     ),
     "teacher_worse_than_student": Code(

@@ -16,6 +16,7 @@ from ._measures import Activity, Answers, LayerView, Occlusion
 from ._pair import Net, Role
 from ._probes import Gain
 from ._sample import Sample
+from ._seen import Seen
 from ._training import TrainingSet
 from ._weights import Odd, Stage
 
@@ -82,6 +83,8 @@ class Facts:
     odd_weights: dict[Role, list[Odd]] = field(default_factory=dict)
     embeddings: dict[Role, Tensor] = field(default_factory=dict)
     scaled: dict[Role, Gain | None] = field(default_factory=dict)
+    seen: dict[Role, Seen | None] = field(default_factory=dict)
+    cliffs: tuple[tuple[float, int], tuple[float, int]] | None = None
     unseen: list[tuple[Role, str, float]] = field(default_factory=list)
     views: list[LayerView] = field(default_factory=list)
     embedding: LayerView | None = None

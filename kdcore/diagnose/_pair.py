@@ -63,6 +63,10 @@ class Net:
         scores = read_logits(self.model(given)).detach().cpu()
         return scores if scores.dtype == torch.float64 else scores.float()
 
+    def logits_with_gradient(self, x: Tensor) -> Tensor:
+        """``(N, C)`` as a function of the loader's ``x`` that can be differentiated."""
+        return read_logits(self.model(self.input(x))).float()
+
     def over(self, batches: Iterable[Tensor], transform: Transform | None = None) -> Tensor:
         """The same over batches."""
         return torch.cat([self.logits(x, transform) for x in batches])

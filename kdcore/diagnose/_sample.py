@@ -80,7 +80,7 @@ def draw(data: Any, *, limit: int, batch_size: int, seed: int, split: str = "tes
     notes: tuple[str, ...] = ()
     drawn: Draw | None = None
     if hasattr(data, "loader") and hasattr(data, "class_names"):  # a task
-        names, notes = tuple(data.class_names), tuple(data.notes)
+        names, notes = tuple(data.class_names), tuple(getattr(data, "notes", ()))
         drawn = data.draw(split, limit, seed=seed)
         source: Iterable[Any] = data.loader(split, batch_size=batch_size, shuffle=False, rows=drawn.rows, index=True)
     elif (found := _indexable(data)) is not None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 COPIES = 0.02
 #: Chance, beyond a half, that a sample has more (or less) sharpness, mean or spread than a training sample.
 SHIFT = 0.1
+#: Fall from one singular value of the images to the next, along both sides, that only enlarged images have.
+CLIFF = 4.0
 #: Both models right in at least this share: worth a note that the data may have been learnt from.
 UNERRING = 0.995
 #: Confidence minus accuracy of a teacher.

@@ -37,6 +37,7 @@ _PLAIN: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     layers.dead,
     layers.odd,
     layers.unseen,
+    layers.shrunk,
     layers.frozen,
     layers.collapsed,
     outputs.not_logits,
@@ -58,6 +59,7 @@ _SYMPTOMS: tuple[Callable[[Facts, Sequence[Finding]], Iterator[Finding]], ...] =
     outputs.student_confidence,
     outputs.scales,
     classes.worse,
+    training.enlarged,
 )
 #: What follows by itself where a model was never trained.
 _OF_UNTRAINED = frozenset(

@@ -108,6 +108,27 @@ def unseen(f: Facts) -> Iterator[Finding]:
         )
 
 
+def shrunk(f: Facts) -> Iterator[Finding]:
+    """A model that sees fewer pixels than the other: its images are made smaller, by whatever interpolation."""
+    for role in ROLES:
+        mine, other = f.seen.get(role), f.seen.get(f.other(role))
+        if mine is None or other is None or other.share < 0.99 or mine.share > 0.9:
+            continue
+        if fresh(f.stages.get(role, [])):
+            continue
+        right = [f.said[r].accuracy for r in (role, f.other(role))]
+        behind = right[0] is None or right[1] is None or right[1] - right[0] >= 0.03
+        yield Finding(
+            code="input_resolution_mismatch",
+            severity=0.75 if behind else 0.45,
+            sentence=f"The {role} sees {mine.rows} x {mine.columns} of the {mine.height} x {mine.width} pixels: its "
+            f"images are made smaller on the way (and larger again, perhaps), the {f.other(role)}'s are not.",
+            evidence={"model": role, "rows": mine.rows, "columns": mine.columns, "size": [mine.height, mine.width]},
+            try_next=f"Look for a resize before the {role}'s first layer, and compare its size and interpolation with "
+            "those of its training.",
+        )
+
+
 def frozen(f: Facts) -> Iterator[Finding]:
     """Parts whose weights are as an initialisation leaves them."""
     for role, parts in f.stages.items():

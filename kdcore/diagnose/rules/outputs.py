@@ -11,6 +11,7 @@ from .._finding import Facts, Finding, pc, ramp
 from .._history import lacks_t2
 from .._measures import SOFT_TEMPERATURE
 from .._pair import ROLES, Role
+from .._probes import ORDINARY
 from .._thresholds import DOUBT, OVERCONFIDENT, SCALES, SHARP
 
 #: A loss whose gradients fit at so many times the temperature stated divides by it again.
@@ -162,11 +163,22 @@ def scales(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
         if temperatures[0] is not None and temperatures[1] is not None
         else ""
     )
+    severity = ramp(math.log(times), math.log(SCALES), math.log(4 * SCALES), 0.55, 0.7)
+    said = f"are {times:.1f} times {{}} than the {{}}'s{fits}, and neither knows much less than the other"
+    if (temperatures[1] or 1.0) > ORDINARY[1]:
+        yield Finding(
+            code=f"overconfident_{high}",
+            severity=severity,
+            sentence=f"The {high}'s logits {said.format('larger', low)}: a scale may be left in the {high}.",
+            evidence={"model": high, "logit_scale_ratio": times, "fitting_temperature": temperatures[1]},
+            try_next=f"Look for a factor in the {high}'s last layer; calibrate it (divide by what fits).",
+        )
+        return
     yield Finding(
         code="temperature_without_t2" if low == "student" else "underconfident_teacher",
-        severity=ramp(math.log(times), math.log(SCALES), math.log(4 * SCALES), 0.55, 0.7),
-        sentence=f"The {low}'s logits are {times:.1f} times smaller than the {high}'s{fits}, and neither knows much "
-        f"less than the other: a temperature may divide the {low}'s logits in the model and again in the loss.",
+        severity=severity,
+        sentence=f"The {low}'s logits {said.format('smaller', high)}: a temperature may divide the {low}'s logits in "
+        "the model and again in the loss.",
         evidence={"model": low, "logit_scale_ratio": times, "fitting_temperature": temperatures[0]},
         try_next=f"Look for a division by a temperature inside the {low}; it belongs into the loss alone.",
     )

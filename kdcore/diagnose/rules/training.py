@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .._finding import Facts, Finding, pc, ramp
+from .._finding import HOW, Facts, Finding, pc, ramp
 from .._pair import ROLES
-from .._thresholds import COPIES, SHIFT, UNERRING
+from .._probes import MENDS_ALL
+from .._thresholds import CLIFF, COPIES, SHIFT, UNERRING
 
 #: What a student that was trained too little shows by itself.
 OF_TOO_LITTLE = frozenset(
@@ -104,6 +105,32 @@ def prepared_otherwise(f: Facts) -> Iterator[Finding]:
             try_next="Prepare the data by the same code as the training samples: reader, size, interpolation, "
             "compression, normalisation.",
         )
+
+
+#: Alarms that say how a model errs, or that almost anything mends it: images that were scaled up may be the cause.
+_EFFECTS = frozenset({*HOW, *MENDS_ALL, "overfitted_student", "underfitted_student", "accuracy_gap"})
+
+
+def enlarged(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
+    """Images that were scaled up: a fault where the models were not trained on such, which a symptom may show."""
+    if f.cliffs is None or min(fall for fall, _ in f.cliffs) < CLIFF:
+        return
+    rows, columns = (at for _, at in f.cliffs)
+    odd = any(x.alarm and x.code in _EFFECTS for x in found)
+    height, width = f.sample.x.shape[2:]
+    yield Finding(
+        code="input_resolution_mismatch",
+        severity=max([0.4, *(x.severity + 0.01 for x in found if x.alarm and x.code in _EFFECTS)]),
+        sentence=f"The images were scaled up: of {height} x {width} pixels they hold {rows} x {columns}."
+        + (
+            " Networks trained on sharp ones err on them; what else is found here may follow from it."
+            if odd
+            else " That is as it should be if the models were trained on such."
+        ),
+        evidence={"model": "both", "rows": rows, "columns": columns, "size": [height, width]},
+        try_next="Compare the size and interpolation of these images with those of the training; pass training= to "
+        "have it measured.",
+    )
 
 
 def too_little(f: Facts) -> Iterator[Finding]:
