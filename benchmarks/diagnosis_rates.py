@@ -112,7 +112,7 @@ def examine(planted: Planted, seed: int) -> tuple[dict[str, Any], Facts]:
         found = diagnose(planted.teacher, planted.student, planted.data, seed=seed, **ASKED, **planted.options)
     finally:
         under_test.judge = judge
-    first = [(f.code, round(f.severity, 3), f.evidence.get("model", "")) for f in found.findings[:5]]
+    first = [[f.code, round(f.severity, 3), f.evidence.get("model", "")] for f in found.findings[:5]]
     return {"first": first, "alarms": [f.code for f in found.alarms]}, seen[0]
 
 

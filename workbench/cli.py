@@ -560,6 +560,12 @@ def diagnose_command(
     ] = None,
     limit: Annotated[int, typer.Option(min=8, help="Images used.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training", help="Hold the samples against the data's training part (up to 20,000): copies, preparation."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find what is wrong with a teacher-student pair, or what the student has not learnt; writes an offline page."""
@@ -571,7 +577,9 @@ def diagnose_command(
         typer.echo(f"  {done + 1} of {parts}: {text}", err=True)
 
     try:
-        found, page = run_diagnosis(teacher, student, data, out, size=size, limit=limit, seed=seed, progress=progress)
+        found, page = run_diagnosis(
+            teacher, student, data, out, size=size, limit=limit, seed=seed, training=training, progress=progress
+        )
     except (ValueError, CheckpointError) as error:
         raise _stop(str(error), USAGE) from None
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,11 +233,18 @@ def run_diagnosis(
     size: int | None = None,
     limit: int = 256,
     seed: int = 0,
+    training: bool = False,
     progress: Any = None,
 ) -> tuple[Diagnosis, Path]:
-    """Load, diagnose, write the page; returns the diagnosis and the page's path."""
+    """Load, diagnose, write the page; returns the diagnosis and the page's path.
+
+    ``training`` holds the samples against the task's training split.
+    """
     first, second, task = load_pair(teacher, student, data, size=size, seed=seed, progress=progress)
-    found = diagnose(first, second, task, limit=limit, seed=seed, progress=progress)
+    found = diagnose(
+        first, second, task, limit=limit, seed=seed, training=task if training else None, progress=progress
+    )
+    found = _without_folder(found, data)
     # checkpoints and folders are shown by name alone: a page is passed on
     about = {"teacher": _public(teacher), "student": _public(student), "data": Path(data).name}
     shape = tuple(found.sample.x.shape[1:])
@@ -245,6 +253,16 @@ def run_diagnosis(
         found, title=f"{about['student']} against {about['teacher']} on {about['data']}", about=about
     )
     return found, page.write(out)
+
+
+def _without_folder(found: Diagnosis, data: str) -> Diagnosis:
+    """What the data say of themselves, their folder by its name alone."""
+    folder = Path(data)
+    notes = [
+        note.replace(str(folder.resolve()), folder.name).replace(str(folder), folder.name)
+        for note in found.sample.notes
+    ]
+    return replace(found, sample=replace(found.sample, notes=tuple(notes)))
 
 
 def _public(name: str) -> str:

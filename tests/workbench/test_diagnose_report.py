@@ -107,6 +107,14 @@ def test_command_on_a_folder(tmp_path: Path) -> None:
     assert "16 x 16 pixels" in page  # the images' own size
     smaller = CliRunner().invoke(app, [*arguments, "--size", "8"])
     assert smaller.exit_code == 0 and "8 x 8 pixels" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "of 32 test samples" in page or "all 32 test samples" in page
+    (tmp_path / "data" / "dark" / "torn.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="torn"):
+        again = CliRunner().invoke(app, [*arguments, "--training"])
+    assert again.exit_code == 0, again.output
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "torn.png" in page and "torn.png" in again.output  # what was skipped is named
+    assert str(tmp_path) not in page
     wrong = CliRunner().invoke(app, [*arguments[:2], "no_such_net", *arguments[3:]])
     assert wrong.exit_code == 2
     missing = CliRunner().invoke(app, [*arguments[:6], str(tmp_path / "nowhere"), *arguments[7:]])
