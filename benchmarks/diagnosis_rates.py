@@ -253,6 +253,14 @@ def distribution(well: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def put(text: str, name: str, page: Path) -> None:
+    """Put ``text`` between the page's marks ``<!-- name -->`` and ``<!-- end of name -->``."""
+    old = page.read_text(encoding="utf-8")
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    head, tail = old.index(first) + len(first), old.index(last)
+    page.write_text(f"{old[:head]}\n\n{text}\n\n{old[tail:]}", encoding="utf-8")
+
+
 def main() -> None:
     """Make, examine, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -261,9 +269,16 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=0, help="of each kind; held-out: 10")
     parser.add_argument("--data", type=Path, help="folder with more data: FashionMNIST/raw, cifar-10-batches-py, .npz")
     parser.add_argument("--cache", type=Path, default=Path("runs/diagnosis"), help="where weights and results are kept")
+    parser.add_argument(
+        "--write", type=Path, help="page that gets the scales (of mending) or the rates (of another set)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     well, ill = run(options.group, options.pairs, options.faults, options.cache, options.data)
+    if options.write:
+        words = {"scales": distribution(well)} if options.group == "mending" else {"rates": rates(well, ill)}
+        for name, text in words.items():
+            put(text, name, options.write)
     print(distribution(well) + "\n\n" + rates(well, ill))
 
 

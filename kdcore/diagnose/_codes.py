@@ -213,7 +213,9 @@ CODES: dict[str, Code] = {
         "the student is right at least 22 points more often than it says and the temperature that fits it is <= 0.5 "
         "(0.6 to 0.85); without labels: it agrees with the teacher in >= 70 % and is 25 points less confident (0.6); "
         "or its logits are 4 times "
-        "smaller than the teacher's, neither is odd by itself, and it is less than 15 points behind (0.55 to 0.7)",
+        "smaller than the teacher's, neither is odd by itself, and it is less than 15 points behind (0.55 to 0.7; a "
+        "note of "
+        "0.3 from 2.5 times on)",
         "without T^2 the gradient of the soft term shrinks by 1 / T^2 (Hinton et al. 2015, section 2)",
     ),
     "overconfident_teacher": Code(

@@ -251,8 +251,8 @@ def reliability_view(diagnosis: Diagnosis, *, title: str = "Confidence against a
     table = pd.DataFrame(rows)
     error = {role: b.error for role, b in bins.items() if b is not None}
     alt = " ".join(
-        f"The {role}'s expected calibration error is {value:.3f}; it gives its class "
-        f"{percent(diagnosis.said[role].confidence)} and is right in "
+        f"On {len(diagnosis.sample)} samples the {role}'s expected calibration error is {value:.3f}; it gives its "
+        f"class {percent(diagnosis.said[role].confidence)} and is right in "
         f"{percent(diagnosis.said[role].accuracy or 0.0)}."
         for role, value in error.items()
     )

@@ -14,6 +14,8 @@ from .._pair import ROLES, Role
 from .._probes import ORDINARY
 from .._thresholds import DOUBT, OVERCONFIDENT, SCALES, SHARP
 
+#: Logits of the two models whose scales differ by so much are worth a note.
+NOTED = 2.5
 #: A loss whose gradients fit at so many times the temperature stated divides by it again.
 TWICE = 1.4
 
@@ -147,7 +149,7 @@ def scale_ratio(f: Facts) -> float:
 def scales(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
     """Logits of the two models that live on other scales, where neither is odd by itself."""
     ratio = scale_ratio(f)
-    if max(ratio, 1 / ratio) < SCALES or any(bounded(f.said[r].logits) for r in ROLES):
+    if max(ratio, 1 / ratio) < NOTED or any(bounded(f.said[r].logits) for r in ROLES):
         return
     low: Role = "student" if ratio < 1 else "teacher"
     high = f.other(low)
@@ -163,7 +165,7 @@ def scales(f: Facts, found: Sequence[Finding]) -> Iterator[Finding]:
         if temperatures[0] is not None and temperatures[1] is not None
         else ""
     )
-    severity = ramp(math.log(times), math.log(SCALES), math.log(4 * SCALES), 0.55, 0.7)
+    severity = ramp(math.log(times), math.log(SCALES), math.log(4 * SCALES), 0.55, 0.7) if times >= SCALES else 0.3
     said = f"are {times:.1f} times {{}} than the {{}}'s{fits}, and neither knows much less than the other"
     if (temperatures[1] or 1.0) > ORDINARY[1]:
         yield Finding(
