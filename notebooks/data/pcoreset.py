@@ -12,8 +12,8 @@
 # - tell apart what six query strategies ask for, and what each of them reads,
 # - judge whether the choice of labels matters as much as the teacher does.
 #
-# Half an hour of reading and playing. The notebook computes for about 20 seconds on one quiet CPU core, half of it for
-# three teachers.
+# Half an hour of reading and playing. The notebook computes for about 20 seconds on one quiet CPU core, a third of it
+# for three teachers, once.
 
 # %% tags=["parameters"]
 quick: bool = True  # 4 arms, 3 rounds of a pass over the pool; False: all, 10 of 3, two pools, 5 seeds or more

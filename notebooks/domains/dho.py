@@ -12,8 +12,8 @@
 # - mix two heads, and find the mixture without touching a test image,
 # - judge whether two heads beat one on real digits with one label per class.
 #
-# Half an hour of reading and playing. The notebook computes for about 25 seconds on one quiet CPU core, more than half
-# of it for three teachers.
+# Half an hour of reading and playing. The notebook computes for about 25 seconds on one quiet CPU core, a third of it
+# for three teachers, once.
 
 # %% tags=["parameters"]
 quick: bool = True  # 8 epochs and one label per class; False: also three labels, 20 epochs, at least 5 seeds
