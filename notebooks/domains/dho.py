@@ -442,7 +442,7 @@ assert judged(surprises(([0.5, 0.1, 0.4], [0.1, 0.5, 0.4])), True)
 assert not judged(surprises(([0.6, 0.4], [0.3, 0.7])), True)
 
 # %% [markdown]
-# **4. (open)** Make the teacher weaker: `study.task_of(0, num_images=40)`. From how many images on is the CE head worth
+# **To go on.** Make the teacher weaker: `study.task_of(0, num_images=40)`. From how many images on is the CE head worth
 # more than the KD head in the best mixture (`study.searched(student, task).alpha` above one half)? And what do the
 # weights of the authors' 1 % script change, `ce_weight = 1` and `kd_weight = 1`?
 #

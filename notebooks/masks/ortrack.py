@@ -516,7 +516,7 @@ push = partial(ortrack.adaptive_feature_kd_loss, alpha=0.5, beta=0.5, detach_wei
 assert even.abs().max() < 1e-6 and uneven[2] > 0 > uneven[0]
 
 # %% [markdown]
-# **5. (open)** Train with `gamma = 1.0`. What happens to the token shift, to `apart`, and to the IoU?
+# **To go on.** Train with `gamma = 1.0`. What happens to the token shift, to `apart`, and to the IoU?
 #
 # ## References
 #
