@@ -12,8 +12,8 @@
 # - tell apart what six query strategies ask for, and what each of them reads,
 # - judge whether the choice of labels matters as much as the teacher does.
 #
-# Half an hour of reading and playing. The notebook computes for about 20 seconds on one quiet CPU core, half of it for
-# three teachers.
+# Half an hour of reading and playing. The notebook computes for about 20 seconds on one quiet CPU core, a third of it
+# for three teachers, once.
 
 # %% tags=["parameters"]
 quick: bool = True  # 4 arms, 3 rounds of a pass over the pool; False: all, 10 of 3, two pools, 5 seeds or more
@@ -230,7 +230,8 @@ assert after < step["loss"].item() and young < trained_once and int(bought) not 
 # quick run trains four of them; the kept result below has all. In the first round all arms with a teacher have the same
 # ten labels and the same student; what differs later is what they bought. Weights and temperature of KD are those of
 # DHO, 0.5 and 0.5 at $T = 2$, not the 0.1 and 0.9 at $T = 4$ of the lesson on KD. `aulc` is the mean test accuracy over
-# the rounds, `radius` the coverage radius in the probability space after a query.
+# the rounds, `radius` the coverage radius in the probability space after a query. (A selection that takes days can be
+# interrupted: `ActiveKD(...).run(..., checkpoint_dir=...)` keeps every round and goes on with equal picks.)
 #
 # **A question first.** Which matters more, the teacher or the choice of labels?
 
@@ -434,7 +435,7 @@ best = min(coverage_radius(points, points[pair]).item() for pair in torch.combin
 assert judged(4.0, coverage_radius(points, points[greedy])) and judged(2.0, best)
 
 # %% [markdown]
-# **4. (open)** Set `budget = 20`: does the order of the strategies change, or only the level of the curves? And adapt
+# **To go on.** Set `budget = 20`: does the order of the strategies change, or only the level of the curves? And adapt
 # the teacher to the labels bought so far: give `study.learned` the option `adapt_teacher`, a function that fits the
 # teacher's class weights with `kdcore.methods.pcoreset.class_adaptive_prototypes`. From which round on does it pay?
 #

@@ -12,8 +12,8 @@
 # - mix two heads, and find the mixture without touching a test image,
 # - judge whether two heads beat one on real digits with one label per class.
 #
-# Half an hour of reading and playing. The notebook computes for about 25 seconds on one quiet CPU core, more than half
-# of it for three teachers.
+# Half an hour of reading and playing. The notebook computes for about 25 seconds on one quiet CPU core, a third of it
+# for three teachers, once.
 
 # %% tags=["parameters"]
 quick: bool = True  # 8 epochs and one label per class; False: also three labels, 20 epochs, at least 5 seeds
@@ -442,7 +442,7 @@ assert judged(surprises(([0.5, 0.1, 0.4], [0.1, 0.5, 0.4])), True)
 assert not judged(surprises(([0.6, 0.4], [0.3, 0.7])), True)
 
 # %% [markdown]
-# **4. (open)** Make the teacher weaker: `study.task_of(0, num_images=40)`. From how many images on is the CE head worth
+# **To go on.** Make the teacher weaker: `study.task_of(0, num_images=40)`. From how many images on is the CE head worth
 # more than the KD head in the best mixture (`study.searched(student, task).alpha` above one half)? And what do the
 # weights of the authors' 1 % script change, `ce_weight = 1` and `kd_weight = 1`?
 #

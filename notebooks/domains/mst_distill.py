@@ -579,7 +579,7 @@ display(
 assert judged(512 * 512 * 255, weights_of) and judged(512 * 512 * 15, lambda: weights_of(hidden_dim_factor=32))
 
 # %% [markdown]
-# **4. (open)** Where does the gain over plain KD come from? MST's teachers have learnt *with* the student, and its
+# **To go on.** Where does the gain over plain KD come from? MST's teachers have learnt *with* the student, and its
 # $w_{kl}$ is one half or less nearly all the time. Give plain KD that weight: `compare(study.task_of, [Arm("KD, half",
 # "kd", {"ce_weight": 1.0, "kd_weight": 0.5, "temperature": 4.0})], epochs=25)`, with `compare` and `Arm` from
 # `kdcore.experiment`. And set `routing = "soft"`: whose share grows in "Whom the gate chooses"?

@@ -355,7 +355,7 @@ def solution(s, t, y, a):
 assert judged(solution, is_the_gradient) and not judged(lambda s, t, y, a: s.softmax(1), is_the_gradient)
 
 # %% [markdown]
-# **4. (open)** Set `features = "sg_tg"`: the controller then knows neither the edge between teacher and student nor the
+# **To go on.** Set `features = "sg_tg"`: the controller then knows neither the edge between teacher and student nor the
 # teacher's average. Which group of the picture "Whom does the controller believe" suffers?
 #
 # ## References
