@@ -150,7 +150,8 @@ export function mount(el, { spec, title = "", alt = "" }, on = {}) {
     if (spec.version !== VERSION) { grid.replaceChildren(html("p", "", `This picture has version ${spec.version}; this page draws version ${VERSION}.`)); return; }
     const panels = width < NARROW ? spec.panels.filter((p) => p.kind !== "blank") : spec.panels, columns = width < NARROW ? 1 : Math.min(spec.columns, panels.length), shares = columns === spec.columns ? spec.widths : Array(columns).fill(1), sum = shares.slice(0, columns).reduce((a, b) => a + b, 0);
     const rooms = shares.slice(0, columns).map((s) => ((width - GAP * (columns - 1)) * s) / sum);
-    const rows = Math.ceil(panels.length / columns), tallest = rows > 1 ? Math.max(140, 430 / rows) : 300; // control and picture fit one screen
+    const rows = Math.ceil(panels.length / columns), room = Math.max(400, Math.min(560, innerHeight - 290)); // under a few controls, on this screen
+    const tallest = rows > 1 ? Math.max(115, (room - 60) / rows - 60) : room - 130; // without titles, names and colour bar
     drawn = panels.map((p, i) => ({ ...(p.kind === "table" ? drawTable(p, title) : p.kind === "blank" ? { element: html("div") } : PANELS[p.kind](p, rooms[i % columns], theme, tallest)) }));
     const bars = drawn.map((d, i) => d.colours ?? panels[i].marks?.find((m) => m.kind === "field")?.colours ?? (panels[i].marks?.some((m) => m.values && m.kind === "points") ? panels[i].colours : null));
     const kinds = [...new Set(bars.filter(Boolean).map((c) => JSON.stringify(c)))], shared = kinds.length === 1;
