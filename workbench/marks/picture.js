@@ -44,8 +44,9 @@ function legend(shown, width, theme) {
     } else if (e.kind === "dotted") {
       svg.append(node("circle", { cx: x + 19, cy: y + 10, r: 5, fill: style.colour }));
     } else {
+      if (style.rim) svg.append(node("line", { x1: x, x2: x + 32, y1: y + 10, y2: y + 10, stroke: style.rim, "stroke-width": 4.4 }));
       if (e.kind !== "points") svg.append(node("line", { x1: x, x2: x + 32, y1: y + 10, y2: y + 10, stroke: style.colour, "stroke-width": 2.4, "stroke-dasharray": e.dash ?? style.dash }));
-      if (["points", "line"].includes(e.kind)) svg.append(node("path", { d: marker(style.marker, x + 16, y + 10, 8), fill: e.ring ? "none" : style.colour, stroke: style.colour, "stroke-width": e.ring ? 2 : 0 }));
+      if (["points", "line"].includes(e.kind)) svg.append(node("path", { d: marker(style.marker, x + 16, y + 10, 8), fill: e.ring ? "none" : style.colour, stroke: style.rim ?? style.colour, "stroke-width": e.ring ? 2 : style.rim ? 1 : 0 }));
     }
     svg.append(words(e.name, x + 38, y + 14, theme, { room: 220 }));
     x += w;
