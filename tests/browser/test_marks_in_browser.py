@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,124 @@ def test_a_saved_notebook_shows_the_last_picture_when_its_kernel_is_gone(
     again.page.wait_for_timeout(1500)
     assert still.is_visible() and "Error displaying widget" not in again.locate(".jp-Notebook").inner_text()
     again.screenshot("reopened")
+
+
+LESSON = """
+import time
+import numpy as np
+from workbench.panels import Explorer, slider, dropdown
+from workbench.views import probability_bars_view, heatmap_view
+
+rng = np.random.default_rng(0)
+s, t = rng.normal(size=(2, 10)) * 3
+names = ["sweet pepper", "willow tree", "lawn mower", "pickup truck", "boy", "cat", "dog", "owl", "bus", "plate"]
+
+def draw(what, temperature, cells, wait):
+    for part in range(3):
+        if wait:
+            explorer.progress(f"{part + 1} of 3 parts")
+            time.sleep(wait / 3)
+    if what == "answers":
+        return probability_bars_view(s, t, names, temperature=temperature, label=2, title=f"T = {temperature:g}")
+    made = np.random.default_rng(1).uniform(size=(cells, cells))
+    return [heatmap_view(made, title=f"{cells} cells, map {k}", label="share") for k in range(3)]
+
+explorer = Explorer("Answers", {
+    "what": dropdown(["answers", "maps"]),
+    "temperature": slider(4.0, 1.0, 20.0, log=True, when={"what": ["answers"]}),
+    "cells": slider(5, 2, 30, when={"what": ["maps"]}),
+    "wait": slider(0.0, 0.0, 3.0, step=0.5),
+}, draw)
+explorer
+"""
+
+
+def lesson(lab: Any, open_notebook: Callable[..., Any], name: str, **options: Any) -> Any:
+    notebook = open_notebook(lab.write(name, LESSON, "# end\n" * 40), **options)
+    notebook.run_all()
+    picture(notebook).first.wait_for()
+    return notebook
+
+
+def test_controls_that_the_picture_ignores_are_not_shown(lab: Any, open_notebook: Callable[..., Any]) -> None:
+    notebook = lesson(lab, open_notebook, "when.ipynb")
+    temperature, cells = (notebook.page.get_by_role("slider", name=n, exact=True) for n in ("temperature", "cells"))
+    what = notebook.page.get_by_label("what", exact=True)
+    assert temperature.is_visible() and not cells.is_visible()
+    what.focus()
+    what.select_option("maps")
+    wait_text(notebook, ".kd-explorer figcaption", "5 cells, map 0")
+    assert cells.is_visible() and not temperature.is_visible()
+    assert what.evaluate("e => e === document.activeElement")
+    what.select_option("answers")
+    wait_text(notebook, ".kd-explorer figcaption", "T = 4")
+    assert temperature.is_visible() and not cells.is_visible() and picture(notebook).count() == 2
+
+
+def test_control_and_picture_fit_a_small_screen_and_controls_stay(lab: Any, open_notebook: Callable[..., Any]) -> None:
+    notebook = lesson(lab, open_notebook, "sticky.ipynb", width=1280, height=720)
+    handle, controls = (
+        notebook.page.get_by_role("slider", name="temperature", exact=True),
+        notebook.locate(".kd-controls"),
+    )
+    notebook.locate(".kd-explorer").evaluate("e => e.scrollIntoView({block: 'start'})")
+    notebook.screenshot("small_screen")
+    top, bottom = handle.bounding_box()["y"], picture(notebook).last.bounding_box()
+    assert top > 0 and bottom["y"] + bottom["height"] <= 720, "seen together"
+    notebook.page.get_by_label("what", exact=True).select_option("maps")  # three maps: more than a screen
+    wait_text(notebook, ".kd-explorer figcaption", "5 cells, map 2")
+    chart = picture(notebook).last
+    chart.evaluate("e => e.scrollIntoView({block: 'end'})")
+    notebook.page.wait_for_timeout(300)
+    seen, first = controls.bounding_box(), picture(notebook).first.bounding_box()
+    assert first["y"] < seen["y"] and seen["y"] >= 0 and chart.bounding_box()["y"] < 720
+    x, y = seen["x"] + seen["width"] / 2, seen["y"] + seen["height"] / 2
+    assert notebook.page.evaluate("([x, y]) => !!document.elementFromPoint(x, y).closest('.kd-controls')", [x, y])
+
+
+def test_a_change_of_theme_draws_anew(lab: Any, open_notebook: Callable[..., Any]) -> None:
+    notebook = lesson(lab, open_notebook, "theme.ipynb")
+    words = ".kd-explorer .kd-picture svg[role=img] text"
+    assert notebook.locate(words).first.get_attribute("fill") == "#1b1b1b"
+    change = "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+    notebook.page.evaluate(change)
+    notebook.page.wait_for_function(
+        "s => document.querySelector(s)?.getAttribute('fill') === '#e8e8e8'", arg=words, timeout=10_000
+    )
+    paper = notebook.locate(".kd-picture").first.evaluate("e => getComputedStyle(e).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", paper)[:3])) < 60
+    notebook.screenshot("explorer_dark", ".kd-explorer")
+
+
+def test_a_slow_picture_says_so_and_the_focus_stays(lab: Any, open_notebook: Callable[..., Any]) -> None:
+    notebook = lesson(lab, open_notebook, "slow.ipynb")
+    page, chart = notebook.page, picture(notebook).first
+    page.evaluate("""() => {
+        window.lost = 0;
+        const look = () => { if (document.activeElement === document.body) window.lost++; };
+        new MutationObserver(look).observe(document.body, {childList: true, subtree: true});
+        setInterval(look, 10);
+    }""")
+    handle = page.get_by_role("slider", name="wait", exact=True)
+    handle.focus()
+    page.evaluate("() => { window.lost = 0; }")
+    handle.press("End")  # 3 s
+    state = notebook.locate(".kd-explorer .kd-state")
+    wait_text(notebook, ".kd-explorer .kd-state", "2 of 3 parts", 10)
+    box = notebook.locate(".kd-explorer .kd-box")
+    assert box.get_attribute("aria-busy") == "true" and state.get_attribute("role") == "status"
+    assert chart.is_visible() and "T = 4" in notebook.locate(".kd-explorer figcaption").first.inner_text()
+    page.wait_for_function("() => document.querySelector('.kd-explorer .kd-box').ariaBusy === 'false'", timeout=20_000)
+    assert state.inner_text() == "" and handle.evaluate("e => e === document.activeElement")
+    handle.press("Home")
+    page.wait_for_function("() => document.querySelector('.kd-explorer .kd-box').ariaBusy === 'false'", timeout=20_000)
+    chart.focus()
+    chart.press("ArrowRight")
+    chart.press("ArrowRight")
+    said = notebook.locate(".kd-explorer .kd-tip").first.inner_text()
+    notebook.kernel("explorer.set(temperature=9.0)")
+    wait_text(notebook, ".kd-explorer figcaption", "T = 9")
+    assert picture(notebook).first.evaluate("e => e === document.activeElement")
+    told = notebook.locate(".kd-explorer .kd-tip").first.inner_text()
+    assert told.split("\n")[0] == said.split("\n")[0] and told != said, "the same bar, its new value"
+    assert page.evaluate("() => window.lost") == 0

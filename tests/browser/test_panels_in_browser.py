@@ -187,7 +187,7 @@ def test_our_part_of_the_page_is_named_and_readable(lab: Any, open_notebook: Cal
         assert notebook.violations(panel) == []
         notebook.screenshot(f"{panel[1:]}_{'dark' if dark else 'light'}", panel)
     shown = picture(notebook).first
-    assert shown.get_attribute("class") == ("kd-dark" if dark else "kd-light")
+    assert shown.locator("text").first.get_attribute("fill") == ("#e8e8e8" if dark else "#1b1b1b")
     notebook.screenshot(f"page_{'dark' if dark else 'light'}")
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import base64
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -13,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from kdcore import taxonomy
 from kdcore.cka_maps import BatchEstimate
@@ -23,6 +28,8 @@ from kdcore.models import ConvNet
 from workbench import views as V
 from workbench.views import method_map
 from workbench.views.base import View
+from workbench.views.picture import VERSION
+from workbench.views.theme import LIGHT, Theme
 
 _KINDS = ("sweet pepper", "willow tree", "lawn mower", "pickup truck", "boy")
 #: A hundred names of 25 characters.
@@ -260,4 +267,50 @@ def views_of(builder: str, data: Data) -> list[View]:
     return made if isinstance(made, list) else [made] if made is not None else []
 
 
-__all__ = ["HOSTILE", "LONG", "MAKE", "Data", "builders", "views_of"]
+def unpack(packed: dict[str, Any]) -> np.ndarray:
+    made = np.frombuffer(base64.b64decode(packed["data"]), packed["dtype"])
+    return made.reshape(packed["shape"])
+
+
+def arrays(value: Any, plain: Any, path: str = "") -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Arrays of a picture with what its plain form has in their place."""
+    if isinstance(value, np.ndarray):
+        assert plain is not None and set(plain) == {"shape", "dtype", "data"}, path
+        yield path, value, unpack(plain)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            yield from arrays(getattr(value, name), plain[name], f"{path}.{name}")
+    elif isinstance(value, dict):
+        assert {str(k) for k in value} == set(plain), path
+        for k, v in value.items():
+            yield from arrays(v, plain[str(k)], f"{path}[{k!r}]")
+    elif isinstance(value, list | tuple):
+        assert len(value) == len(plain), path
+        for i, v in enumerate(value):
+            yield from arrays(v, plain[i], f"{path}[{i}]")
+
+
+def check_view(view: View, theme: Theme | None = LIGHT) -> None:
+    """Words, table, data and (in ``theme``) the still picture exist and agree."""
+    assert view.title.strip() and view.alt.endswith((".", "!", "?")), view.alt
+    assert not re.search(r"\b(nan|inf|None)\b", view.alt), view.alt
+    assert len(view.table) and view.table.columns.is_unique and len(view.table_html())
+    page = view.html(still="data:image/png;base64,")
+    assert page.count("<img") == 1 and "<b></b>" not in page
+    if view.picture is None:
+        assert view.spec is None and view.draw is not None
+    else:
+        text = json.dumps(view.picture.json(), allow_nan=False)
+        plain = json.loads(text)
+        assert plain["version"] == VERSION and len(plain["panels"]) == len(view.picture.panels)
+        for path, held, sent in arrays(view.picture, plain):
+            assert held.shape == sent.shape, path
+            np.testing.assert_allclose(sent, held, rtol=1e-6 if sent.dtype == np.float32 else 0, err_msg=path)
+        found = re.search(r'<script type="application/json" class="kd-data">(.*?)</script>', page, re.S)
+        assert found and json.loads(found[1]) == {"title": view.title, "alt": view.alt, "spec": plain}
+    if theme is not None:
+        width, height = Image.open(io.BytesIO(view.png(theme))).size
+        assert 150 <= width <= 900 and 60 <= height <= 1250, (width, height)
+
+
+__all__ = ["HOSTILE", "LONG", "MAKE", "Data", "builders", "check_view", "views_of"]

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.views import check_view
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = (
@@ -76,6 +78,20 @@ def test_the_method_of_the_guide_passes_the_contract(tmp_path: Path) -> None:
         "no:cacheprovider",
     )
     assert int(re.search(r"(\d+) passed", out)[1]) > 20 and "skipped" not in out  # type: ignore[index]
+
+
+def test_the_picture_of_the_guide_is_drawn_by_both_renderers() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Make a picture in ten lines")[2]
+    (block,) = re.findall(r"^```python\n(.*?)^```", text.partition("\n## ")[0], flags=re.M | re.S)
+    body = block.partition("-> View:\n")[2].strip().splitlines()
+    assert len(body) <= 10
+    made: dict[str, Any] = {}
+    exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), made)
+    view = made["calibration_view"]([0.2, 0.6, 0.9], [0.1, 0.6, 0.6])
+    check_view(view)
+    assert view.alt == "3 bins; accuracy is 0.13 from confidence on average, at most 0.30."
+    line, dots = view.picture.panels[0].marks
+    assert line.axis == "both" and dots.y.tolist() == [0.1, 0.6, 0.6] and dots.notes[2] == "bin 2"
 
 
 def test_every_command_of_the_guide_exists() -> None:

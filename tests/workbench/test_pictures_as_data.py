@@ -19,6 +19,7 @@ from workbench.views.picture import VERSION, Mark, Packed, Panel, packed
 
 FOLDER = Path(marks.__file__).parent
 MODULES = {p.name: p.read_text(encoding="utf-8") for p in sorted(FOLDER.glob("*.js"))}
+DOCS = Path(__file__).parents[2] / "docs"
 ENTRIES = ("widget.js", "page.js")
 
 
@@ -82,6 +83,15 @@ def test_names_and_numbers_of_any_library_become_plain() -> None:
     heat_, table_ = json.loads(text)["panels"]
     assert heat_["columns"] == HOSTILE and heat_["colours"]["high"] == 1
     assert table_["columns"] == {"1": [2, None, "x", True, "a"]}
+
+
+def test_every_kind_has_its_pictures_and_its_row() -> None:
+    text = (DOCS / "pictures.md").read_text(encoding="utf-8")
+    for kind in kinds(Panel) - {"plane", "blank"} | kinds(Mark):
+        assert text.count(f"\n| `{kind}` |") == 1
+        for theme in ("light", "dark"):
+            path = DOCS / "images" / "marks" / f"{kind}-{theme}.png"
+            assert 500 < path.stat().st_size < 25_000 and f"images/marks/{path.name}" in text
 
 
 # The modules ----------------------------------------------------------------------------------------------------------

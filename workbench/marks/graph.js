@@ -1,11 +1,11 @@
 // Nodes and edges at given places.
 import { css, exact, extent, listed, marker, node, numbers, rgb, styleOf, textWidth, words } from "./base.js";
 
-export function drawGraph(panel, width, theme) {
+export function drawGraph(panel, width, theme, tallest) {
   const p = numbers(panel.positions), n = panel.positions.shape[0], e = numbers(panel.edges), m = panel.edges.shape[1], values = numbers(panel.values), widths = numbers(panel.widths);
   const xs = p.filter((_, i) => i % 2 === 0), ys = p.filter((_, i) => i % 2 === 1), [x0, x1] = extent([xs]), [y0, y1] = extent([ys]);
   const title = panel.title ? 22 : 4, pad = 44, spanX = x1 - x0 || 1, spanY = y1 - y0 || 1;
-  const unit = Math.min((width - 2 * pad) / spanX, 380 / spanY), height = Math.max(160, title + unit * spanY + 2 * pad - 20);
+  const unit = Math.min((width - 2 * pad) / spanX, Math.min(380, Math.max(260, tallest)) / spanY), height = Math.max(160, title + unit * spanY + 2 * pad - 20);
   const x = (i) => width / 2 + (xs[i] - (x0 + x1) / 2) * unit, y = (i) => title + (height - title) / 2 - (ys[i] - (y0 + y1) / 2) * unit;
   const svg = node("svg", { width, height, viewBox: `0 0 ${width} ${height}` }), d = n > 150 ? 7 : n > 60 ? 10 : 14;
   if (panel.title) svg.append(words(panel.title, 0, 14, theme, { size: 12.5, bold: true, room: width }));

@@ -4,7 +4,7 @@ import { css, exact, gridded, imageNode, inkOn, node, numbers, raster, rgb, word
 
 const named = (names, hidden) => ({ names, ticks: [], tick_names: [], strong: [], hidden });
 
-export function drawHeat(panel, width, theme) {
+export function drawHeat(panel, width, theme, tallest) {
   const [rows, columns] = panel.values.shape, v = numbers(panel.values), grouped = panel.groups.length > 0;
   const title = panel.title ? 22 : 6;
   const starts = panel.groups.map((g) => g[0]), middle = (k, n) => ((starts[k] + (starts[k + 1] ?? n)) / 2) - 0.5;
@@ -14,8 +14,8 @@ export function drawHeat(panel, width, theme) {
   const names = (panel.row_label ? 20 : 4) + left0.room, x = Math.max(names, below(ca, Math.max(40, width - names - 8), -0.5, columns - 0.5).over);
   let wide = Math.max(40, width - x - 8);
   let cell = wide / columns;
-  const most = panel.square || rows <= 3 ? 54 : 44;
-  const high = rows * (panel.square ? Math.min(cell, Math.max(most, 420 / rows)) : Math.min(most, Math.max(rows > 24 ? 420 / rows : 20, Math.min(cell, 30))));
+  const most = panel.square || rows <= 3 ? 54 : 44, full = Math.min(420, Math.max(260, tallest));
+  const high = rows * Math.min(most, full / rows, panel.square ? cell : Math.max(20, Math.min(cell, 30)));
   if (panel.square) { cell = high / rows; wide = Math.min(wide, cell * columns); }
   const left = beside(ra, high, -0.5, rows - 0.5, Math.min(150, 0.34 * width)), foot = below(ca, wide, -0.5, columns - 0.5);
   const height = title + high + foot.room + (panel.column_label ? 22 : 6), cw = wide / columns, ch = high / rows;

@@ -44,8 +44,9 @@ function legend(shown, width, theme) {
     } else if (e.kind === "dotted") {
       svg.append(node("circle", { cx: x + 19, cy: y + 10, r: 5, fill: style.colour }));
     } else {
+      if (style.rim) svg.append(node("line", { x1: x, x2: x + 32, y1: y + 10, y2: y + 10, stroke: style.rim, "stroke-width": 4.4 }));
       if (e.kind !== "points") svg.append(node("line", { x1: x, x2: x + 32, y1: y + 10, y2: y + 10, stroke: style.colour, "stroke-width": 2.4, "stroke-dasharray": e.dash ?? style.dash }));
-      if (["points", "line"].includes(e.kind)) svg.append(node("path", { d: marker(style.marker, x + 16, y + 10, 8), fill: e.ring ? "none" : style.colour, stroke: style.colour, "stroke-width": e.ring ? 2 : 0 }));
+      if (["points", "line"].includes(e.kind)) svg.append(node("path", { d: marker(style.marker, x + 16, y + 10, 8), fill: e.ring ? "none" : style.colour, stroke: style.rim ?? style.colour, "stroke-width": e.ring ? 2 : style.rim ? 1 : 0 }));
     }
     svg.append(words(e.name, x + 38, y + 14, theme, { room: 220 }));
     x += w;
@@ -150,7 +151,8 @@ export function mount(el, { spec, title = "", alt = "" }, on = {}) {
     if (spec.version !== VERSION) { grid.replaceChildren(html("p", "", `This picture has version ${spec.version}; this page draws version ${VERSION}.`)); return; }
     const panels = width < NARROW ? spec.panels.filter((p) => p.kind !== "blank") : spec.panels, columns = width < NARROW ? 1 : Math.min(spec.columns, panels.length), shares = columns === spec.columns ? spec.widths : Array(columns).fill(1), sum = shares.slice(0, columns).reduce((a, b) => a + b, 0);
     const rooms = shares.slice(0, columns).map((s) => ((width - GAP * (columns - 1)) * s) / sum);
-    const rows = Math.ceil(panels.length / columns), tallest = rows > 1 ? Math.max(140, 430 / rows) : 300; // control and picture fit one screen
+    const rows = Math.ceil(panels.length / columns), room = Math.max(400, Math.min(560, innerHeight - 290)); // under a few controls, on this screen
+    const tallest = rows > 1 ? Math.max(115, (room - 60) / rows - 60) : room - 130; // without titles, names and colour bar
     drawn = panels.map((p, i) => ({ ...(p.kind === "table" ? drawTable(p, title) : p.kind === "blank" ? { element: html("div") } : PANELS[p.kind](p, rooms[i % columns], theme, tallest)) }));
     const bars = drawn.map((d, i) => d.colours ?? panels[i].marks?.find((m) => m.kind === "field")?.colours ?? (panels[i].marks?.some((m) => m.values && m.kind === "points") ? panels[i].colours : null));
     const kinds = [...new Set(bars.filter(Boolean).map((c) => JSON.stringify(c)))], shared = kinds.length === 1;

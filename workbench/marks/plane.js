@@ -25,11 +25,11 @@ export function drawPlane(panel, width, theme, tallest = 300) {
   if (field && !ay.names && ay.low === null) [y0, y1] = [field.y[0], field.y[1]];
   const title = panel.title ? 22 : 6, lying = ay.names && marks.some((m) => m.lying);
   const rows = lying ? Math.max(60, ay.names.length * Math.max(16, 15 * Math.min(3, marks.filter((m) => m.kind === "bars" && !m.stacked).length))) : null;
-  let high = panel.height ?? rows ?? Math.min(tallest, Math.max(190, 0.62 * width));
+  let high = panel.height ?? rows ?? Math.min(300, tallest, Math.max(190, 0.62 * width));
   const left = beside(ay, high, y0, y1, Math.min(170, 0.36 * width)), x = (ay.label ? 20 : 4) + left.room;
   let wide = Math.max(40, width - x - 12);
   if (panel.equal) { // widen the narrower axis, so that a unit is as long on both
-    if (panel.height === null) high = Math.min(440, wide);
+    if (panel.height === null) high = Math.min(wide, Math.max(260, tallest));
     const perX = (x1 - x0) / wide, perY = (y1 - y0) / high;
     if (perX < perY) { const more = (perY * wide - (x1 - x0)) / 2; [x0, x1] = [x0 - more, x1 + more]; } else { const more = (perX * high - (y1 - y0)) / 2; [y0, y1] = [y0 - more, y1 + more]; }
   }

@@ -1,8 +1,8 @@
 // Probabilities of three classes as points of a triangle.
 import { exact, listed, marker, node, numbers, styleOf, words } from "./base.js";
 
-export function drawSimplex(panel, width, theme) {
-  const side = Math.min(360, width - 140), title = panel.title ? 22 : 6, x0 = (width - side) / 2, top = title + 22, base = top + side * Math.sqrt(0.75), height = base + 30;
+export function drawSimplex(panel, width, theme, tallest) {
+  const side = Math.min(360, width - 140, 40 + Math.max(220, tallest)), title = panel.title ? 22 : 6, x0 = (width - side) / 2, top = title + 22, base = top + side * Math.sqrt(0.75), height = base + 30;
   const corners = [[x0, base], [x0 + side, base], [x0 + side / 2, top]], at = (p) => [0, 1].map((k) => p[0] * corners[0][k] + p[1] * corners[1][k] + p[2] * corners[2][k]);
   const svg = node("svg", { width, height, viewBox: `0 0 ${width} ${height}` }), items = [];
   if (panel.title) svg.append(words(panel.title, 0, 14, theme, { size: 12.5, bold: true, room: width }));
