@@ -6,6 +6,7 @@ such a page (formulas become MathML, which browsers draw without a script).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,10 +203,13 @@ def notebook_title(notebook: str | Path | Mapping[str, Any]) -> str:
 
 
 def _node(notebook: str | Path | Mapping[str, Any]) -> Any:
-    """A notebook node; a file that is none is refused in one line."""
+    """A notebook node whose texts are whole; a file that is none is refused in one line."""
     import nbformat
 
-    return nbformat.from_dict(load_notebook(notebook)) if isinstance(notebook, str | Path) else notebook
+    if not isinstance(notebook, str | Path):
+        return notebook
+    text = json.dumps(load_notebook(notebook))
+    return nbformat.reads(text, as_version=nbformat.NO_CONVERT)  # joins texts that files hold as lists of lines
 
 
 def _relink(body: str, links: Mapping[str, str]) -> str:

@@ -144,6 +144,14 @@ def test_a_formula_that_cannot_be_converted_is_shown_as_written() -> None:
     assert mathml(r"a_1_2 <") == "<code>a_1_2 &lt;</code>"
 
 
+def test_texts_that_a_file_holds_as_lists_of_lines_are_whole(tmp_path: Path) -> None:
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    words = {"text/markdown": "**two** lines\n\nof words", "text/plain": "words"}
+    node.cells[0].outputs = [nbformat.v4.new_output("execute_result", words, execution_count=1)]
+    nbformat.write(node, tmp_path / "n.ipynb")  # as Jupyter writes it: one string per line
+    assert "<strong>two</strong> lines" in notebook_html(tmp_path / "n.ipynb")
+
+
 def test_export_is_written_whole(tmp_path: Path) -> None:
     nbformat.write(notebook(), tmp_path / "n.ipynb")
     path = export_notebook(tmp_path / "n.ipynb", tmp_path / "out" / "n.html")
