@@ -210,3 +210,11 @@ def test_a_slow_picture_says_so_and_the_focus_stays(lab: Any, open_notebook: Cal
     told = notebook.locate(".kd-explorer .kd-tip").first.inner_text()
     assert told.split("\n")[0] == said.split("\n")[0] and told != said, "the same bar, its new value"
     assert page.evaluate("() => window.lost") == 0
+
+
+def test_long_lines_of_code_wrap(lab: Any, open_notebook: Callable[..., Any]) -> None:
+    notebook = open_notebook(lab.write("long_line.ipynb", f"x = '{'word ' * 80}'"), width=900)
+    editor = notebook.locate(".jp-CodeCell .cm-scroller").first
+    editor.wait_for()
+    assert editor.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+    assert notebook.locate(".jp-CodeCell .cm-line").first.bounding_box()["height"] > 40  # several lines high
