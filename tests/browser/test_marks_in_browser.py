@@ -210,3 +210,24 @@ def test_a_slow_picture_says_so_and_the_focus_stays(lab: Any, open_notebook: Cal
     told = notebook.locate(".kd-explorer .kd-tip").first.inner_text()
     assert told.split("\n")[0] == said.split("\n")[0] and told != said, "the same bar, its new value"
     assert page.evaluate("() => window.lost") == 0
+
+
+def test_a_move_is_seen_at_once(lab: Any, open_notebook: Callable[..., Any]) -> None:
+    """About 20 ms from the key to the picture where the machine is quiet (goal: 150); the rest is for loaded ones."""
+    notebook = lesson(lab, open_notebook, "soon.ipynb")
+    notebook.page.evaluate("""() => {
+        let pressed = null;
+        window.took = [];
+        document.addEventListener('keydown', () => { pressed = performance.now(); }, true);
+        const seen = () => { if (pressed !== null) { window.took.push(performance.now() - pressed); pressed = null; } };
+        new MutationObserver(seen).observe(document.querySelector('.kd-explorer .kd-panels'), {childList: true});
+    }""")
+    handle = notebook.page.get_by_role("slider", name="temperature", exact=True)
+    handle.focus()
+    for key in ["ArrowRight"] * 7 + [
+        "ArrowLeft"
+    ] * 7:  # 4, 5, 6, 8, 10, 12, 15, 20 and back: the slider's round numbers
+        handle.press(key)
+        notebook.page.wait_for_timeout(150)
+    took = sorted(notebook.page.evaluate("() => window.took"))
+    assert len(took) >= 12 and took[len(took) // 2] < 600
