@@ -41,6 +41,9 @@ def test_pointing_tells_the_value_and_choosing_is_reported(lab: Any, open_notebo
     tip = notebook.locate(".kd-explorer .kd-tip")
     assert tip.inner_text().split("\n") == ["x to the 2", "x 3", "y 9"]
     assert "y 9" in notebook.locate(".kd-explorer .kd-voice").text_content()
+    notebook.page.wait_for_timeout(300)
+    hovered = json.loads(notebook.kernel("import json; print(json.dumps(explorer.state.hovered))"))
+    assert hovered == {"view": 0, "panel": 0, "key": 3}
     chart.press("Enter")
     notebook.page.wait_for_timeout(300)
     told = json.loads(notebook.kernel("import json; print(json.dumps(explorer.state.selected))"))
