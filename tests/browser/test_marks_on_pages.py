@@ -215,6 +215,18 @@ def test_pictures_and_tables_are_there_without_scripts(browser: Any, tmp_path: P
         assert page.locator("svg").count() == 0
 
 
+def test_a_picture_that_cannot_be_drawn_stays_still(browser: Any, tmp_path: Path) -> None:
+    text = report([EXAMPLES["bars"], EXAMPLES["heat"], EXAMPLES["points"]])
+    text = text.replace('"spec":{"version":1', '"spec":{"version":2', 1).replace(
+        '"kind":"heat"', '"kind":"unheard of"', 1
+    )
+    with opened(browser, tmp_path / "other.html", text) as page:
+        page.wait_for_selector("svg[role=img]")
+        seen = [page.locator("figure.kd-view").nth(i).locator("> img").is_visible() for i in range(3)]
+        assert seen == [True, True, False] and page.locator("svg[role=img]").count() == 1
+        assert page.locator(".kd-drawn").count() == 1 and len(page.errors) == 1
+
+
 def test_large_ones_are_drawn_at_once(browser: Any) -> None:
     """About 10 ms and 40 ms where the machine is quiet (docs/pictures.md); the rest is for loaded ones."""
     page = drawing_page(browser)

@@ -224,14 +224,15 @@ export function wake(root = document.body) {
     const data = figure.querySelector(":scope > script.kd-data");
     if (!data || figure.classList.contains("kd-awake")) return;
     figure.classList.add("kd-awake");
+    const place = html("div", "kd-drawn"), given = JSON.parse(data.textContent);
+    if (given.spec.version !== VERSION) return; // of another time: its still picture stays
+    data.after(place);
     try {
-      const place = html("div", "kd-drawn");
-      data.after(place);
-      mount(place, JSON.parse(data.textContent));
+      mount(place, given);
       figure.querySelectorAll(":scope > img").forEach((i) => { i.hidden = true; });
-    } catch (error) {
+    } catch (error) { // the still picture stays
+      place.remove();
       console.error(error);
-      figure.querySelectorAll(":scope > img").forEach((i) => { i.hidden = false; });
     }
   };
   root.querySelectorAll("figure.kd-view").forEach(one);

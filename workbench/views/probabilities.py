@@ -79,7 +79,7 @@ def probability_bars_view(
     above = Plane(
         Bars("teacher", range(len(order)), p[order], style="teacher"),
         Bars("student", range(len(order)), q[order], style="student"),
-        x=Axis("class", names=shown, strong=strong, hidden=gradient),
+        x=Axis("" if gradient else "class", names=shown, strong=strong, hidden=gradient),
         y=Axis(f"probability, T = {temperature:g}", low=0),
     )
     planes: list[Panel] = [above]
