@@ -85,6 +85,10 @@ def _normalisations(net: Net, other: Net, x: Tensor) -> Iterator[tuple[str, Tran
         "the data's own mean and standard deviation",
         _affine(_per_channel(x, 1 / std_), _per_channel(x, -mean_ / std_)),
     )
+    yield (
+        "a normalisation by the data's own mean and standard deviation taken back",
+        _affine(_per_channel(x, std_), _per_channel(x, mean_)),
+    )
     yield "values of 0 to 255", chain(unit, _affine(255.0, 0.0))
     yield "values divided by 255", _affine(1 / 255, 0.0)
     yield "dark and light exchanged", _affine(-1.0, low + high)

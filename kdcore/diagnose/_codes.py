@@ -106,7 +106,7 @@ CODES: dict[str, Code] = {
     "class_bias": Code(
         "a model favours some classes",
         "one more bias per class (and a scale), found on one half of the samples, raises accuracy on the other by >= 3 "
-        "points (McNemar p <= 0.0005; severity as for the input), or the shares of the classes it names are 18 points "
+        "points (McNemar p <= 0.0005; severity as for the input), or the shares of the classes it names are 22 points "
         "(total variation) from those due (0.6); 0.45 where it brings less than half of the loss back, 0.4 where "
         "another finding explains it",
         "a damaged last bias, or classes that were rarer in training than in these data",
@@ -153,7 +153,8 @@ CODES: dict[str, Code] = {
     "dead_stage": Code(
         "a layer gives the same output for every sample",
         "no sample moves >= 90 % of a layer's channels by more than 1e-5 of its largest value; severity 0.96 if all "
-        "channels, else 0.6; 0.45 where a wrongly scaled input explains 90 % of the loss",
+        "channels, else 0.6 where the model is 10 points behind the other and 0.45 where it is not; 0.45 where a "
+        "wrongly scaled input explains 90 % of the loss",
         "nothing can pass through it, forwards or backwards",
     ),
     "frozen_stage": Code(
@@ -210,9 +211,9 @@ CODES: dict[str, Code] = {
     "temperature_without_t2": Code(
         "the soft term was too weak, or a temperature was left in the student",
         "given the loss or the history: the soft term is KL(T) and not T^2 KL(T) (0.9, from a history 0.75). Else: "
-        "the student is right at least 22 points more often than it says and the temperature that fits it is <= 0.5 "
+        "the student is right at least 32 points more often than it says and the temperature that fits it is <= 0.5 "
         "(0.6 to 0.85); without labels: it agrees with the teacher in >= 70 % and is 25 points less confident (0.6); "
-        "or its logits are 4 times "
+        "or its logits are 4.5 times "
         "smaller than the teacher's, neither is odd by itself, and it is less than 15 points behind (0.55 to 0.7; a "
         "note of "
         "0.3 from 2.5 times on)",
@@ -220,16 +221,17 @@ CODES: dict[str, Code] = {
     ),
     "overconfident_teacher": Code(
         "the teacher is surer than it is right, its soft targets are hard",
-        "confidence exceeds accuracy by >= 25 points; or the temperature that fits is >= 6 and gains >= 0.05 nat "
+        "confidence exceeds accuracy by >= 28 points; or the temperature that fits is >= 6 and gains >= 0.05 nat "
         "(ordinary networks: 1 to 3, Guo et al. 2017); or at T = 4 it still gives all other classes together less "
         "than 0.01 (median); severity 0.6 to 0.9",
         "one-hot soft targets carry no dark knowledge",
     ),
     "underconfident_teacher": Code(
         "the teacher's soft targets are almost flat",
-        "right at least 22 points more often than it says and the temperature that fits is <= 0.5; severity 0.6 to "
+        "right at least 32 points more often than it says and the temperature that fits is <= 0.5; severity 0.6 to "
         "0.8; "
-        "or logits 4 times smaller than the student's, where the student fits at an ordinary temperature (at most 3.3)",
+        "or logits 4.5 times smaller than the student's, where the student fits at an ordinary temperature (at most "
+        "3.3)",
         "flat targets pull the student towards nothing",
     ),
     "teacher_worse_than_student": Code(

@@ -17,15 +17,15 @@ CLIFF = 4.0
 #: Both models right in at least this share: worth a note that the data may have been learnt from.
 UNERRING = 0.995
 #: Confidence minus accuracy of a teacher.
-OVERCONFIDENT = 0.25
+OVERCONFIDENT = 0.28
 #: Temperature that fits the labels: logits far too large, far too small.
 SHARP, FLAT = 6.0, 0.5
 #: Accuracy minus confidence where logits are far too small.
-DOUBT = 0.22
+DOUBT = 0.32
 #: The student's logits over the teacher's (spread over classes, median), and its inverse.
-SCALES = 4.0
+SCALES = 4.5
 #: Total variation between the classes named and those due.
-MISNAMED = 0.18
+MISNAMED = 0.22
 #: Both models agree, surely, on another class than the label.
 NOISY = 0.1
 #: Effective rank of an embedding that lies on a line.

@@ -38,10 +38,12 @@ def dead(f: Facts) -> Iterator[Finding]:
             and g.gain >= 0.9 * (max(best, g.after) - g.before)
             for g in f.gains
         )
+        mine, other = f.said[role].accuracy, f.said[f.other(role)].accuracy
+        behind = mine is None or other is None or other - mine >= 0.1
         zero = "zero" if first.largest == 0 else "the same"
         yield Finding(
             code="dead_stage",
-            severity=0.45 if scaled else 0.96 if whole else 0.6,
+            severity=0.45 if scaled else 0.96 if whole else 0.6 if behind else 0.45,
             sentence=f"Stage {readable(stage)} of the {role} is dead: {first.type} {readable(first.name)} gives {zero} "
             f"for every sample in {pc(first.dead)} of its channels"
             + (f", and {len(dead) - 1} layers after it." if len(dead) > 1 else "."),
