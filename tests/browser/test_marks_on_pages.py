@@ -287,6 +287,15 @@ def test_a_shortened_caption_is_told_in_full(browser: Any, tmp_path: Path) -> No
             assert page.locator(".kd-tip").inner_text().split("\n") == name.split("\n")
 
 
+def test_a_long_legend_ends_in_words(browser: Any, tmp_path: Path) -> None:
+    (view,) = views_of("lines_view", Data(LONG))
+    with opened(browser, tmp_path / "legend.html", report([view])) as page:
+        keys = page.locator(".kd-keys")
+        said = keys.locator("text").all_text_contents()
+        assert said[-1] == f"and {101 - len(said)} more, told where they are pointed at" and len(said) > 15
+        assert keys.bounding_box()["height"] < 170
+
+
 def test_hostile_names_are_words_in_the_picture(browser: Any, tmp_path: Path) -> None:
     named = ("bars_view", "graph_view", "heatmap_view", "ranking_view", "token_sequence_view")
     views = {n: v for n, v in all_views(lambda: Data(HOSTILE)).items() if n.split()[0] in named}

@@ -102,8 +102,8 @@ export function drawArea(m, { svg, x, y, theme }) {
 }
 
 /** Words at points: moved inwards where they would leave the plane, down where they would lie on others. */
-export function drawTexts(m, { svg, x, y, theme, box }) {
-  const xs = numbers(m.x), ys = numbers(m.y), colour = m.style === "ink" ? null : styleOf(m.style, theme).colour, size = 11.5, taken = [];
+export function drawTexts(m, { svg, x, y, theme, box, taken }) {
+  const xs = numbers(m.x), ys = numbers(m.y), colour = m.style === "ink" ? null : styleOf(m.style, theme).colour, size = 11.5;
   m.texts.forEach((text, i) => {
     const a = x(xs[i]);
     let b = y(ys[i]);

@@ -1,5 +1,5 @@
 // Lines with bands, and points with lines between pairs.
-import { css, exact, marker, node, numbers, percent, rgb, styleOf, words } from "./base.js";
+import { css, exact, marker, node, numbers, percent, rgb, styleOf, textWidth, words } from "./base.js";
 
 const told = (axis, v) => (axis.names ? axis.names[Math.round(v)] ?? exact(v) : axis.percent ? percent(v) : exact(v));
 const spoken = (axis, v, fallback) => `${axis.label || fallback} ${told(axis, v)}`;
@@ -39,7 +39,7 @@ export function pointsReach(m) {
   return [[numbers(m.x), even], [numbers(m.y), odd]];
 }
 
-export function drawPoints(m, { svg, x, y, axes, theme, colours, box }) {
+export function drawPoints(m, { svg, x, y, axes, theme, colours, box, taken }) {
   const xs = numbers(m.x), ys = numbers(m.y), values = numbers(m.values), to = numbers(m.to), style = styleOf(m.style, theme);
   const all = [...xs.keys()].filter((i) => Number.isFinite(x(xs[i])) && Number.isFinite(y(ys[i])));
   if (to) {
@@ -57,11 +57,10 @@ export function drawPoints(m, { svg, x, y, axes, theme, colours, box }) {
     svg.append(node("path", { d, fill: ring ? "none" : colour, stroke: ring ? (colour === "none" ? theme.muted : colour) : style.rim ?? theme.paper, "stroke-width": ring ? 2 : many ? 0.4 : 0.8, opacity: many && !ring ? 0.75 : null }));
   }
   if (m.texts.length) {
-    const taken = [];
     for (const i of all) {
       if (!m.texts[i]) continue;
       const right = x(xs[i]) < box.x + 0.8 * box.w, made = words(m.texts[i], x(xs[i]) + (right ? 1 : -1) * (m.size / 2 + 4), y(ys[i]) + 4, theme, { size: 11, anchor: right ? "start" : "end", room: 130 });
-      const a = Number(made.getAttribute("x")), b = Number(made.getAttribute("y")), w = 6 * Math.min(24, m.texts[i].length), left = right ? a : a - w;
+      const a = Number(made.getAttribute("x")), b = Number(made.getAttribute("y")), w = Math.min(130, textWidth(m.texts[i], 11)), left = right ? a : a - w;
       if (taken.some(([p, q, r]) => left < p + r && p < left + w && Math.abs(q - b) < 12)) continue; // names that would touch are told on hover
       taken.push([left, b, w]);
       made.setAttribute("paint-order", "stroke");

@@ -30,9 +30,10 @@ function legend(shown, width, theme) {
   if (!shown.length) return null;
   let x = 0, y = 0;
   const svg = node("svg", { "aria-hidden": "true" });
-  for (const e of shown) {
+  for (const [k, e] of shown.entries()) {
     const style = styleOf(e.style, theme), w = Math.min(220, textWidth(e.name, 12)) + 52;
     if (x && x + w > width) { x = 0; y += 20; }
+    if (y >= 120 && k < shown.length - 1) { svg.append(words(`and ${shown.length - k} more, told where they are pointed at`, 0, y + 14, theme)); break; }
     if (["bars", "area", "histogram"].includes(e.kind)) {
       svg.append(node("rect", { x: x + 8, y: y + 4, width: 22, height: 12, fill: style.colour, "fill-opacity": e.kind === "bars" ? 1 : 0.35, stroke: e.kind === "bars" ? theme.ink : style.colour, "stroke-width": e.kind === "bars" ? 0.5 : 1.6, "stroke-dasharray": e.kind === "bars" ? "" : style.dash }));
       const lines = e.kind === "bars" && hatch(svg, style.hatch, theme.ink);

@@ -24,7 +24,8 @@ export function drawPlane(panel, width, theme, tallest = 300) {
   if (field && !ax.names && ax.low === null) [x0, x1] = [field.x[0], field.x[1]];
   if (field && !ay.names && ay.low === null) [y0, y1] = [field.y[0], field.y[1]];
   const title = panel.title ? 22 : 6, lying = ay.names && marks.some((m) => m.lying);
-  const rows = lying ? Math.max(60, ay.names.length * Math.max(16, 15 * Math.min(3, marks.filter((m) => m.kind === "bars" && !m.stacked).length))) : null;
+  const series = marks.filter((m) => m.kind === "bars" && !m.stacked).length, row = Math.min(Math.max(16, 15 * Math.min(3, series)), Math.max(14, 1100 / (ay.names?.length || 1)));
+  const rows = lying ? Math.max(60, ay.names.length * row) : null;
   let high = panel.height ?? rows ?? Math.min(300, tallest, Math.max(190, 0.62 * width));
   const left = beside(ay, high, y0, y1, Math.min(170, 0.36 * width)), x = (ay.label ? 20 : 4) + left.room;
   let wide = Math.max(40, width - x - 12);
@@ -45,9 +46,10 @@ export function drawPlane(panel, width, theme, tallest = 300) {
   const edge = node("clipPath", { id: `kd-plane-${Math.random().toString(36).slice(2)}` }), inside = node("g", { "clip-path": `url(#${edge.id})` }), items = [];
   edge.append(node("rect", { x: box.x - 10, y: box.y - 10, width: box.w + 20, height: high + 20 })); // markers on the rim are whole
   svg.append(edge, inside);
+  const taken = []; // places of words, so that none lie on others
   let grid = null;
   for (const mark of marks) {
-    const got = DRAW[mark.kind](mark, { svg: inside, x: sx, y: sy, axes: { x: ax, y: ay }, theme, colours: panel.colours, box });
+    const got = DRAW[mark.kind](mark, { svg: inside, x: sx, y: sy, axes: { x: ax, y: ay }, theme, colours: panel.colours, box, taken });
     if (Array.isArray(got)) items.push(...got); else grid = got;
   }
   svg.append(gridLine(box.x, box.y + high, box.x + box.w, box.y + high, theme.muted, 1), gridLine(box.x, box.y, box.x, box.y + high, theme.muted, 1));
@@ -56,8 +58,6 @@ export function drawPlane(panel, width, theme, tallest = 300) {
   if (ay.label) svg.append(label(ay.label, 12, box.y + high / 2, Math.max(80, high), theme, true));
   if (ax.label) svg.append(label(ax.label, box.x + box.w / 2, height - 6, 2 * Math.min(box.x + box.w / 2, width - box.x - box.w / 2), theme));
   const shown = items.filter((i) => i.r === undefined || (i.x >= box.x - 2 && i.x <= box.x + box.w + 2 && i.y >= box.y - 2 && i.y <= box.y + high + 2));
-  const series = [...new Set(shown.map((i) => i.name))];
-  shown.forEach((i) => { i.series = series.indexOf(i.name); });
   if (shown.some((i) => i.order !== undefined)) shown.sort((a, b) => (a.order ?? 0) - (b.order ?? 0));
   if (grid && !shown.length) return { svg, targets: gridded(grid.rows, grid.columns, grid.at, grid.pick, grid.upward), box };
   if (grid) {
