@@ -11,7 +11,7 @@ import pandas as pd
 from kdcore.experiment import mean_interval
 
 from .base import View
-from .drawing import Array, as_array, check_names, limits, told
+from .drawing import Array, as_array, check_names, limits
 from .picture import Arrows, Axis, Colours, Field, Heat, Line, Mark, Picture, Plane, Points, Rule, Texts
 from .words import counted
 
