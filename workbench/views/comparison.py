@@ -259,7 +259,7 @@ def contours_view(
 
     Args:
         x: ``(K,)``, y: ``(M,)`` grid; fields: name -> ``(M, K)`` values.
-        minimum: a point to mark in each; its name in the legend is "match".
+        minimum: a point to mark in each by a star; its name in the legend is "match".
         shared: one colour scale for all (each its own otherwise).
     """
     a, b = as_array("x", x, ndim=1), as_array("y", y, ndim=1)
@@ -283,9 +283,9 @@ def contours_view(
         low, high = common if shared else limits(f)
         scale = Colours(low, high, label)
         field = Field(f, (a[0], a[-1]), (b[0], b[-1]), scale, levels=np.linspace(low, high, 13).tolist())
-        star = [] if minimum is None else [Points("match", [minimum[0]], [minimum[1]], style="bad", size=13)]
+        star = [] if minimum is None else [Points("match", [minimum[0]], [minimum[1]], style=7, size=17)]
         planes.append(Plane(field, *star, x=Axis(x_label), y=Axis(y_label), title=n))
-    words_ = f"{label} over {x_label} and {y_label}: {'; '.join(words)}."
+    words_ = f"{'; '.join(words)}; {label} over {x_label} and {y_label}."
     return View(title=title, alt=words_, table=table, picture=Picture(*planes))
 
 
