@@ -225,10 +225,10 @@ HTML(gallery.planned_html(papers) or "<p>Nothing: all papers of the map have the
 # ```
 # kdw list                                  what is implemented
 # kdw run pld --help-parameters             what a notebook can be asked
-# kdw run 00_start_here -p labelled 300     run one with another value, into a folder of its own
-# kdw notebooks                             run all and compare their numbers with the last known good ones
+# kdw run 00_start_here -p labelled 300     run one with another value, in its own folder
+# kdw notebooks                             run all and compare with the last known numbers
 # kdw demo                                  five methods, three seeds, one report
-# kdw doctor                                is everything installed, is there a GPU, where is the data
+# kdw doctor                                is everything installed? a GPU? where is the data?
 # ```
 #
 # ## Record

@@ -289,7 +289,7 @@ controls = {
 Explorer("Batches", controls, batch_size_picture, static_at=[{"power": 3}])
 
 # %% [markdown]
-# The orange circles leave the line upwards, all together (a bias); the blue squares scatter about it (noise).
+# The orange squares leave the line upwards, all together (a bias); the blue circles scatter about it (noise).
 #
 # ### What is CKA blind to?
 #

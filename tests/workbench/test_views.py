@@ -364,6 +364,10 @@ def test_comparison_interval_by_hand() -> None:
     assert (first["mean"], first["low"], first["high"]) == pytest.approx((91, 91 - half, 91 + half))
     assert "Highest mean: KD" in view.alt
     assert V.comparison_view(SimpleNamespace(rows=rows())).alt == V.comparison_view(rows()).alt
+    many = pd.DataFrame([{"arm": f"arm {i}", "seed": s, "loss": i + s} for i in range(9) for s in range(2)])
+    told = V.comparison_view(many).alt  # the best and the last, not pages of numbers
+    assert told.startswith("Mean loss over 2 seeds, 95 % interval: arm 8 8.5 (2.15 to 14.9); arm 7 ")
+    assert "arm 0 0.5 " in told and "arm 4" not in told and "4 arms in between are in the table" in told
     lone = V.comparison_view(rows()[rows()["seed"] == 0])
     assert "nan" not in lone.alt and lone.table["low"].isna().all() and lone.png()
 

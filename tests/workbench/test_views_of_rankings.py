@@ -76,8 +76,8 @@ def test_drawn_on_light_and_dark(view: View) -> None:
 
 def test_a_comparison_is_drawn_with_the_name_of_its_metric() -> None:
     made = Comparison(arms=("CE",), seeds=(0,), metric="accuracy", records=[{"arm": "CE", "seed": 0, "last": 0.9}])
-    assert comparison_view(made).alt.startswith("accuracy of the last epoch of 1 arms")
-    assert comparison_view(made.rows).alt.startswith("last of 1 arms")
+    assert comparison_view(made).alt.startswith("Mean accuracy of the last epoch over ")
+    assert comparison_view(made.rows).alt.startswith("Mean last over ")
 
 
 def test_bad_input() -> None:

@@ -45,7 +45,8 @@ def test_drawn_in_both_themes(name: str) -> None:
 def test_grid_cells_tell_layers_shapes_and_value() -> None:
     view = MAKE["grid"]()
     (heat,) = view.picture.panels
-    assert heat.rows == ["a (3)", "b (4)"] and heat.columns[1:] == ["v (6 × 2)", "w (7)"]
+    assert heat.rows == ["a", "b"] and heat.columns == ["u", "v", "w"]  # short names: shapes would cut them
+    assert heat.notes[1] == ["student 4, teacher 5", "student 4, teacher 6 × 2", "student 4, teacher 7"]
     assert heat.framed == [(0, 0), (1, 2)] and heat.values[1, 2] == pytest.approx(0.8)
     assert "highest, 0.90, between student a and teacher u" in view.alt
 
@@ -78,7 +79,7 @@ def test_batches_say_the_errors() -> None:
 
 def test_profile_names_what_is_blind_and_what_is_not() -> None:
     view = MAKE["profile"]()
-    assert "Changed by less than 0.01: CKA." in view.alt and "RSA changes most, by -0.50." in view.alt
+    assert view.alt == "From before to after: RSA 0.90 to 0.40. Changed by less than 0.01: CKA."
     assert view.table["change"].tolist() == pytest.approx([0.0, -0.5])
     assert "Every measure changes." in views.similarity_profile_view({"A": 1.0}, {"A": 0.5}).alt
 

@@ -20,7 +20,7 @@ function legendEntries(panels, drawn) {
   panels.forEach((p, i) => {
     const marks = (p.marks ?? []).filter((m) => m.name && m.kind !== "span" && !m.styles?.length && !(m.kind === "points" && m.values));
     const entries = [...marks.map((m) => ({ name: m.name, style: m.style, kind: m.kind, ring: m.ring })), ...(drawn[i].legend ?? [])];
-    const always = (e) => ["rule", "arrows", "framed", "dotted", "crossed", "box"].includes(e.kind), several = new Set(entries.filter((e) => !always(e)).map((e) => e.name)).size > 1;
+    const always = (e) => ["rule", "arrows", "framed", "dotted", "crossed", "box"].includes(e.kind), several = (p.marks ?? []).some((m) => m.kind === "field") || new Set(entries.filter((e) => !always(e)).map((e) => e.name)).size > 1;
     for (const e of entries) if (!seen.has(e.name) && (several || always(e))) seen.set(e.name, e);
   });
   return [...seen.values()];

@@ -6,7 +6,7 @@ export function drawRibbons(panel, width, theme) {
   const step = Math.max(n > 30 ? 13 : 18, Math.min(26, 460 / n)), title = panel.title ? 22 : 0, top = title + 34, height = top + n * step + 4;
   const size = Math.min(12.5, step - 2), name = (i) => panel.names[i], longest = Math.max(...panel.names.map((t, i) => textWidth(t, size, strong.has(i))));
   const score = Math.max(0, ...[...panel.left_notes, ...panel.right_notes].map((t) => textWidth(String(t), size))) + 8;
-  const room = Math.min(longest, Math.max(50, 0.3 * width - score)), a = room + score + 8, b = Math.min(width - room - score - 8, a + 340);
+  const room = Math.min(longest, Math.max(50, 0.3 * width - score)), a = Math.max(room + score + 8, Math.min(0.3 * width, textWidth(panel.left_title, 12, true) + 2)), b = Math.min(width - room - score - 8, a + 340);
   const svg = node("svg", { width, height, viewBox: `0 0 ${width} ${height}` }), y = (p) => top + (p + 0.5) * step, items = [];
   if (panel.title) svg.append(words(panel.title, 0, 14, theme, { size: 12.5, bold: true, room: width }));
   svg.append(words(panel.left_title, a, title + 20, theme, { anchor: "end", bold: true, room: a }), words(panel.right_title, b, title + 20, theme, { bold: true, room: width - b }));

@@ -11,8 +11,12 @@ import pandas as pd
 from kdcore.experiment import mean_interval
 
 from .base import View
-from .drawing import Array, as_array, check_names, limits, told
+from .drawing import Array, as_array, check_names, limits
 from .picture import Arrows, Axis, Colours, Field, Heat, Line, Mark, Picture, Plane, Points, Rule, Texts
+from .words import counted
+
+#: Of more arms the words name the best and the last; the table holds all.
+_TOLD = 6
 
 
 def heatmap_view(
@@ -41,11 +45,16 @@ def heatmap_view(
     low, high = limits_at or limits(array, symmetric=diverging)
     top, bottom = (np.unravel_index(int(f(array)), array.shape) for f in (np.nanargmax, np.nanargmin))
     missing = int((~np.isfinite(array)).sum())
-    alt = (
-        f"{label} of {array.shape[0]} by {array.shape[1]} cells: highest {array[top]:.3g} at {row_names[top[0]]} / "
-        f"{column_names[top[1]]}, "
-        f"lowest {array[bottom]:.3g} at {row_names[bottom[0]]} / {column_names[bottom[1]]}."
-        + (f" {missing} undefined." if missing else "")
+
+    def place(at: Any) -> str:
+        row, column = (
+            " ".join(filter(None, pair))
+            for pair in ((row_label, row_names[at[0]]), (column_label, column_names[at[1]]))
+        )
+        return f"{row}, {column}"
+
+    alt = f"Highest {label}: {array[top]:.3g}, {place(top)}; lowest: {array[bottom]:.3g}, {place(bottom)}." + (
+        f" {missing} undefined." if missing else ""
     )
     table = pd.DataFrame(array, columns=column_names)
     table.insert(0, row_label or "row", row_names)
@@ -250,7 +259,7 @@ def contours_view(
 
     Args:
         x: ``(K,)``, y: ``(M,)`` grid; fields: name -> ``(M, K)`` values.
-        minimum: a point to mark in each; its name in the legend is "match".
+        minimum: a point to mark in each by a star; its name in the legend is "match".
         shared: one colour scale for all (each its own otherwise).
     """
     a, b = as_array("x", x, ndim=1), as_array("y", y, ndim=1)
@@ -274,9 +283,9 @@ def contours_view(
         low, high = common if shared else limits(f)
         scale = Colours(low, high, label)
         field = Field(f, (a[0], a[-1]), (b[0], b[-1]), scale, levels=np.linspace(low, high, 13).tolist())
-        star = [] if minimum is None else [Points("match", [minimum[0]], [minimum[1]], style="bad", size=13)]
+        star = [] if minimum is None else [Points("match", [minimum[0]], [minimum[1]], style=7, size=17)]
         planes.append(Plane(field, *star, x=Axis(x_label), y=Axis(y_label), title=n))
-    words_ = f"{label} over {x_label} and {y_label}: {'; '.join(words)}."
+    words_ = f"{'; '.join(words)}; {label} over {x_label} and {y_label}."
     return View(title=title, alt=words_, table=table, picture=Picture(*planes))
 
 
@@ -320,15 +329,16 @@ def comparison_view(
     best = max(range(len(arms)), key=lambda i: (np.isfinite(summary[i][0]), summary[i][0]))
     named = metric == "last" and hasattr(comparison, "metric")
     measured = f"{comparison.metric} of the last epoch" if named else metric
+    counts = {len(v) for v in values.values()}
+    seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else counted(min(counts), "seed")
+    ranked = sorted(range(len(arms)), key=lambda i: -summary[i][0] if np.isfinite(summary[i][0]) else np.inf)
+    said = range(len(arms)) if len(arms) <= _TOLD else [*ranked[: _TOLD - 2], ranked[-1]]
+    intervals = any(np.isfinite(h) for _, h in summary)
     alt = (
-        f"{measured} of {len(arms)} arms: "
-        + "; ".join(
-            f"{arm} {told(m)}{unit if np.isfinite(m) else ''}"
-            + (f" ({m - h:.2f} to {m + h:.2f})" if np.isfinite(h) else "")
-            + f", {len(v)} seed{'s' if len(v) > 1 else ''}"
-            for (arm, v), (m, h) in zip(values.items(), summary, strict=True)
-        )
+        f"Mean {measured} over {seeds}{', 95 % interval' if intervals else ''}: "
+        + "; ".join(_arm_words(str(arms[i]), *summary[i], unit) for i in said)
         + f". Highest mean: {arms[best]}."
+        + (f" {len(arms) - len(said)} arms in between are in the table." if len(said) < len(arms) else "")
     )
     table = pd.DataFrame(
         {
@@ -346,6 +356,14 @@ def comparison_view(
         table=table,
         picture=Picture(_arms(arms, values, summary, baseline, (factor, unit, measured))),
     )
+
+
+def _arm_words(arm: str, mean: float, half: float, unit: str) -> str:
+    if not np.isfinite(mean):
+        return f"{arm} not known"
+    form = ".1f" if unit else ".3g"
+    around = f" ({mean - half:{form}} to {mean + half:{form}})" if np.isfinite(half) else ""
+    return f"{arm} {mean:{form}}{unit}{around}"
 
 
 def _arms(

@@ -25,7 +25,8 @@ _STYLE = (
     "margin:.4em 0 .8em}.kd-gallery>div{border:1px solid #8884;border-top:4px solid #0072B2;border-radius:6px;"
     "padding:.5em .8em .6em;display:flex;flex-direction:column;gap:.3em}.kd-gallery a{font-weight:600}"
     ".kd-gallery small,.kd-planned small{opacity:.8}.kd-planned{max-width:64em;margin:.2em 0}"
-    ".kd-planned dt{font-weight:600;margin-top:.35em}.kd-planned dd{margin:0 0 0 1.2em}</style>"
+    ".kd-planned dt{font-weight:600;margin-top:.35em;float:none;width:auto}"
+    ".kd-planned dd{margin:0 0 0 1.2em}</style>"
 )
 
 

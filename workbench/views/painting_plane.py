@@ -52,7 +52,7 @@ class PlanePart(Part):
 
     @property
     def crowded(self) -> bool:
-        named = Line | Points | Bars | Histogram | Area | Arrows
+        named = Line | Points | Bars | Histogram | Area | Arrows | Field
         return sum(isinstance(m, named) for m in self.plane.marks) > 1
 
     @cached_property

@@ -17,7 +17,7 @@ from kdcore.methods.pld import pld_weights, teacher_optimal_permutation
 
 from .base import View
 from .drawing import as_tensor, check_names
-from .picture import Axis, Bars, Colours, Field, Heat, Line, Picture, Plane, Ribbons, Span, Style
+from .picture import Axis, Bars, Colours, Field, Heat, Line, Picture, Plane, Ribbons, Span
 
 
 def _ordinal(k: int) -> str:
@@ -89,13 +89,13 @@ def worth_view(
         y=Axis("share of what remains", low=0),
         title=f"P(choose {classes[k]}) = {chosen[k]:.3f}",
     )
-    styles: list[Style] = ["student" if i <= k else "muted" for i in range(count)]
     below = Plane(
-        Bars("term = weight × −log P", range(count), terms, styles=styles, strong=[i == k for i in range(count)]),
+        Bars("terms so far", range(step), terms[:step], style=3, width=0.8, strong=[i == k for i in range(step)]),
+        Bars("terms still to come", range(step, count), terms[step:], style="muted", width=0.8),
         Line("weight of the choice", range(count), alpha, style=2, dots=True),
         x=Axis("classes in target order: label first, then by teacher logit", names=marked, strong=[k]),
         y=Axis("term, weight", low=0),
-        title="Term of every choice (bars), weight (line)",
+        title="Term of every choice: weight × −log P",
     )
     picture = Picture(above, below, columns=1)
     return View(title=title or f"Plackett-Luce choice {step} of {count}", alt=alt, table=table, picture=picture)

@@ -12,7 +12,7 @@ import pandas as pd
 from .base import View
 from .cka import cka_map_view
 from .drawing import as_array, check_names, told
-from .picture import Arrows, Axis, Colours, Heat, Line, Mark, Picture, Plane, Points, Rule
+from .picture import Arrows, Axis, Colours, Heat, Line, Mark, Picture, Plane, Points, Rule, Texts
 
 if TYPE_CHECKING:
     from kdcore.cka_maps import BatchEstimate
@@ -40,18 +40,22 @@ def cka_grid_view(
     Raises:
         ValueError: shapes and names disagree, or nothing is finite.
     """
-    words_x, words_y = _with_shapes("shapes_x", layers_x, shapes_x), _with_shapes("shapes_y", layers_y, shapes_y)
+    said_x, said_y = _shapes("shapes_x", layers_x, shapes_x), _shapes("shapes_y", layers_y, shapes_y)
     view = cka_map_view(matrix, layers_x, layers_y, names=names, title=title)
-    named = cka_map_view(matrix, words_x, words_y, names=names, title=title)
-    return replace(view, picture=named.picture, _png={})
-
-
-def _with_shapes(argument: str, layers: Sequence[str], shapes: Sequence[str] | None) -> list[str]:
-    if shapes is None:
-        return list(layers)
-    return [
-        f"{layer} ({shape})" for layer, shape in zip(layers, check_names(argument, shapes, len(layers)), strict=True)
+    if shapes_x is None and shapes_y is None:
+        return view
+    notes = [
+        [", ".join(filter(None, (f"{names[0]} {x}" * bool(x), f"{names[1]} {y}" * bool(y)))) for y in said_y]
+        for x in said_x
     ]
+    assert view.picture is not None
+    (heat,) = view.picture.panels
+    assert isinstance(heat, Heat)
+    return replace(view, picture=Picture(replace(heat, notes=notes)), _png={})
+
+
+def _shapes(argument: str, layers: Sequence[str], shapes: Sequence[str] | None) -> list[str]:
+    return [""] * len(layers) if shapes is None else check_names(argument, shapes, len(layers))
 
 
 def layer_identification_view(
@@ -207,14 +211,11 @@ def similarity_profile_view(
     if not np.isfinite(change).any():
         raise ValueError("before and after hold no measure with finite values in both.")
     blind = [n for n, c in zip(before, change, strict=True) if abs(c) < 0.01]
-    most = int(np.nanargmax(np.abs(change)))
-    alt = (
-        f"From {labels[0]} to {labels[1]}: "
-        + "; ".join(f"{n} {told(a)} to {told(b)}" for n, a, b in zip(before, first, second, strict=True))
-        + ". "
-        + (f"Changed by less than 0.01: {', '.join(blind)}. " if blind else "Every measure changes. ")
-        + (f"{list(before)[most]} changes most, by {change[most]:+.2f}." if np.nanmax(np.abs(change)) >= 0.01 else "")
+    moved = [i for i in np.argsort(-np.abs(np.nan_to_num(change))) if not abs(change[i]) < 0.01]
+    alt = f"From {labels[0]} to {labels[1]}: " + (
+        "; ".join(f"{list(before)[i]} {told(first[i])} to {told(second[i])}" for i in moved) or "no measure changes"
     )
+    alt += ". " + (f"Changed by less than 0.01: {', '.join(blind)}." if blind else "Every measure changes.")
     table = pd.DataFrame({"measure": list(before), labels[0]: first, labels[1]: second, "change": change})
     if reference:
         table["unrelated"] = [reference.get(n, np.nan) for n in before]
@@ -222,8 +223,9 @@ def similarity_profile_view(
     y = np.arange(len(first), dtype=float)
     marks: list[Mark] = [
         Arrows("", first, y, change, 0 * y, style="muted", head=False),
-        Points(labels[1], second, y, style=5, size=9, texts=[told(v) for v in second]),
         Points(labels[0], first, y, style=4, size=15, ring=True),
+        Points(labels[1], second, y, style=5, size=9),
+        Texts(second, y - 0.26, [told(v) for v in second]),
     ]
     if reference:
         at = [float(list(before).index(n)) for n in reference]
@@ -235,7 +237,7 @@ def similarity_profile_view(
         y=Axis(names=list(before)),
         height=40 + 40 * len(y),
     )
-    return View(title=title, alt=alt.strip(), table=table, picture=Picture(plane))
+    return View(title=title, alt=alt, table=table, picture=Picture(plane))
 
 
 def cka_film_view(
