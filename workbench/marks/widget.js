@@ -52,7 +52,7 @@ function render({ model, el }) {
     const views = model.get("views");
     el.style.minHeight = `${list.offsetHeight}px`;
     while (shown.length > views.length) { const gone = shown.pop(); gone.picture?.close(); gone.made.remove(); }
-    views.forEach((view, i) => { (shown[i] ??= figure(view, i)).show(view); });
+    views.forEach((view, i) => { (shown[i] ??= figure(view, i)).show({ ...view, share: views.length }); });
     el.style.minHeight = "";
     showSelected();
     clearTimeout(resting);

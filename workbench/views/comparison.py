@@ -328,14 +328,14 @@ def comparison_view(
     summary = [_summary(factor * v) for v in values.values()]
     best = max(range(len(arms)), key=lambda i: (np.isfinite(summary[i][0]), summary[i][0]))
     named = metric == "last" and hasattr(comparison, "metric")
-    measured = f"{comparison.metric} of the last epoch" if named else metric
+    measured = f"{comparison.metric} of the last epoch" if named else metric.replace("_", " ")
     counts = {len(v) for v in values.values()}
     seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else counted(min(counts), "seed")
     ranked = sorted(range(len(arms)), key=lambda i: -summary[i][0] if np.isfinite(summary[i][0]) else np.inf)
     said = range(len(arms)) if len(arms) <= _TOLD else [*ranked[: _TOLD - 2], ranked[-1]]
     intervals = any(np.isfinite(h) for _, h in summary)
     alt = (
-        f"Mean {measured} over {seeds}{', 95 % interval' if intervals else ''}: "
+        f"Mean {measured.removeprefix('mean ')} over {seeds}{', 95 % interval' if intervals else ''}: "
         + "; ".join(_arm_words(str(arms[i]), *summary[i], unit) for i in said)
         + f". Highest mean: {arms[best]}."
         + (f" {len(arms) - len(said)} arms in between are in the table." if len(said) < len(arms) else "")
