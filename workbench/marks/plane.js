@@ -26,7 +26,7 @@ export function drawPlane(panel, width, theme, tallest = 300) {
   const title = panel.title ? 22 : 6, lying = ay.names && marks.some((m) => m.lying);
   const rows = lying ? Math.max(60, ay.names.length * Math.max(16, 15 * Math.min(3, marks.filter((m) => m.kind === "bars" && !m.stacked).length))) : null;
   let high = panel.height ?? rows ?? Math.min(300, tallest, Math.max(190, 0.62 * width));
-  const left = beside(ay, high, y0, y1, Math.min(170, 0.36 * width)), x = (ay.label ? 20 : 4) + left.room;
+  const left = beside(ay, high, y0, y1, Math.min(200, 0.36 * width)), x = (ay.label ? 20 : 4) + left.room;
   let wide = Math.max(40, width - x - 12);
   if (panel.equal) { // widen the narrower axis, so that a unit is as long on both
     if (panel.height === null) high = Math.min(wide, Math.max(260, tallest));
@@ -34,7 +34,7 @@ export function drawPlane(panel, width, theme, tallest = 300) {
     if (perX < perY && (field || ax.low !== null || ax.high !== null)) wide = (x1 - x0) / perY; // nothing lies beyond its ends
     else if (perX < perY) { const more = (perY * wide - (x1 - x0)) / 2; [x0, x1] = [x0 - more, x1 + more]; } else { const more = (perX * high - (y1 - y0)) / 2; [y0, y1] = [y0 - more, y1 + more]; }
   }
-  const side = panel.equal ? beside(ay, high, y0, y1, Math.min(170, 0.36 * width)) : left, foot = below(ax, wide, x0, x1);
+  const side = panel.equal ? beside(ay, high, y0, y1, Math.min(200, 0.36 * width)) : left, foot = below(ax, wide, x0, x1);
   const slack = Math.max(0, foot.over - x); // room for the first turned name
   const box = { x: x + slack, y: title, w: wide - slack, h: high };
   const bottom = slack ? below(ax, box.w, x0, x1) : foot, height = title + high + bottom.room + (ax.label ? 20 : 4);

@@ -24,7 +24,7 @@ function render({ model, el }) {
     const entry = { place, picture: null, still: null, made };
     more.addEventListener("toggle", () => { if (more.open) model.send({ type: "table", view: index }); });
     entry.show = (next) => {
-      heading.textContent = `${next.title}.`;
+      heading.textContent = /[.?!]$/.test(next.title) ? next.title : `${next.title}.`;
       text.textContent = next.alt;
       more.hidden = !next.rows;
       more.firstChild.textContent = `table: ${next.title}`;

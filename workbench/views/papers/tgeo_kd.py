@@ -64,7 +64,9 @@ def triangle_view(
     size = float(np.linalg.norm(np.ptp(flat, 0)))
     said = [e for e in edges if np.linalg.norm(e[1] - e[0]) > 0.25 * size]  # a shorter edge has no room for its words
     at = np.array([a + where * (b - a) for a, b, _, where in said]).reshape(-1, 2)
-    marks.append(Texts(at[:, 0], at[:, 1], [f"{name} {lengths[name]:.2f}" for _, _, name, _ in said]))
+    marks.append(
+        Texts(at[:, 0], at[:, 1] + 0.05 * np.ptp(flat[:, 1]), [f"{name} {lengths[name]:.2f}" for _, _, name, _ in said])
+    )
     spots: list[tuple[Any, Style, str]] = [(s, "student", "student"), (t, "teacher", "teacher"), (g, "ink", "label")]
     for point, style, name in (*spots, (m, 2, "teacher's average")):
         ring = name == "label"  # a sure teacher lies upon it and stays in sight
