@@ -74,7 +74,7 @@ asked = {
 # labels and on the teacher.
 #
 # **A question first.** The points are the student's predictions for the whole pool, seen from the side that spreads
-# them most; the stars are the ten labelled digits. The circle shows the image that is covered worst. Where will the
+# them most; black dots are the ten labelled digits. The circle shows the image that is covered worst. Where will the
 # next picks fall: at the corners, where the student is sure, or between them? And does the radius fall with *every*
 # pick? Move through the picks, then choose another strategy.
 

@@ -75,8 +75,8 @@ Explorer("The mixture", controls, mixture, static_at=[{}, {"alpha": found.alpha,
 # %%
 score = task.evaluate(teacher)["accuracy"]
 Markdown(
-    f"The teacher names **{100 * score:.1f} %** of the test digits from what was written about them. The star, at "
-    f"alpha {found.alpha:.2g} and beta {found.beta:g}, is the best point on 80 *validation* images. Searching on the "
+    f"The teacher names **{100 * score:.1f} %** of the test digits from what was written about them. The framed cell, "
+    f"at alpha {found.alpha:.2g} and beta {found.beta:g}, is the best point on 80 *validation* images. Searching on the "
     "test set, as one of the released scripts does, would report the luck of the search as skill."
 )
 
@@ -352,7 +352,8 @@ prompts = torch.tensor([[[4.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]])
 encoder = torch.nn.Identity()
 first = ZeroShotTeacher.from_text_embeddings(encoder, prompts).text_weights[:, 0]
 last = ZeroShotTeacher.from_text_embeddings(encoder, prompts, normalize_first=False).text_weights[:, 0]
-display(get_card("dho"), Markdown(f"normalised before the mean: {first.tolist()}; after it: {last.tolist()}"))
+named = [", ".join(f"{v:.3f}" for v in weights.tolist()) for weights in (first, last)]
+display(get_card("dho"), Markdown(f"normalised before the mean: ({named[0]}); after it: ({named[1]})"))
 
 # %% tags=["check"]
 torch.testing.assert_close(first, torch.tensor([1.0, 1.0]) / 2**0.5)  # both prompts count the same

@@ -77,7 +77,7 @@ means = class_means(known, task.labels("train"), task.num_classes)
 # The **embedding** of an image is what the classifier reads. Here it has two numbers, so that it can be drawn. The
 # class direction points up. Move the student and the teacher; the arrow shows where a gradient step takes the student.
 #
-# **A question first.** Inside the dashed circle the student is shorter than the teacher, outside it is longer. In which
+# **A question first.** Inside the circle the student is shorter than the teacher, outside it is longer. In which
 # of the two does the arrow lengthen the student, in which does it only turn it? And what changes when you move the
 # teacher's *angle*?
 
@@ -309,7 +309,7 @@ images.rename_axis(None).style.format("{:.2f}", na_rep="")
 # %% [markdown]
 # ### On the way
 #
-# Two trainings of seed 0 once more, watched: after every epoch the test embeddings are measured. The dotted line is the
+# Two trainings of seed 0 once more, watched: after every epoch the test embeddings are measured. The dashed line is the
 # teacher. **A question first:** outside the teacher's circle ND no longer pushes outwards. Where will the length of
 # KD++ stop?
 
@@ -434,7 +434,7 @@ else:
 # %% [markdown]
 # ## Diagnose: what changed inside
 #
-# First the embeddings, test image by test image, of seed 0. Grey crosses are the teacher. Choose a digit and two
+# First the embeddings, test image by test image, of seed 0. Grey dots are the teacher. Choose a digit and two
 # students.
 
 # %%

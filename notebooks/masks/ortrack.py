@@ -81,7 +81,7 @@ controls = {
 Explorer("Masks of a Cox process", controls, hidden)
 
 # %% [markdown]
-# Less: points that fall on the same block count once. The distance between the solid and the dashed line is what that
+# Less: points that fall on the same block count once. The distance between the dashed and the dotted line is what that
 # costs, and it grows as the points crowd into few blocks. The bars are 4,000 masks; the grey band is their spread,
 # known without drawing any.
 #
@@ -367,11 +367,8 @@ def end_of_the_cloud(chosen, title):
     return pictures.tracking_view(s, xywh_to_xyxy(true_boxes)[chosen], found_boxes[chosen], templates=z, title=title)
 
 
-ends = [end_of_the_cloud(order[:6], "The hardest six"), end_of_the_cloud(order[-6:], "The easiest six")]
-
-
 def who_counts(beta):
-    return [pictures.afkd_weights_view(errors, ious, alpha=alpha, beta=beta), *ends]
+    return pictures.afkd_weights_view(errors, ious, alpha=alpha, beta=beta)
 
 
 # %% [markdown]
@@ -383,8 +380,12 @@ Explorer("Weights of AFKD", {"beta": slider(beta, 0.0, 2.0, label="beta (β)")},
 
 # %% [markdown]
 # Negative: the student is then pushed *away* from the teacher on the pairs that it finds easy. The released code sets
-# beta = alpha; `min_weight=0` rules negative weights out.
-#
+# beta = alpha; `min_weight=0` rules negative weights out. The pairs at both ends of the cloud:
+
+# %%
+display(end_of_the_cloud(order[:6], "The hardest six"), end_of_the_cloud(order[-6:], "The easiest six"))
+
+# %% [markdown]
 # ## The card, and what the released code does otherwise
 #
 # Two faults that the box names, each in a cell. The released AFKD rebuilds its errors with `torch.tensor([...])`, which

@@ -313,7 +313,9 @@ def test_worth_terms_add_up_to_the_loss() -> None:
     span, student, teacher = above.marks  # three classes remain
     assert (span.low, span.high) == (-0.5, 1.5) and student.at.tolist() == teacher.at.tolist() == [2, 3, 4]
     assert student.values[0] == pytest.approx(chance, rel=1e-6) and teacher.values.sum() == pytest.approx(1)
-    assert below.marks[0].values.tolist() == view.table["term"].tolist() and below.marks[0].strong[2]
+    paid, open_ = below.marks[:2]  # the terms so far and those to come look different
+    assert [*paid.values, *open_.values] == view.table["term"].tolist() and paid.strong[2]
+    assert paid.at.tolist() == [0, 1, 2] and open_.at.tolist() == [3, 4] and paid.style != open_.style
 
 
 def test_weights_agree_with_the_method() -> None:
@@ -435,3 +437,9 @@ def test_views_do_not_touch_pyplot() -> None:
         "sys.exit('matplotlib.pyplot' in sys.modules or 'ipywidgets' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_title_that_asks_gets_no_second_stop() -> None:
+    view = V.heatmap_view([[1.0]], ["a"], ["b"], title="Which?", label="share")
+    assert "<b>Which?</b>" in view.html() and view._repr_mimebundle_()["text/plain"].startswith("Which? Highest share")
+    assert "<b>This.</b>" in V.heatmap_view([[1.0]], ["a"], ["b"], title="This", label="share").html()

@@ -21,9 +21,17 @@ def test_the_triangle_has_its_lengths() -> None:
     assert view.png() and view.png(DARK)
 
 
+def test_words_stand_apart_where_teacher_and_label_meet() -> None:
+    (plane,) = triangle_view(PATH, G, G, M, alpha=[0.5, 0.25], epoch=0).picture.panels
+    (texts,) = (m for m in plane.marks if m.kind == "texts")
+    assert [t.rsplit(" ", 1)[0] for t in texts.texts] == ["student to teacher", "student to label"]
+    along = np.linalg.norm(np.diff(np.stack([texts.x, texts.y]), axis=1))
+    assert along > 0.3 * np.linalg.norm(PATH[0] - G)  # at different places of one line
+
+
 def test_groups_are_described_even_when_empty() -> None:
     view = trust_view({"clean": [0.1, 0.3], "corrupted": []})
-    assert view.alt == "clean: mean 0.20 of 2; corrupted: no sample."
+    assert view.alt == "clean: mean 0.20 over 2 samples; corrupted: no sample."
     assert view.table["clean"].sum() == 2 and view.png()
 
 

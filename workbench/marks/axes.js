@@ -23,11 +23,17 @@ export function ends(axis, lists, held) {
 
 const format = (axis, low, high) => (axis.percent ? percent : Math.max(Math.abs(low), Math.abs(high)) >= 1e5 ? exact : (v) => exact(Number(v.toPrecision(6))));
 
+/** Of what is counted (epochs, places) whole numbers alone are named. */
+function whole(axis, at) {
+  const kept = axis.whole && at.at(-1) - at[0] > 2 ? at.filter(Number.isInteger) : at;
+  return kept.length > 1 ? kept : at;
+}
+
 /** Names below an axis: straight where all fit, else turned, shortened, thinned. Gives `{room, over, draw}`; `over`: pixels that they reach beyond its left end. */
 export function below(axis, length, low, high) {
   if (axis.hidden) return { room: 0, over: 0, draw: () => {} };
   const s = scale(low, high, 0, length, axis.log, axis.logit), say = format(axis, low, high);
-  let at = axis.ticks.length ? axis.ticks : axis.names ? axis.names.map((_, i) => i) : s.ticks(Math.max(2, Math.floor(length / 75)));
+  let at = axis.ticks.length ? axis.ticks : axis.names ? axis.names.map((_, i) => i) : whole(axis, s.ticks(Math.max(2, Math.floor(length / 75))));
   const called = new Map(axis.ticks.map((v, i) => [v, axis.tick_names[i]]));
   at = at.filter((v) => v >= low && v <= high);
   const name = (v) => called.get(v) ?? (axis.names ? axis.names[Math.round(v)] ?? "" : say(v)), strong = new Set(axis.strong);
@@ -62,7 +68,7 @@ export function below(axis, length, low, high) {
 export function beside(axis, length, low, high, most = 150) {
   if (axis.hidden) return { room: 0, draw: () => {} };
   const s = axis.down || axis.names ? scale(low, high, 0, length, axis.log, axis.logit) : scale(low, high, length, 0, axis.log, axis.logit), say = format(axis, low, high);
-  let at = axis.ticks.length ? axis.ticks : axis.names ? axis.names.map((_, i) => i) : s.ticks(Math.max(2, Math.floor(length / 48)));
+  let at = axis.ticks.length ? axis.ticks : axis.names ? axis.names.map((_, i) => i) : whole(axis, s.ticks(Math.max(2, Math.floor(length / 48))));
   const called = new Map(axis.ticks.map((v, i) => [v, axis.tick_names[i]]));
   at = at.filter((v) => v >= low && v <= high);
   const name = (v) => called.get(v) ?? (axis.names ? axis.names[Math.round(v)] ?? "" : say(v)), strong = new Set(axis.strong);

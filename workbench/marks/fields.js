@@ -74,7 +74,11 @@ export function drawSpan(m, { svg, x, y, theme, box }) {
   const r = m.axis === "x" ? { x: a, y: box.y, width: size, height: box.h } : { x: box.x, y: a, width: box.w, height: size };
   svg.append(node("rect", { ...r, fill: style.colour, opacity: 0.18 }));
   const upright = r.width < 70 && r.height > r.width;
-  if (m.name && Math.max(r.width, r.height) > 50) svg.append(words(m.name, r.x + r.width / 2 + (upright ? 4 : 0), r.y + r.height / 2, theme, { size: 11.5, anchor: "middle", turn: upright ? -90 : 0, room: (upright ? r.height : r.width) - 6 }));
+  if (m.name && Math.max(r.width, r.height) > 50) { // over the marks, at the upper end: they would hide it
+    const made = words(m.name, r.x + r.width / 2 + (upright ? 4 : 0), upright ? r.y + r.height / 2 : r.y + Math.min(16, r.height / 2 + 4), theme, { size: 11.5, anchor: "middle", turn: upright ? -90 : 0, room: (upright ? r.height : r.width) - 6 });
+    for (const [name, v] of [["paint-order", "stroke"], ["stroke", theme.paper], ["stroke-width", 3], ["class", "kd-span"]]) made.setAttribute(name, v);
+    svg.append(made);
+  }
   return [];
 }
 

@@ -14,7 +14,7 @@ export function drawHeat(panel, width, theme, tallest) {
   const names = (panel.row_label ? 20 : 4) + left0.room, x = Math.max(names, below(ca, Math.max(40, width - names - 8), -0.5, columns - 0.5).over);
   let wide = Math.max(40, width - x - 8);
   let cell = wide / columns;
-  const most = panel.square || rows <= 3 ? 54 : 44, full = Math.min(420, Math.max(260, tallest));
+  const most = panel.square || rows <= 3 ? 54 : 44, full = Math.min(420, Math.max(Math.min(260, 20 * rows), tallest));
   const high = rows * Math.min(most, full / rows, panel.square ? cell : Math.max(20, Math.min(cell, 30)));
   if (panel.square) { cell = high / rows; wide = Math.min(wide, cell * columns); }
   const left = beside(ra, high, -0.5, rows - 0.5, Math.min(150, 0.34 * width)), foot = below(ca, wide, -0.5, columns - 0.5);

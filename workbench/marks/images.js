@@ -7,7 +7,7 @@ export function drawImages(panel, width, theme) {
   const names = panel.rows.length ? Math.min(150, Math.max(...panel.rows.map((r) => textWidth(r, 12)))) + 12 : 0, whole = width;
   width -= names;
   const gap = panel.rows.length ? 8 : 12, title = panel.title ? 22 : 4, most = panel.rows.length ? Math.max(44, ((620 / panel.rows.length - 27) * broad) / tall) : Infinity, w = Math.max(20, Math.min(panel.size, most, (width - gap * (per - 1)) / per)), h = (w * tall) / broad;
-  const room = Math.min(w + gap - 4, (width + gap) / per - 4), texts = panel.captions.map((c) => c.split("\n").flatMap((part) => wrap(part, Math.max(room, 40), 11.5, 2)));
+  const room = Math.min(w + gap - 4, (width + gap) / per - 4), texts = panel.captions.map((c) => c.split("\n").filter((part, i, parts) => part || parts.length > 1).flatMap((part) => wrap(part, Math.max(room, 40), 11.5, 2)));
   const lines = Math.max(0, ...texts.map((t) => t.length)), step = h + 15 * lines + 12, rows = Math.ceil(count / per);
   const height = title + rows * step, x = (k) => names + (k % per) * (w + gap), y = (k) => title + Math.floor(k / per) * step;
   const svg = node("svg", { width: whole, height, viewBox: `0 0 ${whole} ${height}` });

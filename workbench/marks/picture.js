@@ -19,7 +19,7 @@ function legendEntries(panels, drawn) {
   const seen = new Map();
   panels.forEach((p, i) => {
     const marks = (p.marks ?? []).filter((m) => m.name && m.kind !== "span" && !m.styles?.length && !(m.kind === "points" && m.values));
-    const entries = [...marks.map((m) => ({ name: m.name, style: m.style, kind: m.kind, ring: m.ring })), ...(drawn[i].legend ?? [])];
+    const entries = [...marks.map((m) => ({ name: m.name, style: m.style, kind: m.kind, ring: m.ring, bare: m.kind === "line" && !(m.dots ?? (!m.fine && m.x.shape[0] <= 30)) })), ...(drawn[i].legend ?? [])];
     const always = (e) => ["rule", "arrows", "framed", "dotted", "crossed", "box"].includes(e.kind), several = (p.marks ?? []).some((m) => m.kind === "field") || new Set(entries.filter((e) => !always(e)).map((e) => e.name)).size > 1;
     for (const e of entries) if (!seen.has(e.name) && (several || always(e))) seen.set(e.name, e);
   });
@@ -47,7 +47,7 @@ function legend(shown, width, theme) {
     } else {
       if (style.rim) svg.append(node("line", { x1: x, x2: x + 32, y1: y + 10, y2: y + 10, stroke: style.rim, "stroke-width": 4.4 }));
       if (e.kind !== "points") svg.append(node("line", { x1: x, x2: x + 32, y1: y + 10, y2: y + 10, stroke: style.colour, "stroke-width": 2.4, "stroke-dasharray": e.dash ?? style.dash }));
-      if (["points", "line"].includes(e.kind)) svg.append(node("path", { d: marker(style.marker, x + 16, y + 10, 8), fill: e.ring ? "none" : style.colour, stroke: style.rim ?? style.colour, "stroke-width": e.ring ? 2 : style.rim ? 1 : 0 }));
+      if (["points", "line"].includes(e.kind) && !e.bare) svg.append(node("path", { d: marker(style.marker, x + 16, y + 10, 8), fill: e.ring ? "none" : style.colour, stroke: style.rim ?? style.colour, "stroke-width": e.ring ? 2 : style.rim ? 1 : 0 }));
     }
     svg.append(words(e.name, x + 38, y + 14, theme, { room: 220 }));
     x += w;
@@ -70,9 +70,10 @@ function colourBar(colours, width, theme) {
 
 /**
  * Draw a picture into an element; gives `{update(spec, alt), select(target), snapshot(), close()}`.
+ * `share`: pictures that stand below each other under the same controls.
  * `on.hover` and `on.select` get `{panel, key}` or null.
  */
-export function mount(el, { spec, title = "", alt = "" }, on = {}) {
+export function mount(el, { spec, title = "", alt = "", share = 1 }, on = {}) {
   const host = html("div", "kd-picture"), grid = html("div", "kd-panels"), tip = html("div", "kd-tip"), voice = html("div", "kd-voice");
   host.setAttribute("role", "group");
   tip.hidden = true;
@@ -153,7 +154,7 @@ export function mount(el, { spec, title = "", alt = "" }, on = {}) {
     const panels = width < NARROW ? spec.panels.filter((p) => p.kind !== "blank") : spec.panels, columns = width < NARROW ? 1 : Math.min(spec.columns, panels.length), shares = columns === spec.columns ? spec.widths : Array(columns).fill(1), sum = shares.slice(0, columns).reduce((a, b) => a + b, 0);
     const rooms = shares.slice(0, columns).map((s) => ((width - GAP * (columns - 1)) * s) / sum);
     const rows = Math.ceil(panels.length / columns), room = Math.max(400, Math.min(560, innerHeight - 290)); // under a few controls, on this screen
-    const tallest = rows > 1 ? Math.max(115, (room - 60) / rows - 60) : room - 130; // without titles, names and colour bar
+    const tallest = share > 1 ? Math.max(150, room / share - 60) : rows > 1 ? Math.max(115, (room - 60) / rows - 60) : room - 130; // without titles, names and colour bar
     drawn = panels.map((p, i) => ({ ...(p.kind === "table" ? drawTable(p, title) : p.kind === "blank" ? { element: html("div") } : PANELS[p.kind](p, rooms[i % columns], theme, tallest)) }));
     const bars = drawn.map((d, i) => d.colours ?? panels[i].marks?.find((m) => m.kind === "field")?.colours ?? (panels[i].marks?.some((m) => m.values && m.kind === "points") ? panels[i].colours : null));
     const kinds = [...new Set(bars.filter(Boolean).map((c) => JSON.stringify(c)))], shared = kinds.length === 1;
@@ -211,7 +212,7 @@ export function mount(el, { spec, title = "", alt = "" }, on = {}) {
   restyled.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "data-kd-theme"] });
   draw();
   return {
-    update(next) { ({ spec, title = title, alt = alt } = next); draw(); },
+    update(next) { ({ spec, title = title, alt = alt, share = share } = next); draw(); },
     select(target) { selected = target && target.key !== undefined ? target : null; showSelected(); },
     snapshot,
     host,

@@ -15,9 +15,9 @@ const REACH = {
 const DRAW = { line: drawLine, points: drawPoints, bars: drawBars, histogram: drawHistogram, field: drawField, rule: drawRule, span: drawSpan, arrows: drawArrows, area: drawArea, texts: drawTexts };
 
 export function drawPlane(panel, width, theme, tallest = 300) {
-  const { marks, x: ax, y: ay } = panel;
+  const { marks } = panel;
   placeBars(marks);
-  const reach = marks.map((m) => REACH[m.kind](m)), held = new Set(marks.flatMap((m) => (m.kind === "bars" ? [m.base] : m.kind === "histogram" ? [0] : [])));
+  const reach = marks.map((m) => REACH[m.kind](m)), whole = (side) => reach.every((r) => r[side].every((list) => !list || list.every((v) => !Number.isFinite(v) || Number.isInteger(v)))), ax = { ...panel.x, whole: whole(0) }, ay = { ...panel.y, whole: whole(1) }, held = new Set(marks.flatMap((m) => (m.kind === "bars" ? [m.base] : m.kind === "histogram" ? [0] : [])));
   let [x0, x1] = ends(ax, reach.flatMap((r) => r[0]), marks.some((m) => m.lying) ? held : new Set(marks.some((m) => m.kind === "histogram") ? marks.flatMap((m) => (m.kind === "histogram" ? [numbers(m.edges)[0], numbers(m.edges).at(-1)] : [])) : []));
   let [y0, y1] = ends(ay, reach.flatMap((r) => r[1]), held);
   const field = marks.find((m) => m.kind === "field");
@@ -27,14 +27,15 @@ export function drawPlane(panel, width, theme, tallest = 300) {
   const series = marks.filter((m) => m.kind === "bars" && !m.stacked).length, row = Math.min(Math.max(16, 15 * Math.min(3, series)), Math.max(14, 1100 / (ay.names?.length || 1)));
   const rows = lying ? Math.max(60, ay.names.length * row) : null;
   let high = panel.height ?? rows ?? Math.min(300, tallest, Math.max(190, 0.62 * width));
-  const left = beside(ay, high, y0, y1, Math.min(170, 0.36 * width)), x = (ay.label ? 20 : 4) + left.room;
+  const left = beside(ay, high, y0, y1, Math.min(200, 0.36 * width)), x = (ay.label ? 20 : 4) + left.room;
   let wide = Math.max(40, width - x - 12);
   if (panel.equal) { // widen the narrower axis, so that a unit is as long on both
     if (panel.height === null) high = Math.min(wide, Math.max(260, tallest));
     const perX = (x1 - x0) / wide, perY = (y1 - y0) / high;
-    if (perX < perY) { const more = (perY * wide - (x1 - x0)) / 2; [x0, x1] = [x0 - more, x1 + more]; } else { const more = (perX * high - (y1 - y0)) / 2; [y0, y1] = [y0 - more, y1 + more]; }
+    if (perX < perY && (field || ax.low !== null || ax.high !== null)) wide = (x1 - x0) / perY; // nothing lies beyond its ends
+    else if (perX < perY) { const more = (perY * wide - (x1 - x0)) / 2; [x0, x1] = [x0 - more, x1 + more]; } else { const more = (perX * high - (y1 - y0)) / 2; [y0, y1] = [y0 - more, y1 + more]; }
   }
-  const side = panel.equal ? beside(ay, high, y0, y1, Math.min(170, 0.36 * width)) : left, foot = below(ax, wide, x0, x1);
+  const side = panel.equal ? beside(ay, high, y0, y1, Math.min(200, 0.36 * width)) : left, foot = below(ax, wide, x0, x1);
   const slack = Math.max(0, foot.over - x); // room for the first turned name
   const box = { x: x + slack, y: title, w: wide - slack, h: high };
   const bottom = slack ? below(ax, box.w, x0, x1) : foot, height = title + high + bottom.room + (ax.label ? 20 : 4);
@@ -52,6 +53,7 @@ export function drawPlane(panel, width, theme, tallest = 300) {
     const got = DRAW[mark.kind](mark, { svg: inside, x: sx, y: sy, axes: { x: ax, y: ay }, theme, colours: panel.colours, box, taken });
     if (Array.isArray(got)) items.push(...got); else grid = got;
   }
+  inside.append(...inside.querySelectorAll(".kd-span"));
   svg.append(gridLine(box.x, box.y + high, box.x + box.w, box.y + high, theme.muted, 1), gridLine(box.x, box.y, box.x, box.y + high, theme.muted, 1));
   side.draw(svg, box.x, box.y, theme);
   bottom.draw(svg, box.x, box.y + high, theme);

@@ -24,7 +24,7 @@ function render({ model, el }) {
     const entry = { place, picture: null, still: null, made };
     more.addEventListener("toggle", () => { if (more.open) model.send({ type: "table", view: index }); });
     entry.show = (next) => {
-      heading.textContent = `${next.title}.`;
+      heading.textContent = /[.?!]$/.test(next.title) ? next.title : `${next.title}.`;
       text.textContent = next.alt;
       more.hidden = !next.rows;
       more.firstChild.textContent = `table: ${next.title}`;
@@ -52,7 +52,7 @@ function render({ model, el }) {
     const views = model.get("views");
     el.style.minHeight = `${list.offsetHeight}px`;
     while (shown.length > views.length) { const gone = shown.pop(); gone.picture?.close(); gone.made.remove(); }
-    views.forEach((view, i) => { (shown[i] ??= figure(view, i)).show(view); });
+    views.forEach((view, i) => { (shown[i] ??= figure(view, i)).show({ ...view, share: views.length }); });
     el.style.minHeight = "";
     showSelected();
     clearTimeout(resting);

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from traitlets import HasTraits
 
 from kdcore.html import tag
-from workbench.views.base import View
+from workbench.views.base import View, sentence
 
 from .still import Still
 
@@ -129,7 +129,7 @@ def views_bundle(views: Sequence[View]) -> dict[str, str]:
 
 def words_of(views: Sequence[View]) -> str:
     """Titles and descriptions of views."""
-    return "\n".join(f"{v.title}. {v.alt}" for v in views)
+    return "\n".join(f"{sentence(v.title)} {v.alt}" for v in views)
 
 
 def as_views(made: View | Sequence[View], *, what: str) -> list[View]:

@@ -12,7 +12,7 @@ import traitlets as t
 
 from kdcore.html import tag
 from workbench.marks import script, style
-from workbench.views.base import View
+from workbench.views.base import View, sentence
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -101,7 +101,7 @@ class PictureBox(anywidget.AnyWidget):
     @property
     def text(self) -> str:
         """What is shown, in words: an error or a message (HTML), then titles and descriptions."""
-        return "\n".join([self.error, *(f"{v.title}. {v.alt}" for v in self.shown)])
+        return "\n".join([self.error, *(f"{sentence(v.title)} {v.alt}" for v in self.shown)])
 
     def say(self, html: str) -> None:
         """Show words in place of pictures."""

@@ -33,6 +33,11 @@ _STYLE = (
 )
 
 
+def sentence(title: str) -> str:
+    """A title with its full stop, unless it ends in a mark of its own."""
+    return title if title.endswith((".", "?", "!")) else f"{title}."
+
+
 #: matplotlib's settings are shared by all threads; panels draw in the background.
 _DRAWING = threading.RLock()
 
@@ -142,7 +147,7 @@ class View:
         folded = Html()
         if table and len(self.table):
             folded = details(f"table: {self.title}", tag("div", self.table_html(), class_="kd-table"))
-        words = tag("figcaption", tag("b", f"{self.title}."), " ", self.alt, folded)
+        words = tag("figcaption", tag("b", sentence(self.title)), " ", self.alt, folded)
         values = self._data() if data and self.picture is not None else Html()
         return join((Html(_STYLE if style else ""), tag("figure", images, values, words, class_="kd-view")))
 
@@ -156,7 +161,7 @@ class View:
         return {
             "text/html": self.html(),
             "image/png": base64.b64encode(self.png()).decode(),
-            "text/plain": f"{self.title}. {self.alt}",
+            "text/plain": f"{sentence(self.title)} {self.alt}",
         }
 
 

@@ -328,14 +328,14 @@ def comparison_view(
     summary = [_summary(factor * v) for v in values.values()]
     best = max(range(len(arms)), key=lambda i: (np.isfinite(summary[i][0]), summary[i][0]))
     named = metric == "last" and hasattr(comparison, "metric")
-    measured = f"{comparison.metric} of the last epoch" if named else metric
+    measured = f"{comparison.metric} of the last epoch" if named else metric.replace("_", " ")
     counts = {len(v) for v in values.values()}
     seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else counted(min(counts), "seed")
     ranked = sorted(range(len(arms)), key=lambda i: -summary[i][0] if np.isfinite(summary[i][0]) else np.inf)
     said = range(len(arms)) if len(arms) <= _TOLD else [*ranked[: _TOLD - 2], ranked[-1]]
     intervals = any(np.isfinite(h) for _, h in summary)
     alt = (
-        f"Mean {measured} over {seeds}{', 95 % interval' if intervals else ''}: "
+        f"Mean {measured.removeprefix('mean ')} over {seeds}{', 95 % interval' if intervals else ''}: "
         + "; ".join(_arm_words(str(arms[i]), *summary[i], unit) for i in said)
         + f". Highest mean: {arms[best]}."
         + (f" {len(arms) - len(said)} arms in between are in the table." if len(said) < len(arms) else "")
@@ -358,12 +358,17 @@ def comparison_view(
     )
 
 
+def _written(value: float, unit: str) -> str:
+    """A tenth of a percent, or three digits of what has no unit (a radius may be 0.0725)."""
+    return f"{value:.1f}" if unit else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _arm_words(arm: str, mean: float, half: float, unit: str) -> str:
     if not np.isfinite(mean):
         return f"{arm} not known"
-    form = ".1f" if unit else ".3g"
-    around = f" ({mean - half:{form}} to {mean + half:{form}})" if np.isfinite(half) else ""
-    return f"{arm} {mean:{form}}{unit}{around}"
+    low, high = (_written(v, unit) for v in (mean - half, mean + half))
+    around = f" ({low} to {high})" if np.isfinite(half) else ""
+    return f"{arm} {_written(mean, unit)}{unit}{around}"
 
 
 def _arms(
@@ -387,7 +392,7 @@ def _arms(
     for i, (m, h) in enumerate(zip(means, halves, strict=True)):
         said = f"95 % interval {m - h:.2f} to {m + h:.2f}{unit}" if np.isfinite(h) else "one seed: no interval"
         marks.append(Points("", [m], [float(i)], style=i, size=11, notes=[f"{arms[i]}\n{said}"]))
-    marks.append(Texts(means, rows - 0.28, [f"{m:.2f}{unit}" for m in means]))
+    marks.append(Texts(means, rows - 0.28, [f"{_written(m, unit)}{unit}" for m in means]))
     return Plane(
         *marks,
         x=Axis(f"{measured}{' in percent' if unit else ''}: mean, 95 % interval (t), points are seeds"),

@@ -47,8 +47,8 @@ def mixture_view(
     alone = {"CE": array[place[0], -1], "KD": array[place[0], 0]}
     alt = (
         f"At alpha {alpha:.2f} and beta {beta:g} the mixture is right on {100 * array[place]:.1f} % of the validation "
-        f"images; the best point, alpha {columns[best[1]]} and beta {rows[best[0]]}, has {100 * array[best]:.1f} %. "
-        + "; ".join(f"the {name} head alone has {100 * value:.1f} %" for name, value in alone.items())
+        f"images; the best point, alpha {columns[best[1]]} and beta {rows[best[0]]}, on {100 * array[best]:.1f} %; "
+        + "; ".join(f"the {name} head alone on {100 * value:.1f} %" for name, value in alone.items())
         + "."
     )
     table = pd.DataFrame(array, columns=columns)

@@ -53,7 +53,7 @@ def triangle_view(
 
     s, (t, g, m) = flat[epoch], flat[len(path) :]
     # the lengths stand at different places along the edges, so that they stay apart where two corners meet
-    edges = ((s, t, "student to teacher", 0.5), (s, g, "student to label", 0.4), (t, g, "teacher to label", 0.6))
+    edges = ((s, t, "student to teacher", 0.32), (s, g, "student to label", 0.68), (t, g, "teacher to label", 0.5))
     marks: list[Mark] = [
         Line("", flat[: epoch + 1, 0], flat[: epoch + 1, 1], style="student", fine=True),
         Area("", [s[0], t[0], g[0]], [s[1], t[1], g[1]], style="student", opacity=0.1 + 0.3 * float(weight[epoch])),
@@ -61,11 +61,16 @@ def triangle_view(
     for a, b, name, _ in edges:
         marks.append(Arrows("", [a[0]], [a[1]], [b[0] - a[0]], [b[1] - a[1]], style="muted", head=False,
                             notes=[f"{name} {lengths[name]:.3f}"]))  # fmt: skip
-    at = np.array([a + where * (b - a) for a, b, _, where in edges])
-    marks.append(Texts(at[:, 0], at[:, 1], [f"{name} {lengths[name]:.2f}" for _, _, name, _ in edges]))
+    size = float(np.linalg.norm(np.ptp(flat, 0)))
+    said = [e for e in edges if np.linalg.norm(e[1] - e[0]) > 0.25 * size]  # a shorter edge has no room for its words
+    at = np.array([a + where * (b - a) for a, b, _, where in said]).reshape(-1, 2)
+    marks.append(
+        Texts(at[:, 0], at[:, 1] + 0.05 * np.ptp(flat[:, 1]), [f"{name} {lengths[name]:.2f}" for _, _, name, _ in said])
+    )
     spots: list[tuple[Any, Style, str]] = [(s, "student", "student"), (t, "teacher", "teacher"), (g, "ink", "label")]
     for point, style, name in (*spots, (m, 2, "teacher's average")):
-        marks.append(Points(name, [point[0]], [point[1]], style=style, size=13))
+        ring = name == "label"  # a sure teacher lies upon it and stays in sight
+        marks.append(Points(name, [point[0]], [point[1]], style=style, size=19 if ring else 13, ring=ring))
     # the frame stays where it is while the epochs go by
     low, high = flat.min(0), flat.max(0)
     air = 0.15 * np.maximum(high - low, 1e-9)
@@ -89,9 +94,16 @@ def trust_view(groups: Mapping[str, Any], *, title: str = "How much the teacher 
         n: as_array(f"groups[{n!r}]", v, ndim=1, finite=True) if len(v) else np.zeros(0) for n, v in groups.items()
     }
     edges = np.linspace(0, 1, 21).tolist()
-    alt = "; ".join(f"{n}: mean {v.mean():.2f} of {len(v)}" if len(v) else f"{n}: no sample" for n, v in values.items())
+    alt = "; ".join(
+        f"{n}: mean {v.mean():.2f} over {len(v)} samples" if len(v) else f"{n}: no sample" for n, v in values.items()
+    )
     view = histogram_view(
-        values, bins=edges, measure="share", panels=True, value_label="weight of the teacher", title=title
+        values,
+        bins=edges,
+        measure="share",
+        panels=True,
+        value_label="weight of the teacher; triangle: its mean",
+        title=title,
     )
     counts = histogram_view(values, bins=edges).table
     return replace(view, alt=alt + ".", table=counts, _png={})
