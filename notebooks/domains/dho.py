@@ -76,8 +76,8 @@ Explorer("The mixture", controls, mixture, static_at=[{}, {"alpha": found.alpha,
 score = task.evaluate(teacher)["accuracy"]
 Markdown(
     f"The teacher names **{100 * score:.1f} %** of the test digits from what was written about them. The framed cell, "
-    f"at alpha {found.alpha:.2g} and beta {found.beta:g}, is the best point on 80 *validation* images. Searching on the "
-    "test set, as one of the released scripts does, would report the luck of the search as skill."
+    f"at alpha {found.alpha:.2g} and beta {found.beta:g}, is the best point on 80 *validation* images. Searching on "
+    "the test set, as one of the released scripts does, would report the luck of the search as skill."
 )
 
 # %% [markdown]

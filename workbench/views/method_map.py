@@ -330,7 +330,7 @@ def _map_plane(papers: Sequence[MethodEntry], table: pd.DataFrame, highlight: Co
     ringed = [i for i, p in enumerate(papers) if p.slug in highlight]
     if ringed:
         marks.append(Points("", table["x"][ringed], table["y"][ringed], style="ink", size=20, ring=True))
-    return Plane(*marks, x=Axis(hidden=True), y=Axis(hidden=True), equal=True, height=560)
+    return Plane(*marks, x=Axis(hidden=True), y=Axis(hidden=True), equal=True, height=430)
 
 
 def _draw_map(papers: Sequence[MethodEntry], xy: np.ndarray, highlight: Collection[str], theme: Theme) -> Figure:
