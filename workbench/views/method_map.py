@@ -533,9 +533,8 @@ def guide_view(situation: Mapping[str, str | None], *, top: int = 5) -> View:
         if answers
         else "Answer a question to see papers."
     )
-    alt = f"Situation: {asked}. {first.entry.slug}: {first.reasons[0]}. {best}" + (
-        f" Hard rules removed {len(removed)} papers." if removed else ""
-    )
+    dropped = f" Hard rules removed {len(removed)} papers." if removed else ""
+    alt = f"{best}{dropped} {first.entry.slug}: {first.reasons[0]}. Situation: {asked}."
     picture = Picture(_guide_plane([first, *found], answers))
     return View(title="Which method for my situation", alt=alt, table=pd.DataFrame(rows), picture=picture)
 
