@@ -271,6 +271,11 @@ assert sum(after.values()) < sum(terms.values())
 
 
 # %%
+def counted(event):  # a move is three trainings: the panel says how far it is
+    if isinstance(event, Epoch):
+        gate_panel.progress(f"{event.stage}: epoch {event.epoch}")
+
+
 def played(noise, teachers, weight):
     class Weighted(mst_distill.MSTTraining):
         def route(self, batch, run):
@@ -280,7 +285,7 @@ def played(noise, teachers, weight):
     arena = study.task_of(0, noise=noise)
     run = study.training(arena, None, arena.student(seed=0), 0, kind=Weighted, epochs=15, top_k=teachers)
     with preserved_rng():
-        history = [e for e in fit(run, seed=0).history if e.stage == "route"]
+        history = [e for e in fit(run, seed=0, callbacks=[counted]).history if e.stage == "route"]
     shares = {name: [e.logged[f"share {name}"] for e in history] for name in run.labels}
     right = 100 * arena.accuracy(run.student)
     return views.routing_view(shares, title=f"Whom the gate chooses; the student gets {right:.1f} % right")
@@ -291,7 +296,8 @@ knobs = {
     "teachers": slider(1, 1, 3, label="teachers per sample"),
     "weight": slider(1.0, 0.0, 10.0, label="weight of the balance"),
 }
-Explorer("Play with the gate", knobs, played, static_at=[{}])
+gate_panel = Explorer("Play with the gate", knobs, played, static_at=[{}])
+gate_panel
 
 # %% [markdown]
 # ## Experiment

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from support.accessibility import violations
@@ -20,6 +21,7 @@ from benchmarks.marks import examples, large, page_times
 from benchmarks.marks import open_page as drawing_page
 from workbench.report import Report
 from workbench.views.base import View
+from workbench.views.picture import Axis, Line, Picture, Plane, Points, Span
 
 pytestmark = pytest.mark.browser
 SCHEMES = ("light", "dark")
@@ -294,6 +296,30 @@ def test_a_long_legend_ends_in_words(browser: Any, tmp_path: Path) -> None:
         said = keys.locator("text").all_text_contents()
         assert said[-1] == f"and {101 - len(said)} more, told where they are pointed at" and len(said) > 15
         assert keys.bounding_box()["height"] < 170
+
+
+def test_names_of_several_series_find_free_places_and_ringed_ones_come_first(browser: Any, tmp_path: Path) -> None:
+    at = np.array([0.0, 0.02, 0.04, 1.0])
+    series = [Points(f"s{k}", at, at * 0 + 0.01 * k, texts=[f"paper_{k}{i}" for i in range(4)]) for k in range(3)]
+    ring = Points("", at[[1]], [0.02], style="ink", size=20, ring=True)  # around paper_21, the last one but two
+    plane = Plane(*series, ring, x=Axis(low=-1, high=2), y=Axis(low=-1, high=1))
+    view = View(title="Near ones", alt="x", table=pd.DataFrame({"x": at}), picture=Picture(plane))
+    with opened(browser, tmp_path / "near.html", report([view])) as page:
+        said = page.locator("svg[role=img] text").all_text_contents()
+        assert page.evaluate(WRONG) == [[]] and "paper_21" in said and 4 <= sum("paper_" in t for t in said) < 12
+
+
+def test_epochs_are_named_by_whole_numbers_and_bare_lines_have_bare_keys(browser: Any, tmp_path: Path) -> None:
+    lines = [Line(n, range(1, 13), np.linspace(0, 1, 12), style=k, dots=bool(k)) for k, n in enumerate("ab")]
+    plane = Plane(Span(2, 9, "range"), *lines, x=Axis("epoch"), y=Axis("accuracy"))
+    pair = Picture(plane, plane)  # narrow: 2.5 would be a round step
+    view = View(title="Learning", alt="x", table=pd.DataFrame({"x": [1]}), picture=pair)
+    with opened(browser, tmp_path / "lines.html", report([view])) as page:
+        texts = page.locator("svg[role=img]").first.locator("text").all_text_contents()
+        assert "10" in texts and "2.5" not in texts and "7.5" not in texts and "0.5" in texts
+        assert page.locator(".kd-keys path").count() == 1  # the marker of b
+        last = page.locator("svg[role=img]").first.locator("g > *").last
+        assert last.text_content() == "range"  # over the lines
 
 
 def test_hostile_names_are_words_in_the_picture(browser: Any, tmp_path: Path) -> None:

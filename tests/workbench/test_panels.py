@@ -388,5 +388,7 @@ def test_pair_panel_shows_before_and_after(cache: None) -> None:
     assert "before" not in alone.pair.maps and alone.static()
     panel.set(picture="sample", sample=7, temperature=2.0)
     assert panel.settle() and panel.state.error is None and "temperature 2" in panel.state.views[0].title
+    asked = {p: [n for n, c in panel.controls.items() if c.shown({"picture": p})] for p in ("cka", "sample")}
+    assert asked == {"cka": ["picture"], "sample": ["picture", "sample", "temperature"]}  # the others are ignored
     with pytest.raises(ValueError, match="limit"):
         PairPanel(task, teacher, after, limit=2)

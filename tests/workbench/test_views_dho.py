@@ -15,7 +15,7 @@ def test_the_mixture_names_the_chosen_and_the_best_point() -> None:
     view = mixture_view(GRID, (0.0, 0.5, 1.0), (1.0, 2.0), alpha=0.5, beta=1.0)
     assert "alpha 0.50 and beta 1 the mixture is right on 70.0 %" in view.alt
     assert "best point, alpha 0.50 and beta 2, on 90.0 %" in view.alt
-    assert "the CE head alone has 60.0 %; the KD head alone has 50.0 %" in view.alt
+    assert "the CE head alone on 60.0 %; the KD head alone on 50.0 %" in view.alt
     assert view.table.shape == (2, 4)
     assert all(view.png(theme).startswith(b"\x89PNG") for theme in (LIGHT, DARK))
 

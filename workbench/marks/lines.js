@@ -39,7 +39,7 @@ export function pointsReach(m) {
   return [[numbers(m.x), even], [numbers(m.y), odd]];
 }
 
-export function drawPoints(m, { svg, x, y, axes, theme, colours, box, taken }) {
+export function drawPoints(m, { svg, x, y, axes, theme, colours, dots }) {
   const xs = numbers(m.x), ys = numbers(m.y), values = numbers(m.values), to = numbers(m.to), style = styleOf(m.style, theme);
   const all = [...xs.keys()].filter((i) => Number.isFinite(x(xs[i])) && Number.isFinite(y(ys[i])));
   if (to) {
@@ -56,23 +56,30 @@ export function drawPoints(m, { svg, x, y, axes, theme, colours, box, taken }) {
     const ring = m.ring || colour === "none";
     svg.append(node("path", { d, fill: ring ? "none" : colour, stroke: ring ? (colour === "none" ? theme.muted : colour) : style.rim ?? theme.paper, "stroke-width": ring ? 2 : many ? 0.4 : 0.8, opacity: many && !ring ? 0.75 : null }));
   }
-  if (m.texts.length) {
-    for (const i of all) {
-      if (!m.texts[i]) continue;
-      const right = x(xs[i]) < box.x + 0.8 * box.w, made = words(m.texts[i], x(xs[i]) + (right ? 1 : -1) * (m.size / 2 + 4), y(ys[i]) + 4, theme, { size: 11, anchor: right ? "start" : "end", room: 130 });
-      const a = Number(made.getAttribute("x")), b = Number(made.getAttribute("y")), w = Math.min(130, textWidth(m.texts[i], 11)), left = right ? a : a - w;
-      if (taken.some(([p, q, r]) => left < p + r && p < left + w && Math.abs(q - b) < 12)) continue; // names that would touch are told on hover
-      taken.push([left, b, w]);
-      made.setAttribute("paint-order", "stroke");
-      made.setAttribute("stroke", theme.paper);
-      made.setAttribute("stroke-width", 3);
-      svg.append(made);
-    }
-  }
+  dots.push(...all.map((i) => ({ x: x(xs[i]), y: y(ys[i]), r: m.size / 2, ring: m.ring && !m.texts.length, text: m.texts[i] ?? "" })));
   return all.map((i) => ({
     x: x(xs[i]), y: y(ys[i]), r: m.size / 2 + 2, key: i, name: m.name,
     lines: [m.texts[i] || m.name, ...(m.notes[i] ? String(m.notes[i]).split("\n") : []),
       ...(axes.x.hidden ? [] : [spoken(axes.x, xs[i], "x")]), ...(axes.y.hidden ? [] : [spoken(axes.y, ys[i], "y")]),
       ...(values ? [`${colours.label || "value"} ${exact(values[i])}`] : [])],
   }));
+}
+
+/** Names beside dots, of all marks of a plane: right, left, above or below, where they touch neither a name nor a dot; those with a ring around them come first; what has no room is told on hover. */
+export function nameDots(dots, box, theme, svg, taken) {
+  const named = dots.filter((d) => d.text), solid = dots.filter((d) => !d.ring);
+  const ringed = (d) => dots.some((o) => o.ring && Math.abs(o.x - d.x) + Math.abs(o.y - d.y) < 0.5);
+  const first = new Set(named.length < 400 ? named.filter(ringed) : []), watched = solid.length * named.length < 2e5 ? solid : [];
+  for (const d of [...first, ...named.filter((n) => !first.has(n))]) {
+    const w = Math.min(130, textWidth(d.text, 11)), gap = (first.has(d) ? Math.max(d.r, 11) : d.r) + 4;
+    const places = [[d.x + gap, d.y + 4, "start"], [d.x - gap - w, d.y + 4, "end"], [d.x - w / 2, d.y - gap - 1, "middle"], [d.x - w / 2, d.y + gap + 9, "middle"]];
+    const free = ([left, y], dotsToo) => left >= box.x - 4 && left + w <= box.x + box.w + 8 && !taken.some(([p, q, r]) => left < p + r && p < left + w && Math.abs(q - y) < 12)
+      && !(dotsToo && watched.some((o) => o !== d && o.x + o.r > left && o.x - o.r < left + w && o.y + o.r > y - 9 && o.y - o.r < y + 2));
+    const place = places.find((p) => free(p, true)) ?? (first.has(d) ? places.find((p) => free(p, false)) : null);
+    if (!place) continue;
+    const [left, y, anchor] = place, made = words(d.text, anchor === "start" ? left : anchor === "end" ? left + w : left + w / 2, y, theme, { size: 11, anchor, room: 130 });
+    taken.push([left, y, w]);
+    for (const [name, v] of [["paint-order", "stroke"], ["stroke", theme.paper], ["stroke-width", 3]]) made.setAttribute(name, v);
+    svg.append(made);
+  }
 }

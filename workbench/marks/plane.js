@@ -3,7 +3,7 @@ import { below, beside, ends, gridLine, label } from "./axes.js";
 import { barsReach, drawBars, drawHistogram, histogramReach, placeBars } from "./bars.js";
 import { gridded, listed, node, numbers, scale, words } from "./base.js";
 import { drawArea, drawArrows, drawField, drawRule, drawSpan, drawTexts, fieldReach } from "./fields.js";
-import { drawLine, drawPoints, lineReach, pointsReach } from "./lines.js";
+import { drawLine, drawPoints, lineReach, nameDots, pointsReach } from "./lines.js";
 
 const xy = (m) => [[numbers(m.x)], [numbers(m.y)]];
 const plus = (a, b) => numbers(a).map((v, i) => v + numbers(b)[i]);
@@ -47,12 +47,13 @@ export function drawPlane(panel, width, theme, tallest = 300) {
   const edge = node("clipPath", { id: `kd-plane-${Math.random().toString(36).slice(2)}` }), inside = node("g", { "clip-path": `url(#${edge.id})` }), items = [];
   edge.append(node("rect", { x: box.x - 10, y: box.y - 10, width: box.w + 20, height: high + 20 })); // markers on the rim are whole
   svg.append(edge, inside);
-  const taken = []; // places of words, so that none lie on others
+  const dots = [], taken = []; // dots to name, and places of words, so that none lie on others
   let grid = null;
   for (const mark of marks) {
-    const got = DRAW[mark.kind](mark, { svg: inside, x: sx, y: sy, axes: { x: ax, y: ay }, theme, colours: panel.colours, box, taken });
+    const got = DRAW[mark.kind](mark, { svg: inside, x: sx, y: sy, axes: { x: ax, y: ay }, theme, colours: panel.colours, box, dots, taken });
     if (Array.isArray(got)) items.push(...got); else grid = got;
   }
+  nameDots(dots, box, theme, inside, taken);
   inside.append(...inside.querySelectorAll(".kd-span"));
   svg.append(gridLine(box.x, box.y + high, box.x + box.w, box.y + high, theme.muted, 1), gridLine(box.x, box.y, box.x, box.y + high, theme.muted, 1));
   side.draw(svg, box.x, box.y, theme);

@@ -176,9 +176,15 @@ class Pair:
 def _controls(count: int) -> dict[str, Control]:
     return {
         "picture": dropdown(PICTURES, label="picture"),
-        "sample": slider(0, 0, max(1, count - 1), label="sample", help="for “one sample”"),
-        "temperature": slider(4.0, 1.0, 20.0, step=0.5, label="temperature T", help="for “one sample”"),
+        "sample": slider(0, 0, max(1, count - 1), label="sample", when={"picture": ("sample",)}),
+        "temperature": slider(4.0, 1.0, 20.0, step=0.5, label="temperature T", when={"picture": ("sample",)}),
     }
+
+
+def _against(students: Sequence[str]) -> Control:
+    """With whom the student is compared; pictures of one sample show it beside its teacher alone."""
+    compared = [p for p in PICTURES.values() if p != "sample"]
+    return dropdown(students, label="compare with", when={"picture": compared})
 
 
 class PairPanel(Explorer):
@@ -256,7 +262,7 @@ class BeforeAfter(Explorer):
         controls = _controls(limit)
         controls = {
             "picture": controls.pop("picture"),
-            "against": dropdown([UNTRAINED], label="compare with"),
+            "against": _against([UNTRAINED]),
             **controls,
         }
         super().__init__("Before and after", controls, self._views, name=name)
@@ -359,7 +365,7 @@ class BeforeAfter(Explorer):
         """A training ended (told in its thread): offer the new comparisons and draw."""
         if self.closed or self.outcome is None:
             return
-        self.controls["against"] = dropdown([UNTRAINED, *self._rivals()], label="compare with")
+        self.controls["against"] = _against([UNTRAINED, *self._rivals()])
         values = {**self.state.values, "against": UNTRAINED}
         if "widget" in self.__dict__:
             self._inputs["against"].options = [UNTRAINED, *self._rivals()]

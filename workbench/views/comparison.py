@@ -13,7 +13,7 @@ from kdcore.experiment import mean_interval
 from .base import View
 from .drawing import Array, as_array, check_names, limits
 from .picture import Arrows, Axis, Colours, Field, Heat, Line, Mark, Picture, Plane, Points, Rule, Texts
-from .words import counted
+from .words import counted, listed
 
 #: Of more arms the words name the best and the last; the table holds all.
 _TOLD = 6
@@ -228,7 +228,7 @@ def lines_view(
             if known.size
             else f"{n} is nowhere defined"
         )
-    alt = f"{y_label} over {x_label} from {a.min():.3g} to {a.max():.3g}: {'; '.join(words)}."
+    alt = f"{y_label} over {x_label} from {a.min():.3g} to {a.max():.3g}: {listed(words)}"
     band_columns = {
         f"{n}, {side}": end for n, pair in ends.items() for side, end in zip(("low", "high"), pair, strict=True)
     }

@@ -330,7 +330,7 @@ def _map_plane(papers: Sequence[MethodEntry], table: pd.DataFrame, highlight: Co
     ringed = [i for i, p in enumerate(papers) if p.slug in highlight]
     if ringed:
         marks.append(Points("", table["x"][ringed], table["y"][ringed], style="ink", size=20, ring=True))
-    return Plane(*marks, x=Axis(hidden=True), y=Axis(hidden=True), equal=True, height=560)
+    return Plane(*marks, x=Axis(hidden=True), y=Axis(hidden=True), equal=True, height=430)
 
 
 def _draw_map(papers: Sequence[MethodEntry], xy: np.ndarray, highlight: Collection[str], theme: Theme) -> Figure:
@@ -533,9 +533,8 @@ def guide_view(situation: Mapping[str, str | None], *, top: int = 5) -> View:
         if answers
         else "Answer a question to see papers."
     )
-    alt = f"Situation: {asked}. {first.entry.slug}: {first.reasons[0]}. {best}" + (
-        f" Hard rules removed {len(removed)} papers." if removed else ""
-    )
+    dropped = f" Hard rules removed {len(removed)} papers." if removed else ""
+    alt = f"{best}{dropped} {first.entry.slug}: {first.reasons[0]}. Situation: {asked}."
     picture = Picture(_guide_plane([first, *found], answers))
     return View(title="Which method for my situation", alt=alt, table=pd.DataFrame(rows), picture=picture)
 
