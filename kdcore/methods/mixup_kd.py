@@ -24,9 +24,9 @@ symbol                                 name here               shape
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,37 +34,31 @@ from torch import Tensor, nn
 from ..card import Evidence, Knob, MethodCard, Parity
 from ..functional.checks import (
     check_choice,
-    check_fraction,
     check_logits_pair,
-    check_positive,
+    check_probabilities,
     check_temperature,
     check_weights,
     describe,
     names_arguments,
 )
 from ..functional.divergences import kl_with_temperature, soft_cross_entropy
-from ..functional.mixing import beta_draws, mix_pairs, mixup_pairs, one_hot_targets, permutation
+from ..functional.mixing import (
+    SAMPLINGS,
+    MixedBatch,
+    full_mixup,
+    mix_pairs,
+    mixup_pairs,
+    one_hot_targets,
+    partial_mixup,
+)
 from ..functional.reductions import at_least_float32, reduce
 from ..inputs import Batch
-from ..method import Method, Signals, ce_weight_knob
+from ..method import Method, Needs, Signals, ce_weight_knob
+from ..outputs import logits_of
+from ..taps import evaluating
 
 SCALINGS = ("std", "temperature", "none")
-SAMPLINGS = ("exact", "with_replacement")
-
-
-class MixedBatch(NamedTuple):
-    """A mixed batch and what it was made of.
-
-    Attributes:
-        inputs: ``(N, ...)``; targets: ``(N, C)``; lam: ``(N,)`` weight of the first member, 1 where nothing is mixed;
-        perm1, perm2: ``(N,)`` rows of the batch.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    lam: Tensor
-    perm1: Tensor
-    perm2: Tensor
+TEACHER_MODES = ("mixed_input", "mixed_output")
 
 
 @names_arguments
@@ -92,96 +86,12 @@ def std_scale(logits: Tensor, dim: int = -1, eps: float = 1e-12) -> Tensor:
     return z / torch.where(flat, eps, variance.where(~flat, 1.0).sqrt())
 
 
-def _check_batch(inputs: Tensor, labels: Tensor, num_classes: int, beta: float) -> None:
-    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or len(inputs) < 2:
-        raise ValueError(f"inputs must be (N, ...) with two samples or more to mix, got {describe(inputs)}.")
-    check_positive("beta", beta)
-    one_hot_targets(labels, num_classes)
-
-
-def _draw(
-    inputs: Tensor, labels: Tensor, num_classes: int, beta: float, share: float, sampling: str, g: torch.Generator | None
-) -> MixedBatch:
-    n = len(inputs)
-    perm1, perm2 = permutation(n, generator=g), permutation(n, generator=g)
-    lam = beta_draws(n, beta, generator=g, dtype=inputs.dtype)
-    kept = n - round(share * n) if sampling == "exact" else int((1 - share) * n)
-    if sampling == "exact":
-        still = permutation(n, generator=g)[:kept]
-    else:
-        still = torch.randint(n, (kept,), generator=g, device=lam.device)
-    lam = lam.index_fill(0, still, 1.0)
-    perm1, perm2, lam = (v.to(inputs.device) for v in (perm1, perm2, lam))
-    mixed = mixup_pairs(inputs, labels, perm1=perm1, perm2=perm2, lam=lam, num_classes=num_classes)
-    return MixedBatch(*mixed, lam, perm1, perm2)
-
-
-@names_arguments
-def full_mixup(
-    inputs: Tensor, labels: Tensor, *, num_classes: int, beta: float = 1.0, generator: torch.Generator | None = None
-) -> MixedBatch:
-    """Every sample of a batch is mixed with another: two random permutations, one coefficient per sample.
-
-    Args:
-        inputs: ``(N, ...)`` floating, N >= 2. labels: ``(N,)`` integers in [0, C), or ``(N, C)`` probabilities.
-        num_classes: C.
-        beta: coefficients are drawn from Beta(beta, beta); default 1, uniform (official; the paper also tries 0.2, 0.4).
-        generator: of all draws; the same state gives the same batch.
-
-    Raises:
-        ValueError: fewer than two samples, ``beta`` not above zero, labels that are no classes.
-
-    Reference:
-        arXiv:2211.03946, FMU; official code hchoi71/MIX-KD.
-    """
-    _check_batch(inputs, labels, num_classes, beta)
-    return _draw(inputs, labels, num_classes, beta, 1.0, "exact", generator)
-
-
-@names_arguments
-def partial_mixup(
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    num_classes: int,
-    mix_fraction: float = 0.1,
-    beta: float = 1.0,
-    sampling: str = "exact",
-    generator: torch.Generator | None = None,
-) -> MixedBatch:
-    """A share of the batch is mixed, the rest stays as it is (``lam = 1``).
-
-    Args:
-        inputs, labels, num_classes, beta, generator: as for :func:`full_mixup`.
-        mix_fraction: share that is mixed; default 0.1, the paper's best.
-        sampling: ``"exact"``: that share, rounded to whole samples. ``"with_replacement"``: as the released code, which
-            draws ``int((1 - mix_fraction) N)`` samples to leave alone *with* replacement: at 0.1 only about 59.5 % stay
-            unmixed.
-
-    Raises:
-        ValueError: as :func:`full_mixup`; ``mix_fraction`` outside [0, 1], unknown sampling.
-
-    Reference:
-        arXiv:2211.03946, PMU; official code hchoi71/MIX-KD (``partmixup``).
-    """
-    _check_batch(inputs, labels, num_classes, beta)
-    check_fraction("mix_fraction", mix_fraction)
-    check_choice("sampling", sampling, SAMPLINGS)
-    return _draw(inputs, labels, num_classes, beta, mix_fraction, sampling, generator)
-
-
-def _check_targets(labels: Tensor, student_logits: Tensor) -> Tensor:
-    targets = one_hot_targets(labels, student_logits.shape[1], dtype=at_least_float32(student_logits).dtype)
-    if len(targets) != len(student_logits):
-        raise ValueError(f"labels must hold {len(student_logits)} samples like the logits, got {describe(labels)}.")
-    if labels.is_floating_point() and not torch.compiler.is_compiling():
-        low, off = float(targets.min()), float((targets.sum(1) - 1).abs().max())
-        if low < 0 or not off <= 1e-4:
-            raise ValueError(
-                f"labels must be probabilities: none negative, rows that sum to 1 within 1e-4; got {low:.4g} as the "
-                f"lowest and rows up to {off:.4g} off."
-            )
-    return targets
+def _kd(student_logits: Tensor, teacher_logits: Tensor, scaling: str, temperature: float) -> Tensor:
+    """The divergence of every row, without its weight."""
+    if scaling == "std":
+        return kl_with_temperature(std_scale(student_logits), std_scale(teacher_logits.detach()))
+    heat = temperature if scaling == "temperature" else 1.0
+    return heat**2 * kl_with_temperature(student_logits, teacher_logits, temperature=heat)
 
 
 @names_arguments
@@ -216,17 +126,237 @@ def mixup_kd_loss(
     Reference:
         arXiv:2211.03946; official code hchoi71/MIX-KD.
     """
-    check_logits_pair(student_logits, teacher_logits, min_classes=2)
     check_choice("scaling", scaling, SCALINGS)
+    check_logits_pair(student_logits, teacher_logits, min_classes=2 if scaling == "std" else 1)
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     check_temperature(temperature)
     check_weights(ce_weight=ce_weight, kd_weight=kd_weight)
-    targets = _check_targets(labels, student_logits)
-    s, t = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
-    s, t = (std_scale(s), std_scale(t)) if scaling == "std" else (s, t)
-    heat = temperature if scaling == "temperature" else 1.0
+    targets = one_hot_targets(labels, student_logits.shape[1], dtype=at_least_float32(student_logits).dtype)
+    if len(targets) != len(student_logits):
+        raise ValueError(f"labels must hold {len(student_logits)} samples like the logits, got {describe(labels)}.")
+    if labels.is_floating_point():
+        check_probabilities("labels", labels)
+    s = std_scale(student_logits) if scaling == "std" else student_logits
     ce_term = ce_weight * soft_cross_entropy(s, targets, reduction=reduction)
-    kd_term = kd_weight * heat**2 * kl_with_temperature(s, t, temperature=heat, reduction=reduction)
+    kd_term = kd_weight * reduce(_kd(student_logits, teacher_logits, scaling, temperature), reduction)
     if return_parts:
         return {"loss": ce_term + kd_term, "ce_term": ce_term, "kd_term": kd_term}
     return ce_term + kd_term
+
+
+@torch.no_grad()
+def mixed_teacher_logits(
+    teacher: nn.Module, inputs: Tensor, mixed: MixedBatch, *, teacher_mode: str = "mixed_input"
+) -> Tensor:
+    """What the teacher says to a mixed batch, in eval mode.
+
+    Args:
+        teacher: its output is read by :func:`kdcore.outputs.logits_of`.
+        inputs: ``(N, ...)``, the samples that were mixed. mixed: what became of them.
+        teacher_mode: ``"mixed_input"`` (default, the paper's): its answer to the mixed sample. ``"mixed_output"``: the
+            mixture of its answers to the two samples, for comparison.
+
+    Returns:
+        ``(N, C)`` logits.
+
+    Raises:
+        ValueError: unknown mode, inputs of another number than the batch.
+
+    Reference:
+        arXiv:2211.03946; official code hchoi71/MIX-KD (``"mixed_input"``).
+    """
+    check_choice("teacher_mode", teacher_mode, TEACHER_MODES)
+    if len(inputs) != len(mixed.inputs):
+        raise ValueError(f"inputs must be the {len(mixed.inputs)} samples that were mixed, got {describe(inputs)}.")
+    with evaluating(teacher):
+        if teacher_mode == "mixed_input":
+            return logits_of(teacher(mixed.inputs))
+        return mix_pairs(logits_of(teacher(inputs)), mixed.perm1, mixed.perm2, mixed.lam)
+
+
+@torch.no_grad()
+def smoothness_curve(model: nn.Module, x_a: Tensor, x_b: Tensor, lams: Sequence[float] | Tensor) -> dict[str, Tensor]:
+    """How sure a model is between samples: entropy and highest probability along the mixing path.
+
+    Args:
+        model: run in eval mode. x_a, x_b: ``(N, ...)`` the ends; at ``lam`` the input is ``lam x_a + (1 - lam) x_b``.
+        lams: ``L`` numbers in [0, 1].
+
+    Returns:
+        ``lam``, ``entropy`` (nats) and ``confidence``, all ``(L,)``, the last two means over the N pairs.
+
+    Raises:
+        ValueError: ends of different shape, no number, or one outside [0, 1].
+
+    Reference:
+        arXiv:2211.03946, its analysis of smoothness (form reconstructed).
+    """
+    if x_a.shape != x_b.shape or x_a.ndim < 2 or not len(x_a):
+        raise ValueError(f"x_a and x_b must both be (N, ...) of one shape, got {describe(x_a)} and {describe(x_b)}.")
+    lam = torch.as_tensor(lams, dtype=torch.float64)
+    if lam.ndim != 1 or not len(lam):
+        raise ValueError(f"lams must be one or more numbers, got {describe(lam)}.")
+    both, at = torch.cat([x_a, x_b]), torch.arange(len(x_a))
+    entropy, confidence = [], []
+    with evaluating(model):
+        for value in lam.tolist():  # one pass each: memory does not grow with L
+            log_p = logits_of(model(mix_pairs(both, at, at + len(x_a), value))).double().log_softmax(1)
+            entropy.append(-(log_p.exp() * log_p).sum(1).mean())
+            confidence.append(log_p.max(1).values.exp().mean())
+    return {"lam": lam, "entropy": torch.stack(entropy).cpu(), "confidence": torch.stack(confidence).cpu()}
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+_CODE = "official code hchoi71/MIX-KD"
+_MIXING = (
+    Knob("mix", "partial", choices=("none", "partial", "full"), help="which samples are mixed", source="paper: PMU"),
+    Knob(
+        "mix_fraction",
+        0.1,
+        0.0,
+        1.0,
+        help="share that mix='partial' mixes",
+        source="paper: about 10 % is best; the released code mixes about 40 % under this name",
+    ),
+    Knob(
+        "sampling",
+        "exact",
+        choices=SAMPLINGS,
+        help="how mix='partial' chooses what stays as it is",
+        source=f"exact: paper; with_replacement: {_CODE}",
+    ),
+    Knob("beta", 1.0, 0.2, 2.0, symbol="a", help="mixing coefficients ~ Beta(a, a)", source=f"{_CODE}; 0.2, 0.4 too"),
+)
+
+
+class Mixup(Method):
+    """Mixed samples and mixed labels without a teacher: the baseline, and how a teacher is trained with mixup."""
+
+    name, label = "mixup", "Mixup"
+    needs = Needs(teacher_logits=False)
+    knobs: ClassVar[tuple[Knob, ...]] = (*_MIXING, ce_weight_knob(1.0, source="Zhang et al., 2018"))
+    invariances = ("shift_invariant", "class_permutation", "sample_permutation")
+    classes: int = 0
+
+    def setup(self, student: nn.Module, teacher: nn.Module | None, sample: Tensor) -> None:
+        if not isinstance(sample, Tensor) or not sample.is_floating_point():
+            raise ValueError(f"{self.name} mixes samples: they must be floating tensors, got {describe(sample)}.")
+        with torch.no_grad(), evaluating(student):
+            self.classes = self.readout(student(sample)).shape[1]
+
+    def min_batch(self) -> int:
+        return 1 if self.knob.mix == "none" else 2
+
+    def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+        k = self.knob
+        if k.mix == "none":
+            return batch
+        if not isinstance(batch.x, Tensor) or batch.labels is None:
+            raise ValueError(f"{self.name} mixes samples and labels: a batch must be a tensor x with labels.")
+        given: dict[str, Any] = {"num_classes": self.classes, "beta": k.beta, "generator": generator}
+        if k.mix == "full":
+            mixed = full_mixup(batch.x, batch.labels, **given)
+        else:
+            mixed = partial_mixup(batch.x, batch.labels, mix_fraction=k.mix_fraction, sampling=k.sampling, **given)
+        return replace(batch, x=mixed.inputs, labels=mixed.targets)
+
+    def supervised(self, s: Signals) -> None:
+        return None  # it is the term itself
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        if s.labels is None:
+            raise ValueError(f"{self.name} learns from labels: give (x, y).")
+        targets = one_hot_targets(s.labels, s.student_logits.shape[1])
+        return {"mixup": self.knob.ce_weight * soft_cross_entropy(s.student_logits, targets)}
+
+    @classmethod
+    def example(cls, **kwargs: Any) -> Signals:
+        """As :meth:`Method.example`, without the teacher's logits where they are not needed."""
+        signals = super().example(**kwargs)
+        return signals if cls.needs.teacher_logits else replace(signals, teacher_logits=None)
+
+
+class MixupKD(Mixup):
+    """Partial mixup and std-scaled logits: teacher and student see the mixed batch, labels are mixed likewise."""
+
+    name, label = "mixup_kd", "MIXSTD"
+    needs = Needs()
+    knobs = (
+        Knob("scaling", "std", choices=SCALINGS, help="what softens both distributions", source="paper"),
+        Knob("temperature", 4.0, 1.0, 20.0, symbol="T", log=True, help="of scaling='temperature'", source="KD's usual"),
+        Knob("kd_weight", 0.9, 0.0, 1.0, symbol="α", help="weight of the divergence", source=_CODE),
+        *_MIXING,
+        ce_weight_knob(0.1, source=f"{_CODE} (gamma)"),
+    )
+
+    def supervised(self, s: Signals) -> Any:
+        """Cross-entropy with the mixed labels, on scaled logits where the divergence has them."""
+        if self.knob.scaling == "std":
+            s = replace(s, student_logits=std_scale(s.student_logits, dim=1), student_output=None)
+        return Method.supervised(self, s)
+
+    def terms(self, s: Signals) -> dict[str, Tensor]:
+        k = self.knob
+        check_logits_pair(*s.logits, min_classes=2)
+        return {"kd": k.kd_weight * _kd(*s.logits, k.scaling, k.temperature).mean()}
+
+
+CARD = MethodCard(
+    slug="mixup_kd",
+    summary="Mixup and a high temperature together smooth too much: mix only a small share of each batch, and divide "
+    "every sample's logits by their standard deviation in place of a temperature.",
+    objectives=(MixupKD, Mixup),
+    losses=("mixup_kd_loss",),
+    taps="logits of both",
+    invariances=("zero_at_match", "shift_invariant", "scale_invariant", "class_permutation", "sample_permutation"),
+    parity=Parity(
+        "exact",
+        _CODE,
+        1e-8,
+        "values and gradient of MIXSTD in float64; mixed inputs and labels of recorded draws to 1e-6",
+    ),
+    evidence=(
+        Evidence(
+            "share that is mixed",
+            paper="about 10 %",
+            code="partmixup = 0.9 draws what stays with replacement: 59.5 % stay, 40 % are mixed",
+            here="exactly 10 %; sampling='with_replacement' as the code",
+        ),
+        Evidence("standard deviation", paper="of the logits", code="N - 1, with gradient", here="as the code"),
+        Evidence("constant logits", paper="not said", code="0/0: NaN", here="divided by 1e-12: the uniform answer"),
+        Evidence(
+            "plain KD with mixup",
+            paper="mixed labels",
+            code="its 'kd' branch learns the unmixed labels from the mixed samples",
+            here="mixed labels",
+        ),
+        Evidence("teacher's input", paper="the mixed sample", code="the mixed sample", here="the mixed sample"),
+        Evidence(
+            "calibration", paper="measured", code="logits divided at evaluation too", here="std_scale before an ECE"
+        ),
+    ),
+    deviations=(
+        "The share that is mixed is exact by default; the released code mixes about four times as many.",
+        "The mixture of the teacher's two answers is offered by the function mixed_teacher_logits alone, not in the "
+        "training: the loop shows the teacher what the student sees.",
+        "The analyses of smoothness are reconstructed from the abstract.",
+    ),
+)
+
+__all__ = [
+    "CARD",
+    "SAMPLINGS",
+    "SCALINGS",
+    "TEACHER_MODES",
+    "MixedBatch",
+    "Mixup",
+    "MixupKD",
+    "full_mixup",
+    "mixed_teacher_logits",
+    "mixup_kd_loss",
+    "mixup_pairs",
+    "partial_mixup",
+    "smoothness_curve",
+    "std_scale",
+]
