@@ -110,7 +110,7 @@ def mixup_kd_loss(
     r"""Cross-entropy with (soft) labels and divergence from the teacher, both on logits in units of their own spread.
 
     Args:
-        student_logits: ``(N, C)``. teacher_logits: ``(N, C)``, a constant.
+        student_logits: ``(N, C)``; teacher_logits: ``(N, C)``, a constant.
         labels: ``(N,)`` integers in [0, C), or ``(N, C)`` probabilities (mixed labels).
         scaling: ``"std"`` (default, the paper's) divides both by their standard deviation over classes, in both terms,
             without a factor; ``"temperature"``: plain cross-entropy and :math:`T^2 KL` at ``temperature``; ``"none"``:
@@ -210,12 +210,20 @@ def smoothness_curve(model: nn.Module, x_a: Tensor, x_b: Tensor, lams: Sequence[
 
 _CODE = "official code hchoi71/MIX-KD"
 _MIXING = (
-    Knob("mix", "partial", choices=("none", "partial", "full"), help="which samples are mixed", source="paper: PMU"),
+    Knob(
+        "mix",
+        "partial",
+        symbol="PMU",
+        choices=("none", "partial", "full"),
+        help="which samples are mixed",
+        source="paper: PMU",
+    ),
     Knob(
         "mix_fraction",
         0.1,
         0.0,
         1.0,
+        symbol="r",
         help="share that mix='partial' mixes",
         source="paper: about 10 % is best; the released code mixes about 40 % under this name",
     ),
@@ -223,6 +231,7 @@ _MIXING = (
         "sampling",
         "exact",
         choices=SAMPLINGS,
+        symbol="1 - r",
         help="how mix='partial' chooses what stays as it is",
         source=f"exact: paper; with_replacement: {_CODE}",
     ),
@@ -283,7 +292,7 @@ class MixupKD(Mixup):
     name, label = "mixup_kd", "MIXSTD"
     needs = Needs()
     knobs = (
-        Knob("scaling", "std", choices=SCALINGS, help="what softens both distributions", source="paper"),
+        Knob("scaling", "std", symbol="σ", choices=SCALINGS, help="what softens both distributions", source="paper"),
         Knob("temperature", 4.0, 1.0, 20.0, symbol="T", log=True, help="of scaling='temperature'", source="KD's usual"),
         Knob("kd_weight", 0.9, 0.0, 1.0, symbol="α", help="weight of the divergence", source=_CODE),
         *_MIXING,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,9 +14,10 @@ from support.golden import Case, close, grad_of, parity
 from torch import Tensor, nn
 
 from kdcore.distiller import distill
+from kdcore.experiment import Comparison
 from kdcore.functional.divergences import kd_loss
 from kdcore.inputs import Batch
-from kdcore.method import Signals
+from kdcore.method import Answer, Signals
 from kdcore.methods.mixup_kd import (
     CARD,
     MixedBatch,
@@ -30,6 +32,9 @@ from kdcore.methods.mixup_kd import (
     std_scale,
 )
 from kdcore.registry import create_method
+from kdcore.studies import mixup_kd as studies
+from kdcore.studies._shared import few_labels_task
+from kdcore.tasks import ArrayDataset, Classification
 
 quickly = settings(max_examples=12, deadline=None, derandomize=True)
 
@@ -392,6 +397,81 @@ def test_teacher_and_student_see_the_same_mixture() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(teacher, plain, strict=True))
     again, _ = seen_by("mixup_kd", mix="full")
     assert all(torch.equal(a, b) for a, b in zip(teacher, again, strict=True))
+
+
+# The study ------------------------------------------------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """Answers every sample with the logits that are stored for it; samples are their own numbers."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+        self.head = nn.Linear(logits.shape[1], logits.shape[1], bias=False)
+        self.head.weight.data = torch.eye(logits.shape[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.logits[x[:, 0].long()])
+
+
+def numbered(labels: list[int], classes: int) -> Classification:
+    data = ArrayDataset(torch.arange(len(labels)).float()[:, None], torch.tensor(labels))
+    return Classification(name="numbered", train=data, test=data, class_names=[str(i) for i in range(classes)])
+
+
+def test_metrics_of_the_study_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+    task, student = numbered([0, 0, 1, 0], 2), Fixed(logits)
+    sure = 1 / (1 + math.exp(-math.sqrt(2)))  # scaled answers are all as sure: one bin, three of four right
+    assert studies.calibration_error(student, task, scaled=True) == pytest.approx(abs(0.75 - sure), abs=1e-6)
+    one, two, three, four = (1 / (1 + math.exp(-v)) for v in (1.0, 2.0, 3.0, 4.0))  # the last two share a bin
+    by_hand = ((1 - two) + (1 - one) + 2 * abs(0.5 - (three + four) / 2)) / 4
+    assert studies.calibration_error(student, task) == pytest.approx(by_hand, abs=1e-6)
+    # class 0: (2, 0), (4, 0), (0, 3), mean (2, 1); class 1: (0, 1); overall mean (1.5, 1)
+    within = (0 + 1) + (4 + 1) + (4 + 4)
+    assert studies.class_scatter(student, task) == pytest.approx((3 * 0.25 + 2.25) / within)
+
+
+def test_the_pair_of_teachers_is_read_as_its_label_says() -> None:
+    s, t, y = draw(4, 3, 6)
+    pair = studies.TwoTeachers(nn.Identity(), nn.Flatten())
+    assert all(torch.equal(a, t) for a in pair(t))
+    signals = Signals(student_logits=s, teacher_logits=t, labels=y, teachers={"": Answer(output=(t, -t), logits=t)})
+    mixed, plain = studies.FromMixedTeacher(), MixupKD()
+    close(mixed.terms(signals)["kd"], 0.9 * mixup_kd_loss(s, -t, y, ce_weight=0, kd_weight=1))
+    assert not torch.allclose(mixed.terms(signals)["kd"], plain.terms(signals)["kd"])
+    rolled = studies.ShuffledMixupKD().terms(signals)["kd"]
+    close(rolled, 0.9 * mixup_kd_loss(s, t.roll(1, 0), y, ce_weight=0, kd_weight=1))
+
+
+def test_teachers_of_the_grid(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path))
+    task = studies.two_teachers_task(1)
+    cheap = {n: replace(spec, recipe=replace(spec.recipe, epochs=1)) for n, spec in task.teachers.items()}
+    pair = replace(task, teachers=cheap).teacher()
+    plain = replace(few_labels_task(1), teachers=cheap).teacher()
+    x, _ = task.sample(n=8)
+    assert torch.equal(pair(x)[0], plain(x)) and not torch.allclose(pair(x)[1], plain(x), atol=1e-2)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2, "the plain teacher is that of the other studies"
+    labels = [arm.label for arm in studies.grid_arms(temperatures=(2.0,), betas=(0.2, 1.0))]
+    assert labels[:3] == [f"plain teacher: KD, T = 2{words}" for words in ("", " + FMU, β = 0.2", " + FMU")]
+    assert len(labels) == 6 and labels[3].startswith("mixup teacher")
+
+
+def test_claims_hold_exactly_where_they_should() -> None:
+    def judged(**accuracy: float) -> list[bool]:
+        base = dict.fromkeys((arm.label for arm in studies.mixup_arms()), 0.9)
+        named = {"kd": "KD, T = 4", "pmu": "KD, T = 4 + PMU 10 %", "fmu": "KD, T = 4 + FMU", "cool": "KD, T = 1 + FMU"}
+        base |= {named.get(k, studies.STRATEGY): v for k, v in accuracy.items()}
+        records = [{"arm": a, "seed": n, "last": v} for a, v in base.items() for n in range(6)]
+        made = Comparison(arms=tuple(base), seeds=tuple(range(6)), metric="accuracy", records=records)
+        return [v.reproduced for v in studies.STUDY.verdicts(made)]
+
+    assert judged(kd=0.85, pmu=0.84, fmu=0.83, cool=0.86, std=0.88) == [True] * 4
+    assert judged(kd=0.835, pmu=0.84, fmu=0.83, cool=0.86, std=0.88) == [False, True, True, True]
+    assert judged(kd=0.85, pmu=0.84, fmu=0.83, cool=0.835, std=0.88) == [True, False, True, True]
+    assert judged(kd=0.85, pmu=0.82, fmu=0.83, cool=0.86, std=0.865) == [True, True, False, False]
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
