@@ -464,8 +464,8 @@ def test_claims_hold_exactly_where_they_should() -> None:
         base = dict.fromkeys((arm.label for arm in studies.mixup_arms()), 0.9)
         named = {"kd": "KD, T = 4", "pmu": "KD, T = 4 + PMU 10 %", "fmu": "KD, T = 4 + FMU", "cool": "KD, T = 1 + FMU"}
         base |= {named.get(k, studies.STRATEGY): v for k, v in accuracy.items()}
-        records = [{"arm": a, "seed": n, "last": v} for a, v in base.items() for n in range(6)]
-        made = Comparison(arms=tuple(base), seeds=tuple(range(6)), metric="accuracy", records=records)
+        records = [{"arm": a, "seed": n, "last": v} for a, v in base.items() for n in range(10)]
+        made = Comparison(arms=tuple(base), seeds=tuple(range(10)), metric="accuracy", records=records)
         return [v.reproduced for v in studies.STUDY.verdicts(made)]
 
     assert judged(kd=0.85, pmu=0.84, fmu=0.83, cool=0.86, std=0.88) == [True] * 4
