@@ -80,18 +80,19 @@ def std_scale(logits: Tensor, dim: int = -1, eps: float = 1e-12) -> Tensor:
     if not logits.is_floating_point() or not logits.ndim or logits.shape[dim] < 2:
         raise ValueError(f"logits must be floating with two classes or more along dim {dim}, got {describe(logits)}.")
     z = at_least_float32(logits)
-    centred = z - z.mean(dim, keepdim=True)
-    variance = centred.square().sum(dim, keepdim=True) / (z.shape[dim] - 1)
+    variance = z.var(dim, keepdim=True)
     flat = variance == 0  # the root of zero has no gradient
     return z / torch.where(flat, eps, variance.where(~flat, 1.0).sqrt())
 
 
-def _kd(student_logits: Tensor, teacher_logits: Tensor, scaling: str, temperature: float) -> Tensor:
-    """The divergence of every row, without its weight."""
-    if scaling == "std":
-        return kl_with_temperature(std_scale(student_logits), std_scale(teacher_logits.detach()))
+def _scaled(logits: Tensor, scaling: str) -> Tensor:
+    return std_scale(logits, dim=1) if scaling == "std" else logits
+
+
+def _kd(s: Tensor, t: Tensor, scaling: str, temperature: float) -> Tensor:
+    """The divergence of every row of scaled logits, without its weight."""
     heat = temperature if scaling == "temperature" else 1.0
-    return heat**2 * kl_with_temperature(student_logits, teacher_logits, temperature=heat)
+    return heat**2 * kl_with_temperature(s, t, temperature=heat)
 
 
 @names_arguments
@@ -136,9 +137,9 @@ def mixup_kd_loss(
         raise ValueError(f"labels must hold {len(student_logits)} samples like the logits, got {describe(labels)}.")
     if labels.is_floating_point():
         check_probabilities("labels", labels)
-    s = std_scale(student_logits) if scaling == "std" else student_logits
+    s, t = _scaled(student_logits, scaling), _scaled(teacher_logits.detach(), scaling)
     ce_term = ce_weight * soft_cross_entropy(s, targets, reduction=reduction)
-    kd_term = kd_weight * reduce(_kd(student_logits, teacher_logits, scaling, temperature), reduction)
+    kd_term = kd_weight * reduce(_kd(s, t, scaling, temperature), reduction)
     if return_parts:
         return {"loss": ce_term + kd_term, "ce_term": ce_term, "kd_term": kd_term}
     return ce_term + kd_term
@@ -307,8 +308,9 @@ class MixupKD(Mixup):
 
     def terms(self, s: Signals) -> dict[str, Tensor]:
         k = self.knob
-        check_logits_pair(*s.logits, min_classes=2)
-        return {"kd": k.kd_weight * _kd(*s.logits, k.scaling, k.temperature).mean()}
+        check_logits_pair(*s.logits, min_classes=2 if k.scaling == "std" else 1)
+        student, teacher = (_scaled(z, k.scaling) for z in s.logits)
+        return {"kd": k.kd_weight * _kd(student, teacher, k.scaling, k.temperature).mean()}
 
 
 CARD = MethodCard(
