@@ -2,7 +2,8 @@
 
 The references write out the published formulas the way public code does (megvii-research/mdistiller for KD and DKD,
 hunto/DIST_KD for DIST, hchoi71/MIX-KD for std-scaled KD, the listing of PLD's appendix with autograd through
-``logcumsumexp``). Before anything is timed, value and gradient of the library are held against the reference in float64 on the same numbers.
+``logcumsumexp``). Before anything is timed, value and gradient of the library are held against the reference in float64
+on the same numbers.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,32 @@ def _kd(s: Tensor, t: Tensor, scaling: str, temperature: float) -> Tensor:
     return heat**2 * kl_with_temperature(s, t, temperature=heat)
 
 
+@overload
+def mixup_kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    scaling: str = ...,
+    temperature: float = ...,
+    ce_weight: float = ...,
+    kd_weight: float = ...,
+    return_parts: Literal[False] = ...,
+    reduction: str = ...,
+) -> Tensor: ...
+@overload
+def mixup_kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    scaling: str = ...,
+    temperature: float = ...,
+    ce_weight: float = ...,
+    kd_weight: float = ...,
+    return_parts: Literal[True],
+    reduction: str = ...,
+) -> dict[str, Tensor]: ...
 @names_arguments
 def mixup_kd_loss(
     student_logits: Tensor,
