@@ -473,7 +473,7 @@ card
 g = torch.Generator().manual_seed(0)
 alone = [torch.randint(64, (int(0.9 * 64),), generator=g).unique().numel() / 64 for _ in range(1000)]
 share_alone = sum(alone) / len(alone)
-assert abs(share_alone - expected) < 0.01 and abs(share["with_replacement"] - (1 - share_alone)) < 0.02
+assert abs(1 - share_alone - expected) < 0.01 and abs(share["with_replacement"] - (1 - share_alone)) < 0.02
 print(f"left alone {share_alone:.1%} (meant: 90 %), blended {1 - share_alone:.1%}")
 
 # %% [markdown]
