@@ -270,7 +270,8 @@ def partial_mixup(
     """A share of the batch is mixed, the rest stays as it is (``lam = 1``).
 
     Args:
-        inputs, labels, num_classes, beta, generator: as for :func:`full_mixup`.
+        inputs: ``(N, ...)`` floating, N >= 2; labels: ``(N,)`` integers in [0, C), or ``(N, C)`` probabilities.
+        num_classes, beta, generator: as for :func:`full_mixup`.
         mix_fraction: share that is mixed; default 0.1, the paper's best.
         sampling: ``"exact"``: that share, rounded to whole samples. ``"with_replacement"``: as the released code, which
             draws ``int((1 - mix_fraction) N)`` samples to leave alone *with* replacement: at 0.1 only about 59.5 % stay

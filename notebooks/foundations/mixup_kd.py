@@ -404,11 +404,11 @@ rows = [(mixed, how) for mixed in (False, True) for how in ("none", "full")]
 cells = [[100 * sum(v := values[study.grid_label(m, T, how)]) / len(v) for T in (1.0, 4.0)] for m, how in rows]
 heat = views.heatmap_view(
     torch.tensor(cells),
-    [f"{'mixup' if m else 'plain'} teacher, {'full mixup' if how == 'full' else 'no mixup'}" for m, how in rows],
+    [f"{'mixup' if m else 'plain'}, {how}" for m, how in rows],
     ["T = 1", "T = 4"],
     title=f"Accuracy of the student ({source})",
     label="accuracy in percent",
-    row_label="teacher, student's data",
+    row_label="teacher, student's mixup",
     column_label="temperature",
     number_format=".1f",
 )
