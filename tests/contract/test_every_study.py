@@ -129,6 +129,7 @@ KD_DIFFERS = {
     "dho": "0.5 and 0.5 at $T = 2$; the lesson on KD has 0.1 and 0.9 at $T = 4$",
     "pcoreset": "0.5 and 0.5 at $T = 2$, not the 0.1 and 0.9 at $T = 4$ of the lesson on KD",
     "mst_distill": "Labels and KD weigh 1 and 1 at $T = 4$, as in $L_1$ and $L_3$; the lesson on KD has 0.1 and 0.9",
+    "mixup_kd": "as in the lesson on KD; with scaled logits there is no temperature",
     "tgeo_kd": "the lesson on KD has fixed weights, 0.1 and 0.9 at $T = 4$",
 }
 
