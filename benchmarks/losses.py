@@ -1,8 +1,9 @@
-"""KD, DKD, DIST and PLD, forward and backward, against their usual formulations.
+"""KD, DKD, DIST, std-scaled KD and PLD, forward and backward, against their usual formulations.
 
 The references write out the published formulas the way public code does (megvii-research/mdistiller for KD and DKD,
-hunto/DIST_KD for DIST, the listing of PLD's appendix with autograd through ``logcumsumexp``). Before anything is timed,
-value and gradient of the library are held against the reference in float64 on the same numbers.
+hunto/DIST_KD for DIST, hchoi71/MIX-KD for std-scaled KD, the listing of PLD's appendix with autograd through
+``logcumsumexp``). Before anything is timed, value and gradient of the library are held against the reference in float64
+on the same numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdcore.functional.ranking import weighted_choice_loss
+from kdcore.methods.mixup_kd import mixup_kd_loss
 from kdcore.methods.pld import pld_loss, pld_weights, teacher_optimal_permutation
 from kdcore.methods.vanilla_kd import dist_loss, dkd_loss, kd_loss
 
@@ -76,6 +78,15 @@ def pld_reference(s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
     return (weights * (ordered.flip(1).logcumsumexp(1).flip(1) - ordered)).sum(1).mean()
 
 
+def mixstd_reference(s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    """Both logits over their ``torch.std``, cross-entropy with one-hot rows, ``KLDivLoss(log_softmax, softmax)``."""
+    s, t = s / s.std(1, keepdim=True), t / t.std(1, keepdim=True)
+    targets = F.one_hot(labels, s.shape[1]).to(s.dtype)
+    ce = -(targets * F.log_softmax(s, dim=1)).sum(1).mean()
+    kl = F.kl_div(F.log_softmax(s, dim=1), F.softmax(t, dim=1), reduction="none").sum(1).mean()
+    return 0.1 * ce + 0.9 * kl
+
+
 def cached_pld(sets: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Loss:
     """PLD where ranking and weights of the (unchanging) teacher were kept."""
     kept = {}
@@ -100,6 +111,7 @@ PAIRS: dict[str, tuple[Loss, Prepare, float]] = {
     "KD": (kd_reference, unprepared(lambda s, t, y: kd_loss(s, t, temperature=TEMPERATURE)), 1.5),
     "DKD": (dkd_reference, unprepared(lambda s, t, y: dkd_loss(s, t, y, temperature=TEMPERATURE)), 2.0),
     "DIST": (dist_reference, unprepared(lambda s, t, y: dist_loss(s, t, temperature=TEMPERATURE)), 1.5),
+    "MIXSTD": (mixstd_reference, unprepared(lambda s, t, y: mixup_kd_loss(s, t, y)), 1.0),
     "PLD": (pld_reference, unprepared(lambda s, t, y: pld_loss(s, t, y)), 6.0),
     "PLD, teacher's order cached": (pld_reference, cached_pld, 12.0),
 }

@@ -126,6 +126,18 @@ def check_fraction(argument: str, value: float, *, closed: bool = True) -> None:
         raise ValueError(f"{argument} must be in [0, 1{']' if closed else ')'}, got {value!r}.")
 
 
+def check_probabilities(argument: str, rows: Tensor, tolerance: float = 1e-4) -> None:
+    """Raise ``ValueError`` unless ``(N, C)`` rows are not negative and sum to 1; not looked at while compiling."""
+    if torch.compiler.is_compiling() or not len(rows):
+        return
+    low, off = float(rows.min()), float((rows.double().sum(1) - 1).abs().max())
+    if not (low >= 0 and off <= tolerance):
+        raise ValueError(
+            f"{argument} must be probabilities, none negative and rows that sum to 1 within {tolerance:g}; the lowest "
+            f"is {low:.4g}, a row is {off:.4g} off."
+        )
+
+
 def check_logits_pair(
     student_logits: Tensor,
     teacher_logits: Tensor,

@@ -1,4 +1,4 @@
-r"""Mixed samples: Beta draws, pairs of inputs and labels, soft targets, pasted boxes (CutMix), mixed image statistics.
+r"""Mixed samples: Beta draws, pairs, whole and partial mixup, soft targets, boxes (CutMix), image statistics.
 
 All mixing is :math:`\tilde x_n = \lambda_n x_{i_n} + (1 - \lambda_n) x_{j_n}` with coefficients and index vectors that
 are arguments: what is random is drawn before, from a ``torch.Generator``, and the rest is a plain function.
@@ -7,12 +7,21 @@ are arguments: what is random is drawn before, from a ``torch.Generator``, and t
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_choice, check_fraction, check_labels, check_positive, describe, names_arguments
+from .checks import (
+    check_choice,
+    check_fraction,
+    check_labels,
+    check_positive,
+    check_probabilities,
+    describe,
+    names_arguments,
+)
 from .reductions import at_least_float32, reduce
 
 
@@ -151,15 +160,15 @@ def mixup_pairs(
     Args:
         inputs: ``(N, ...)`` floating.
         labels: ``(N,)`` integers in [0, C), or floating ``(N, C)``.
-        perm1, perm2: ``(M,)`` int64, the two members of every pair.
-        lam: ``(M,)`` or one number, the weight of the first.
+        perm1, perm2: ``(N,)`` int64, the two members of every pair.
+        lam: ``(N,)`` or one number, the weight of the first.
         num_classes: C.
 
     Returns:
-        ``(inputs (M, ...), targets (M, C))``; rows of targets sum to 1 where the labels do.
+        ``(inputs (N, ...), targets (N, C))``; rows of targets sum to 1, and are never in half precision.
 
     Raises:
-        ValueError: shapes, indices, coefficients or labels out of range.
+        ValueError: shapes, indices, coefficients or labels out of range, soft labels that are no probabilities.
 
     Reference:
         "mixup: Beyond Empirical Risk Minimization" (Zhang et al., 2018), arXiv:1710.09412; pairs of two permutations:
@@ -167,8 +176,117 @@ def mixup_pairs(
     """
     if len(labels) != len(inputs):
         raise ValueError(f"labels must hold {len(inputs)} samples like inputs, got {describe(labels)}.")
-    targets = one_hot_targets(labels, num_classes, dtype=inputs.dtype)
+    for name, index in (("perm1", perm1), ("perm2", perm2)):
+        if index.shape != (len(inputs),):
+            raise ValueError(f"{name} must be ({len(inputs)},), a row for every sample, got {describe(index)}.")
+    targets = one_hot_targets(labels, num_classes, dtype=at_least_float32(inputs).dtype)
+    if labels.is_floating_point():
+        check_probabilities("labels", labels)
     return mix_pairs(inputs, perm1, perm2, lam), mix_pairs(targets, perm1, perm2, lam)
+
+
+#: How :func:`partial_mixup` chooses what stays as it is.
+SAMPLINGS = ("exact", "with_replacement")
+
+
+class MixedBatch(NamedTuple):
+    """A mixed batch and what it was made of.
+
+    Attributes:
+        inputs: ``(N, ...)``; targets: ``(N, C)``; lam: ``(N,)`` weight of the first member, 1 where nothing is mixed;
+        perm1, perm2: ``(N,)`` rows of the batch.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    lam: Tensor
+    perm1: Tensor
+    perm2: Tensor
+
+
+def _check_batch(inputs: Tensor, labels: Tensor, num_classes: int, beta: float) -> None:
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or len(inputs) < 2 or not inputs.is_floating_point():
+        raise ValueError(f"inputs must be floating (N, ...) with two samples or more to mix, got {describe(inputs)}.")
+    check_positive("beta", beta)
+    one_hot_targets(labels, num_classes)
+
+
+def _draw(
+    inputs: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    beta: float,
+    share: float,
+    sampling: str,
+    g: torch.Generator | None,
+) -> MixedBatch:
+    n = len(inputs)
+    perm1, perm2 = permutation(n, generator=g), permutation(n, generator=g)
+    lam = beta_draws(n, beta, generator=g, dtype=inputs.dtype)
+    kept = n - round(share * n) if sampling == "exact" else int((1 - share) * n)
+    if sampling == "exact":
+        still = permutation(n, generator=g)[:kept]
+    else:
+        still = torch.randint(n, (kept,), generator=g, device=lam.device)
+    lam = lam.index_fill(0, still, 1.0)
+    perm1, perm2, lam = (v.to(inputs.device) for v in (perm1, perm2, lam))
+    mixed = mixup_pairs(inputs, labels, perm1=perm1, perm2=perm2, lam=lam, num_classes=num_classes)
+    return MixedBatch(*mixed, lam, perm1, perm2)
+
+
+@names_arguments
+def full_mixup(
+    inputs: Tensor, labels: Tensor, *, num_classes: int, beta: float = 1.0, generator: torch.Generator | None = None
+) -> MixedBatch:
+    """Every sample of a batch is mixed with another: two random permutations, one coefficient per sample.
+
+    Args:
+        inputs: ``(N, ...)`` floating, N >= 2. labels: ``(N,)`` integers in [0, C), or ``(N, C)`` probabilities.
+        num_classes: C.
+        beta: coefficients are drawn from Beta(beta, beta); default 1 (official; the paper also tries 0.2 and 0.4).
+        generator: of all draws; the same state gives the same batch.
+
+    Raises:
+        ValueError: fewer than two samples, ``beta`` not above zero, labels that are no classes.
+
+    Reference:
+        arXiv:2211.03946, FMU; official code hchoi71/MIX-KD.
+    """
+    _check_batch(inputs, labels, num_classes, beta)
+    return _draw(inputs, labels, num_classes, beta, 1.0, "exact", generator)
+
+
+@names_arguments
+def partial_mixup(
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    mix_fraction: float = 0.1,
+    beta: float = 1.0,
+    sampling: str = "exact",
+    generator: torch.Generator | None = None,
+) -> MixedBatch:
+    """A share of the batch is mixed, the rest stays as it is (``lam = 1``).
+
+    Args:
+        inputs: ``(N, ...)`` floating, N >= 2; labels: ``(N,)`` integers in [0, C), or ``(N, C)`` probabilities.
+        num_classes, beta, generator: as for :func:`full_mixup`.
+        mix_fraction: share that is mixed; default 0.1, the paper's best.
+        sampling: ``"exact"``: that share, rounded to whole samples. ``"with_replacement"``: as the released code, which
+            draws ``int((1 - mix_fraction) N)`` samples to leave alone *with* replacement: at 0.1 only about 59.5 % stay
+            unmixed.
+
+    Raises:
+        ValueError: as :func:`full_mixup`; ``mix_fraction`` outside [0, 1], unknown sampling.
+
+    Reference:
+        arXiv:2211.03946, PMU; official code hchoi71/MIX-KD (``partmixup``).
+    """
+    _check_batch(inputs, labels, num_classes, beta)
+    check_fraction("mix_fraction", mix_fraction)
+    check_choice("sampling", sampling, SAMPLINGS)
+    return _draw(inputs, labels, num_classes, beta, mix_fraction, sampling, generator)
 
 
 @names_arguments
@@ -332,15 +450,19 @@ def _partners(n: int, mode: str, generator: torch.Generator | None) -> Tensor:
 
 
 __all__ = [
+    "SAMPLINGS",
     "Box",
+    "MixedBatch",
     "beta_draws",
     "cutmix",
     "cutmix_box",
+    "full_mixup",
     "kept_share",
     "mix_distribution",
     "mix_pairs",
     "mixup_cross_entropy",
     "mixup_pairs",
     "one_hot_targets",
+    "partial_mixup",
     "permutation",
 ]

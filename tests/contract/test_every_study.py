@@ -108,10 +108,10 @@ def test_an_arm_says_how_often_it_runs_its_student(slug: str, monkeypatch: pytes
             counts[name] = counts.get(name, 0) + 1
 
     monkeypatch.setattr(Task, "student", counted)
-    for arm in (arm for study in (main, *main.also) for arm in study.arms() if arm.run is None):
+    for study, arm in ((one, arm) for one in (main, *main.also) for arm in one.arms() if arm.run is None):
         counts.clear()
-        task = main.task(0)
-        settings = {n: v for n, v in main.quick.items() if n in ("student", "batch_size")}
+        task = study.task(0)
+        settings = {n: v for n, v in study.quick.items() if n in ("student", "batch_size")}
         found: list[int] = []
 
         def first(event: object, found: list[int] = found) -> None:
@@ -129,6 +129,7 @@ KD_DIFFERS = {
     "dho": "0.5 and 0.5 at $T = 2$; the lesson on KD has 0.1 and 0.9 at $T = 4$",
     "pcoreset": "0.5 and 0.5 at $T = 2$, not the 0.1 and 0.9 at $T = 4$ of the lesson on KD",
     "mst_distill": "Labels and KD weigh 1 and 1 at $T = 4$, as in $L_1$ and $L_3$; the lesson on KD has 0.1 and 0.9",
+    "mixup_kd": "as in the lesson on KD; with scaled logits there is no temperature",
     "tgeo_kd": "the lesson on KD has fixed weights, 0.1 and 0.9 at $T = 4$",
 }
 

@@ -79,8 +79,9 @@ def test_pairs_equal_a_loop(seed: int, rank: int) -> None:
 def test_pairs_are_differentiable_and_keep_the_precision() -> None:
     x, i, j = normal(3, 2).requires_grad_(), torch.tensor([2, 0]), torch.tensor([1, 1])
     assert torch.autograd.gradcheck(lambda a: mix_pairs(a, i, j, torch.tensor([0.25, 0.5])), (x,))
+    i, j = torch.tensor([2, 0, 1]), torch.tensor([1, 1, 0])
     half, target = mixup_pairs(x.detach().bfloat16(), torch.tensor([0, 1, 0]), perm1=i, perm2=j, lam=0.5, num_classes=2)
-    assert half.dtype == target.dtype == torch.bfloat16
+    assert half.dtype == torch.bfloat16 and target.dtype == torch.float32  # labels keep a sum of 1
     soft = torch.tensor([[0.25, 0.75]])
     assert one_hot_targets(soft, 2) is soft
 
@@ -166,6 +167,8 @@ def test_refusals() -> None:
         (lambda: mix_pairs(x, i, i, torch.ones(2)), r"lam must be one number or \(3,\)"),
         (lambda: mix_pairs(x.long(), i, i, 0.5), "floating"),
         (lambda: mixup_pairs(x, i[:2], perm1=i, perm2=i, lam=0.5, num_classes=3), "3 samples"),
+        (lambda: mixup_pairs(x, i, perm1=i[:2], perm2=i[:2], lam=0.5, num_classes=3), r"perm1 must be \(3,\)"),
+        (lambda: mixup_pairs(x, x, perm1=i, perm2=i, lam=0.5, num_classes=2), "labels must be probabilities"),
         (lambda: mixup_cross_entropy(x, i, i, 0.5), r"labels must be in \[0, 2\)"),
         (lambda: mixup_cross_entropy(x, i % 2, i % 2, 2.0), "lam"),
         (lambda: mixup_cross_entropy(x[0], i % 2, i % 2, 0.5), r"\(N, C\)"),
