@@ -140,6 +140,9 @@ shapes = {
 }
 
 
+pooled = {"gap": "mean over the map", "flatten": "every pixel"}
+
+
 def layer_map(other, kernel, unbiased, pooling, power):
     pair = features(other, pooling), features("teacher", pooling)
     rows, columns = ({layer: x[: 2**power] for layer, x in network.items()} for network in pair)
@@ -151,7 +154,7 @@ def layer_map(other, kernel, unbiased, pooling, power):
         shapes_x=shapes[other],
         shapes_y=shapes["teacher"],
         names=(other, "teacher"),
-        title=f"{other} and teacher, {kernel}, {'un' if unbiased else ''}biased, {pooling}, {2**power} images",
+        title=f"{other} and teacher, {kernel}, {'un' if unbiased else ''}biased, {pooled[pooling]}, {2**power} images",
     )
 
 
@@ -160,7 +163,7 @@ controls = {
     "other": dropdown({**others, "the student, CKA": "CKA"}, "twin", label="rows"),
     "kernel": dropdown(sim.KERNELS, label="kernel"),
     "unbiased": dropdown({"unbiased": True, "biased": False}, label="estimator"),
-    "pooling": dropdown({"mean over the map": "gap", "every pixel": "flatten"}, label="pooling"),
+    "pooling": dropdown({words: name for name, words in pooled.items()}, label="pooling"),
     "power": slider(9, 4, 9, label="images, as a power of 2"),
 }
 Explorer("Layer by layer", controls, layer_map, static_at=[{}])
@@ -284,7 +287,7 @@ def batch_size_picture(power, pooling):
 
 controls = {
     "power": slider(4, 2, 8, label="batch size, as a power of 2"),
-    "pooling": dropdown({"mean over the map": "gap", "every pixel": "flatten"}, label="pooling"),
+    "pooling": dropdown({words: name for name, words in pooled.items()}, label="pooling"),
 }
 Explorer("Batches", controls, batch_size_picture, static_at=[{"power": 3}])
 
