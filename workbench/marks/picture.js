@@ -19,7 +19,7 @@ function legendEntries(panels, drawn) {
   const seen = new Map();
   panels.forEach((p, i) => {
     const marks = (p.marks ?? []).filter((m) => m.name && m.kind !== "span" && !m.styles?.length && !(m.kind === "points" && m.values));
-    const entries = [...marks.map((m) => ({ name: m.name, style: m.style, kind: m.kind, ring: m.ring, bare: m.kind === "line" && !(m.dots ?? (!m.fine && m.x.shape[0] <= 30)) })), ...(drawn[i].legend ?? [])];
+    const entries = [...marks.map((m) => ({ name: m.name, style: m.style, kind: m.kind, ring: m.ring, head: m.kind === "arrows" && m.head, bare: m.kind === "line" && !(m.dots ?? (!m.fine && m.x.shape[0] <= 30)) })), ...(drawn[i].legend ?? [])];
     const always = (e) => ["rule", "arrows", "framed", "dotted", "crossed", "box"].includes(e.kind), several = (p.marks ?? []).some((m) => m.kind === "field") || new Set(entries.filter((e) => !always(e)).map((e) => e.name)).size > 1;
     for (const e of entries) if (!seen.has(e.name) && (several || always(e))) seen.set(e.name, e);
   });
@@ -47,6 +47,7 @@ function legend(shown, width, theme) {
     } else {
       if (style.rim) svg.append(node("line", { x1: x, x2: x + 32, y1: y + 10, y2: y + 10, stroke: style.rim, "stroke-width": 4.4 }));
       if (e.kind !== "points") svg.append(node("line", { x1: x, x2: x + 32, y1: y + 10, y2: y + 10, stroke: style.colour, "stroke-width": 2.4, "stroke-dasharray": e.dash ?? style.dash }));
+      if (e.head) svg.append(node("path", { d: `M${x + 25},${y + 5}L${x + 33},${y + 10}L${x + 25},${y + 15}`, fill: "none", stroke: style.rim ?? style.colour, "stroke-width": 2 }));
       if (["points", "line"].includes(e.kind) && !e.bare) svg.append(node("path", { d: marker(style.marker, x + 16, y + 10, 8), fill: e.ring ? "none" : style.colour, stroke: style.rim ?? style.colour, "stroke-width": e.ring ? 2 : style.rim ? 1 : 0 }));
     }
     svg.append(words(e.name, x + 38, y + 14, theme, { room: 220 }));
