@@ -303,11 +303,10 @@ def _pages(lab: LabServer, browser: Any) -> Iterator[Callable[..., Notebook]]:
         page.evaluate("() => window.jupyterapp.restored")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         page.wait_for_function(f"() => {_KERNEL}?.status === 'idle'", timeout=90_000)
-        if dark:
-            page.evaluate(
-                "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
-            )
-            page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+        # the server remembers the theme that an earlier test chose: it is set either way
+        theme = f"JupyterLab {'Dark' if dark else 'Light'}"
+        page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        page.wait_for_function(f"() => document.body.dataset.jpThemeLight === '{str(not dark).lower()}'")
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
         return Notebook(page, lab, path)
 

@@ -82,11 +82,11 @@ def test_everything_written_passes_the_linter(tmp_path: Path) -> None:
 
 def test_official_values_become_the_parity_test(tmp_path: Path) -> None:
     """Every case and every key of the vectors is named, and the test is red until they are compared."""
-    slug = "mixup_kd"
+    slug = "quiet_teachers"
     (tmp_path / "tests/golden").mkdir(parents=True)
-    vectors = PROJECT / f"tests/golden/{slug}.npz"
+    vectors = PROJECT / "tests/golden/mixup_kd.npz"
     (tmp_path / f"tests/golden/{slug}.npz").write_bytes(vectors.read_bytes())
-    *_, test = scaffold(slug, root=tmp_path)
+    *_, test = scaffold(slug, "foundations", "Quiet teachers", root=tmp_path)
     text = test.read_text()
     with np.load(vectors) as arrays:
         entries = [entry.split("/", 2) for entry in arrays.files]
